@@ -1,0 +1,157 @@
+"""Runs inside the image build: one step each, leaving a layer that depends on its inputs alone.
+
+Used by templates/Dockerfile.j2 with the base image's own python3; standard library only. After a
+step nothing of a package manager's caches and logs is left, and no file carries the time of the
+build, so that two builds of one lock give the same layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# Written by package managers and different at every run.
+LEFTOVERS = (
+    "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/aux-cache",
+    "var/lib/apt/lists/*", "var/lib/dpkg/*-old", "var/log/*.log", "var/log/apt", "tmp/*",
+    "root/.cache",
+)  # fmt: skip
+
+
+def epoch() -> int:
+    """Return SOURCE_DATE_EPOCH: the commit's date in seconds since 1970."""
+    return int(os.environ["SOURCE_DATE_EPOCH"])
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield `root` and everything below it on the same file system (mounts are not entered)."""
+    device = root.lstat().st_dev
+    stack = [root]
+    while stack:
+        folder = stack.pop()
+        yield folder
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_dev != device:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    stack.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
+
+
+def finish(root: Path, since: float) -> None:
+    """Remove leftovers and give everything that the step wrote the commit's date.
+
+    Files that a package brought with a date of its own keep it: bytecode refers to it.
+
+    Args:
+        root: the image's root folder.
+        since: when the step began, in seconds since 1970.
+    """
+    device = root.lstat().st_dev
+    for pattern in LEFTOVERS:
+        for path in root.glob(pattern):
+            if path.lstat().st_dev != device or os.path.ismount(path):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    when = epoch()
+    for path in walk(root):
+        if path.lstat().st_mtime >= since:
+            os.utime(path, (when, when), follow_symlinks=False)
+
+
+def lines(path: Path) -> list[str]:
+    """Return a file's lines without blanks; an absent file has none."""
+    if not path.exists():
+        return []
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def packages(layer: Path, site: Path, uv: Path) -> None:
+    """Install a layer's locked packages; strip and remove what its lists name.
+
+    Args:
+        layer: folder with requirements.txt, and optionally strip.txt, remove.txt, links.txt
+            (patterns relative to `site`; links as `NAME PATTERN`) and wheels/.
+        site: the environment's site-packages.
+        uv: the installer.
+    """
+    command = [
+        uv, "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes",
+        "--no-cache", "--link-mode", "hardlink", "--requirement", layer / "requirements.txt",
+    ]  # fmt: skip
+    if (layer / "wheels").is_dir():
+        command += ["--find-links", layer / "wheels"]
+    subprocess.run(command, check=True)
+    for pattern in lines(layer / "remove.txt"):
+        for path in matching(site, pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for pattern in lines(layer / "strip.txt"):
+        for path in matching(site, pattern):
+            subprocess.run(["strip", "--strip-unneeded", path], check=True)
+    for line in lines(layer / "links.txt"):
+        name, pattern = line.split()
+        Path("/usr/local/bin", name).symlink_to(matching(site, pattern)[0])
+
+
+def matching(site: Path, pattern: str) -> list[Path]:
+    """Return what a pattern names below `site`.
+
+    Raises:
+        SystemExit: nothing matches: the list is out of date, which must not go unnoticed.
+    """
+    found = sorted(site.glob(pattern))
+    if not found:
+        sys.exit(f"step.py: {pattern} matches nothing below {site}: correct docker/layers.toml")
+    return found
+
+
+def overlay(source: Path, target: Path) -> None:
+    """Copy what is new or differs below `source` to the same place below `target`.
+
+    Equal files are left alone, so that the layer holds the difference and nothing else.
+    """
+    copied = same = 0
+    for path in sorted(source.rglob("*")):
+        goal = target / path.relative_to(source)
+        if path.is_dir():
+            goal.mkdir(exist_ok=True)
+        elif goal.is_file() and filecmp.cmp(path, goal, shallow=False):
+            same += 1
+        else:
+            shutil.copyfile(path, goal)
+            goal.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
+            copied += 1
+    print(f"overlay: {copied} files new or changed, {same} equal to the wheel's")
+
+
+def main(arguments: list[str]) -> None:
+    """Run one step: finish LAYER | packages LAYER | overlay LAYER."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=["finish", "packages", "overlay"])
+    parser.add_argument("layer", help="name of the layer, which the image's history shows")
+    parser.add_argument("--since", type=float, default=float(int(time.time())))
+    options = parser.parse_args(arguments)
+    site = Path(sys.prefix, "lib", f"python3.{sys.version_info.minor}", "site-packages")
+    if options.step == "packages":
+        packages(Path("/layer"), site, Path("/tools/bin/uv"))
+    elif options.step == "overlay":
+        overlay(Path("/layer"), site)
+    finish(Path("/"), options.since)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The pipeline from versions.lock to a tested, pushed image. It knows nothing of Invoke."""

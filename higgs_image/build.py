@@ -1,0 +1,229 @@
+"""Stage `build`: from the rendered context to an OCI layout, and from there into the engine.
+
+The layout is the product: its manifest digest is what is run, tested and pushed. Layers carry no
+time of the build (docker/build/step.py sees to that), so one lock gives one digest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from higgs_image import buildkit, layers, layout, lock, process, render, source
+from higgs_image.errors import BuildError, EngineError, UsageError
+from higgs_image.hashing import sha256_bytes
+from higgs_image.layout import Image
+from higgs_image.lock import Lock
+from higgs_image.render import Overrides
+from higgs_image.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+COMPRESSIONS: Mapping[str, str] = {"gzip": "", "zstd": "-zstd"}
+"""Known compressions and what each appends to a tag. Docker before 23 cannot read zstd."""
+
+DISK_GB = 20.0
+"""Free disk that a cold build needs: layers unpacked and compressed, and the layout."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left behind.
+
+    Attributes:
+        image: digest and layers.
+        layout: the OCI layout that holds it.
+        tag: immutable tag; marked when the build was overridden.
+        compression: gzip or zstd.
+        overridden: it was built with something other than the lock says; never released.
+        skipped: nothing had changed, nothing was built.
+        seconds: how long each stage took.
+    """
+
+    image: Image
+    layout: Path
+    tag: str
+    compression: str
+    overridden: bool
+    skipped: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def tag_of(locked: Lock, compression: str, overrides: Overrides) -> str:
+    """Return the immutable tag: date, fork, lock; then the variant; `-dev` when overridden."""
+    if compression not in COMPRESSIONS:
+        raise UsageError(
+            f"compression {compression!r} is unknown", f"use one of: {', '.join(COMPRESSIONS)}"
+        )
+    return locked.tag + COMPRESSIONS[compression] + ("-dev" if overrides.labels() else "")
+
+
+def build(
+    workspace: Workspace,
+    compression: str = "gzip",
+    overrides: Overrides | None = None,
+    *,
+    no_cache: bool = False,
+) -> Built:
+    """Run the stages lock, source, render and build; what is current is skipped.
+
+    Args:
+        workspace: where.
+        compression: gzip or zstd.
+        overrides: what deviates from the lock.
+        no_cache: build every step anew.
+
+    Raises:
+        HiggsError: see the stages' own errors; BudgetError when the image is too large.
+    """
+    overrides = overrides or Overrides()
+    seconds: dict[str, float] = {}
+    watch = _Stopwatch(seconds)
+    locked = lock.load(workspace.lock_file)
+    lock.require_consistent(locked, workspace.root)
+    tag = tag_of(locked, compression, overrides)
+    plan = layers.load(workspace.layers_file)
+    watch.lap("lock")
+    checkout = source.ensure(workspace, locked)
+    watch.lap("source")
+    context = render.write(
+        workspace, locked, render.compute(workspace, locked, checkout, overrides)
+    )
+    watch.lap("render")
+    target = workspace.layout(compression)
+    key = sha256_bytes(f"{context.sha256} {compression} {locked.fork.epoch}".encode())
+    with workspace.exclusive(f"build-{compression}"):
+        image = None if no_cache else current(workspace, compression, key)
+        skipped = image is not None
+        if image is None:
+            workspace.require_disk(
+                workspace.build, DISK_GB if not target.exists() else 5.0, "a build"
+            )
+            image = _buildx(workspace, locked, compression, overrides, tag, no_cache=no_cache)
+            layout.keep_only(target, image, tag)
+            workspace.write_state(
+                f"build-{compression}", {"key": key, "digest": image.digest, "tag": tag}
+            )
+    watch.lap("build")
+    layout.check_budget(image, plan, compression)
+    log.info("build: %s %s%s", tag, image.digest, " (unchanged)" if skipped else "")
+    return Built(image, target, tag, compression, bool(overrides.labels()), skipped, seconds)
+
+
+def current(workspace: Workspace, compression: str, key: str | None = None) -> Image | None:
+    """Return the image of the last finished build if it is whole, and made from `key` if given."""
+    state = workspace.read_state(f"build-{compression}")
+    if not state or (key is not None and state.get("key") != key):
+        return None
+    try:
+        return layout.read(workspace.layout(compression), state["digest"])
+    except BuildError:
+        return None
+
+
+def _buildx(
+    workspace: Workspace,
+    locked: Lock,
+    compression: str,
+    overrides: Overrides,
+    tag: str,
+    *,
+    no_cache: bool,
+) -> Image:
+    target = workspace.layout(compression)
+    arguments = [
+        *_inputs(locked, overrides),
+        *(["--no-cache"] if no_cache else []),
+        "--output",
+        f"type=oci,dest={target},tar=false,name={tag},{_encoding(compression)}",
+    ]
+    digest = buildkit.build(
+        arguments,
+        workspace.context,
+        workspace.build / "logs" / f"build-{compression}.log",
+        workspace.build / "state" / "buildx.json",
+    )
+    return layout.read(target, digest)
+
+
+def _inputs(locked: Lock, overrides: Overrides) -> list[str]:
+    arguments = ["--platform", "linux/amd64",
+                 "--build-arg", f"SOURCE_DATE_EPOCH={locked.fork.epoch}"]  # fmt: skip
+    if overrides.extra_ca:
+        arguments += ["--secret", f"id=ca-certificates,src={overrides.extra_ca}"]
+    return arguments
+
+
+def _encoding(compression: str) -> str:
+    """Equal for every exporter, so that each gives the same digest."""
+    return f"compression={compression},force-compression=true,oci-mediatypes=true"
+
+
+def load(workspace: Workspace, built: Built, overrides: Overrides, name: str) -> str:
+    """Make the built image runnable in the engine, under its own digest.
+
+    With the containerd store BuildKit hands over its layers; with the classic store skopeo copies
+    the layout in.
+
+    Returns:
+        `name:tag`, by which the engine knows the image.
+
+    Raises:
+        EngineError: the engine ended up with another image.
+    """
+    reference = f"{name}:{built.tag}"
+    if engine_digest(reference) in (built.image.digest, built.image.config_digest):
+        log.info("load: the engine has %s", reference)
+        return reference
+    locked = lock.load(workspace.lock_file)
+    started = time.monotonic()
+    if buildkit.builder() is None:
+        digest = buildkit.build(
+            [*_inputs(locked, overrides), "--output",
+             f"type=image,name={reference},{_encoding(built.compression)}"],
+            workspace.context,
+            workspace.build / "logs" / "load.log",
+            workspace.build / "state" / "buildx-load.json",
+        )  # fmt: skip
+        if digest != built.image.digest:
+            raise EngineError(
+                f"the engine got {digest} instead of {built.image.digest}",
+                "the build cache changed in between: build again",
+            )
+    else:
+        copied = process.run(
+            ["skopeo", "copy", f"oci:{built.layout}:{built.tag}", f"docker-daemon:{reference}"]
+        )
+        if copied.code != 0:
+            raise EngineError(
+                f"the image could not be loaded: {copied.err.strip()}", "see invoke doctor"
+            )
+    log.info("load: %s in %.1f s", reference, time.monotonic() - started)
+    return reference
+
+
+def engine_digest(reference: str) -> str | None:
+    """Return the id by which the engine knows an image; None if it does not."""
+    found = process.run(["docker", "image", "inspect", "--format", "{{.Id}}", reference])
+    return found.out.strip() if found.code == 0 else None
+
+
+def unpacked_bytes(reference: str) -> int | None:
+    """Return the size of a loaded image's unpacked layers in bytes; None if it is not loaded."""
+    found = process.run(
+        ["docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}}", reference]
+    )
+    return sum(map(int, found.out.split())) if found.code == 0 else None
+
+
+class _Stopwatch:
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self._seconds[stage] = round(now - self._last, 3)
+        self._last = now

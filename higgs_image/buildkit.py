@@ -1,0 +1,207 @@
+"""The buildx command: which builder can do the job, how it reports progress and errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from higgs_image import process
+from higgs_image.errors import (
+    BuildError,
+    DiskFullError,
+    EngineError,
+    HashMismatchError,
+    HiggsError,
+    NetworkError,
+    RegistryAuthError,
+    RegistryError,
+    RegistryUnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+BUILDER = "higgs-image"
+"""Name of the builder that is made where the default one cannot write OCI layouts."""
+
+
+def builder() -> str | None:
+    """Return the name of a builder that can write OCI layouts; None for the default one.
+
+    With the containerd image store the engine's own builder can; with the classic store a
+    container builder is needed, which is made once (it pulls moby/buildkit).
+
+    Raises:
+        EngineError: no engine answers, or it has no buildx.
+    """
+    version = process.run(["docker", "buildx", "version"])
+    if version.code != 0:
+        raise EngineError(
+            "docker has no buildx plugin",
+            "install docker-buildx (Debian 13: apt-get install docker-buildx; or ./inv engine)",
+        )
+    info = process.run(["docker", "info", "--format", "{{json .DriverStatus}}"])
+    if info.code != 0:
+        raise EngineError(
+            f"no container engine answers: {info.err.strip().splitlines()[-1] if info.err else ''}",
+            "start Docker; on Debian as root: ./inv engine",
+        )
+    if "io.containerd.snapshotter" in info.out:
+        return None
+    found = process.run(["docker", "buildx", "inspect", BUILDER])
+    if found.code != 0:
+        log.info(
+            "build: the engine's classic image store cannot write OCI layouts; "
+            "making the container builder %s",
+            BUILDER,
+        )
+        made = process.run(
+            ["docker", "buildx", "create", "--name", BUILDER, "--driver", "docker-container",
+             "--driver-opt", "network=host"]
+        )  # fmt: skip
+        if made.code != 0:
+            raise EngineError(
+                f"the container builder could not be made: {made.err.strip()}",
+                'turn on the containerd image store ("features": {"containerd-snapshotter": true} '
+                "in /etc/docker/daemon.json) and restart Docker",
+            )
+    return BUILDER
+
+
+def build(arguments: Sequence[str], context: Path, log_file: Path, metadata: Path) -> str:
+    """Run `docker buildx build` with progress that a person can follow.
+
+    Args:
+        arguments: its flags, without builder, progress and metadata.
+        context: the build context.
+        log_file: receives the whole output.
+        metadata: receives what BuildKit says of the result.
+
+    Returns:
+        The digest of the image manifest.
+
+    Raises:
+        HiggsError: classified from BuildKit's output.
+    """
+    name = builder()
+    command = ["docker", "buildx", "build", "--progress", "plain", "--provenance=false",
+               "--sbom=false", "--metadata-file", str(metadata)]  # fmt: skip
+    command += [*(["--builder", name] if name else []), *arguments, str(context)]
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    metadata.unlink(missing_ok=True)
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("w") as file:
+        progress = Progress()
+
+        def on_line(line: str) -> None:
+            file.write(line + "\n")
+            file.flush()
+            if text := progress.feed(line):
+                log.info("build: %s", text)
+
+        done = process.run(command, on_line=on_line)
+    if done.code != 0:
+        raise explain(done.err, log_file)
+    return str(json.loads(metadata.read_bytes())["containerimage.digest"])
+
+
+class Progress:
+    """Turns BuildKit's plain progress into one line per finished step."""
+
+    _STEP = re.compile(r"^#(\d+) \[([\w-]+) +(\d+/\d+)\] (.*)")
+    _DONE = re.compile(r"^#(\d+) (DONE|CACHED)(?: ([\d.]+)s)?")
+    _EXPORT = re.compile(r"^#(\d+) (exporting (?:layers|to .+?))(?: ([\d.]+)s done)?$")
+
+    def __init__(self) -> None:
+        self._steps: dict[str, str] = {}
+
+    def feed(self, line: str) -> str | None:
+        """Return what to show for this line of output, if anything."""
+        if step := self._STEP.match(line):
+            named = re.search(r"step\.py \w+ ([\w-]+)", step[4])
+            what = named[1] if named else step[4].split(" ")[0].lower()
+            first = step[1] not in self._steps
+            self._steps[step[1]] = f"[{step[2]} {step[3]}] {what}"
+            return self._steps[step[1]] if first and what != "from" else None
+        if export := self._EXPORT.match(line):
+            if export[3]:
+                return f"{export[2]}: {export[3]} s"
+            return export[2] if self._steps.setdefault(export[1], "export") == "export" else None
+        if done := self._DONE.match(line):
+            step_name = self._steps.get(done[1])
+            if step_name and step_name != "export" and not step_name.endswith(" from"):
+                return f"{step_name}: {'cached' if done[2] == 'CACHED' else done[3] + ' s'}"
+        return None
+
+
+def explain(output: str, log_file: Path) -> HiggsError:
+    """Turn BuildKit's output into the error that says what to do."""
+    errors = [x for x in output.splitlines() if x.startswith("ERROR")] or output.splitlines()[-1:]
+    last = errors[-1].removeprefix("ERROR: ") if errors else "no output"
+    lower = output.lower()
+    see = f"the whole log is {log_file}"
+    if "no space left on device" in lower:
+        return DiskFullError(
+            "the disk became full during the build",
+            "docker builder prune frees the build cache; what is finished is kept; " + see,
+        )
+    if mismatch := re.search(r"Hash mismatch for `?([^`\n]+)`?", output):
+        return HashMismatchError(
+            f"{mismatch[1]} is not the file that was locked (hash mismatch)",
+            "the index or a proxy serves other content, or the lock is wrong: compare the hash in "
+            "versions.lock and docker/requirements with the publisher's; " + see,
+        )
+    if "failed to resolve source metadata" in last:
+        # hide nothing: BuildKit names the base image in the message
+        if re.search(r"40[13]|unauthorized|denied|authorization failed", last, re.IGNORECASE):
+            return RegistryAuthError(
+                f"the base image cannot be pulled: {last}", "log in: docker login REGISTRY"
+            )
+        if "not found" in last:
+            return RegistryError(
+                f"the base image does not exist: {last}",
+                "correct base in versions.lock, or give another with --base-image",
+            )
+        return RegistryUnavailableError(
+            f"the base image's registry did not answer: {last}",
+            "run again when it does, or give a copy of the base with --base-image",
+        )
+    if (
+        "cannot connect to the docker daemon" in lower
+        or "closing transport" in lower
+        or ("error reading from server: eof" in lower)
+    ):
+        return EngineError(
+            f"the engine went away during the build: {last}",
+            "start Docker (./inv engine), then run again; " + see,
+        )
+    if re.search(
+        r"temporary failure (in name )?resol|could not resolve|connection (refused|reset|timed out)"
+        r"|failed to fetch|error sending request|network is unreachable|request failed after",
+        lower,
+    ):
+        culprit = next(
+            (
+                x
+                for x in reversed(output.splitlines())
+                if re.search(
+                    r"resol|failed to fetch|error sending|connection|unreachable", x.lower()
+                )
+            ),
+            last,
+        )
+        return NetworkError(
+            f"a package index could not be reached during the build: {culprit.strip()}",
+            "check the network and proxy (invoke doctor), then run again: finished steps are "
+            "cached; " + see,
+        )
+    tail = "\n".join(f"    {x}" for x in _failed_step(output))
+    return BuildError(f"the build failed: {last}\n{tail}".rstrip(), see)
+
+
+def _failed_step(output: str) -> list[str]:
+    """Return the last lines that BuildKit repeats of the step that failed."""
+    parts = output.split("\n------\n")
+    return parts[1].splitlines()[-12:] if len(parts) >= 3 else []

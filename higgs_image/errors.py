@@ -1,0 +1,139 @@
+"""Every error that a person or a CI job can meet: one class per way out, one exit code per class.
+
+A message says what failed and with which value; the hint says what to do now. `transient` is set
+where the answer arrived (a 503, a reset): only such errors are worth a retry.
+"""
+
+from __future__ import annotations
+
+
+class HiggsError(Exception):
+    """Base of all errors of the pipeline.
+
+    Args:
+        message: what failed, naming the value.
+        hint: what to do now.
+    """
+
+    exit_code = 1
+    transient = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HiggsError):
+    """A flag, a setting or a combination of them cannot be used."""
+
+    exit_code = 2
+
+
+class LockError(HiggsError):
+    """versions.lock is malformed, or differs from the files that it covers."""
+
+    exit_code = 10
+
+
+class SourceError(HiggsError):
+    """The pinned source could not be fetched, or is not what the lock says."""
+
+    exit_code = 11
+
+
+class KernelsChangedError(SourceError):
+    """The fork's compiled parts differ from its base: the prebuilt wheel would be wrong."""
+
+    exit_code = 12
+
+
+class DriftError(HiggsError):
+    """A rendered file differs from what the lock and the templates give."""
+
+    exit_code = 13
+
+
+class BuildError(HiggsError):
+    """BuildKit ended with an error of the recipe itself."""
+
+    exit_code = 14
+
+
+class HashMismatchError(BuildError):
+    """A downloaded package is not the one that was locked."""
+
+    exit_code = 15
+
+
+class BudgetError(HiggsError):
+    """The image or one of its layers is larger than docker/layers.toml allows."""
+
+    exit_code = 16
+
+
+class NetworkError(HiggsError):
+    """A package registry or a git host could not be reached."""
+
+    exit_code = 17
+    transient = True
+
+
+class EngineError(HiggsError):
+    """No usable container engine: none answers, or it lacks a feature that the build needs."""
+
+    exit_code = 20
+
+
+class ToolMissingError(HiggsError):
+    """A program that the next step needs is not installed."""
+
+    exit_code = 21
+
+
+class DiskFullError(HiggsError):
+    """Not enough disk space, found out before or during a step."""
+
+    exit_code = 22
+
+
+class BusyError(HiggsError):
+    """Another run holds the workspace for longer than this one is willing to wait."""
+
+    exit_code = 23
+    transient = True
+
+
+class RegistryAuthError(HiggsError):
+    """The registry refused the credentials, or has none to go by (401, 403)."""
+
+    exit_code = 30
+
+
+class RegistryUnavailableError(HiggsError):
+    """The registry did not answer or failed half-way (5xx, 429, timeout, reset, refused)."""
+
+    exit_code = 31
+    transient = True
+
+
+class RegistryConflictError(HiggsError):
+    """An immutable tag already names other content, or the read-back differs from the push."""
+
+    exit_code = 32
+
+
+class RegistryError(HiggsError):
+    """The registry gave a definitive answer that is none of the above (404, 400, too large)."""
+
+    exit_code = 33
+
+
+class DemoError(HiggsError):
+    """The demonstration's container did not do what it should."""
+
+    exit_code = 40
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""

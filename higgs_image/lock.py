@@ -1,0 +1,410 @@
+"""versions.lock: every pin of the image, what was asked for beside what was locked.
+
+The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
+algorithm is refused with the line and the remedy. It also records hashes of the files that decide
+what is in the image (the requirements and the recipe), so that its own hash names the content.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from higgs_image.errors import LockError
+from higgs_image.hashing import sha256_bytes, sha256_file, tree_sha256
+
+SCHEMA = 1
+
+Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+GitUrl = Annotated[str, msgspec.Meta(pattern=r"^(https|file)://[^\s@]+$")]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+RelativePath = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*\.\.)[^\s]+$")]
+PyVersion = Annotated[str, msgspec.Meta(pattern=r"^3\.\d+$")]
+
+_REMEDY = {
+    Commit.__metadata__[0].pattern: "write the full 40 hexadecimal digits of the git object id",  # type: ignore[attr-defined]
+    Sha256.__metadata__[0].pattern: "write the full 64 hexadecimal digits of the SHA-256",  # type: ignore[attr-defined]
+    Digest.__metadata__[0].pattern: "write the digest as sha256: and 64 hexadecimal digits",  # type: ignore[attr-defined]
+    GitUrl.__metadata__[0].pattern: "write an https:// (or file://) URL without credentials",  # type: ignore[attr-defined]
+    RelativePath.__metadata__[0].pattern: "write a path below the folder of versions.lock",  # type: ignore[attr-defined]
+    PyVersion.__metadata__[0].pattern: "write major and minor version, such as 3.11",  # type: ignore[attr-defined]
+}
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Fork(_Table, frozen=True):
+    """The fork of vLLM that holds the speech server.
+
+    Attributes:
+        url: where it is cloned from.
+        ref: the branch that was asked for.
+        commit: what that was resolved to.
+        tree: git's tree id of that commit: proves a checkout from its files alone.
+        date: the commit's date; the image's creation date and SOURCE_DATE_EPOCH.
+    """
+
+    url: GitUrl
+    ref: Text
+    commit: Commit
+    tree: Commit
+    date: datetime.datetime
+
+    @property
+    def epoch(self) -> int:
+        """The commit's date in seconds since 1970, UTC."""
+        return int(self.date.timestamp())
+
+
+class VllmBase(_Table, frozen=True):
+    """The vLLM release that the fork is based on.
+
+    Attributes:
+        ref: the release's tag.
+        commit: what that was resolved to.
+        trees: git ids, at that commit, of everything that is compiled. The fork's must be equal,
+            or the prebuilt wheel would not hold its kernels.
+    """
+
+    ref: Text
+    commit: Commit
+    trees: dict[str, Commit]
+
+
+class Submodule(_Table, frozen=True):
+    """The fork's submodule, whose package `boson_multimodal` holds the audio tokenizer."""
+
+    path: RelativePath
+    url: GitUrl
+    commit: Commit
+    tree: Commit
+
+
+class Wheel(_Table, frozen=True):
+    """The prebuilt wheel that the fork's Python is laid over."""
+
+    requirement: Text
+    name: Text
+    version: Text
+    filename: Text
+    sha256: Sha256
+
+
+class BaseImage(_Table, frozen=True):
+    """The image that the build starts from."""
+
+    image: Text
+    digest: Digest
+
+    @property
+    def reference(self) -> str:
+        """`image@digest`: the tag stays readable, the digest decides."""
+        return f"{self.image}@{self.digest}"
+
+
+class Python(_Table, frozen=True):
+    """The interpreter's version, and the locked set of packages."""
+
+    version: PyVersion
+    input: RelativePath
+    input_sha256: Sha256
+    requirements: RelativePath
+    requirements_sha256: Sha256
+    installer: RelativePath
+    installer_sha256: Sha256
+
+
+class Weights(_Table, frozen=True):
+    """A weights repository on the Hugging Face hub; weights are never in the image.
+
+    Attributes:
+        repo: owner and name.
+        role: what the server uses it for.
+        revision: the pinned commit; absent only where `unpinned` says why.
+        unpinned: why there is no revision yet.
+    """
+
+    repo: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
+    role: Text
+    revision: Commit | None = None
+    unpinned: Text | None = None
+
+
+class Recipe(_Table, frozen=True):
+    """Hash of the templates and of everything of ours that goes into a container."""
+
+    paths: list[RelativePath]
+    sha256: Sha256
+
+
+class _File(_Table, frozen=True):
+    schema: int
+    date: datetime.date
+    fork: Fork
+    vllm: VllmBase
+    submodule: Submodule
+    wheel: Wheel
+    base: BaseImage
+    python: Python
+    weights: list[Weights]
+    recipe: Recipe
+
+
+class Lock(_File, frozen=True):
+    """The decoded versions.lock.
+
+    Attributes:
+        path: the file.
+        sha256: hash of its bytes; its first seven digits are part of every immutable tag.
+    """
+
+    path: Path = Path()
+    sha256: str = ""
+
+    @property
+    def tag(self) -> str:
+        """The immutable tag: date of the lock, fork and lock in seven digits each."""
+        return f"{self.date:%Y%m%d}-{self.fork.commit[:7]}-{self.sha256[:7]}"
+
+    def file(self, relative: str) -> Path:
+        """Return the path of a file that the lock names."""
+        return self.path.parent / relative
+
+    def weights_for(self, role: str) -> Weights:
+        """Return the weights repository with this role."""
+        return next(entry for entry in self.weights if entry.role == role)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One place where the lock and the files it covers differ."""
+
+    key: str
+    locked: str
+    actual: str
+
+
+def load(path: Path) -> Lock:
+    """Read and check versions.lock.
+
+    Raises:
+        LockError: the file is missing, is no TOML, or breaks a rule; the message has file and
+            line, the hint the remedy.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LockError(
+            f"{path} does not exist", "restore it from git: every stage starts from it"
+        ) from None
+    try:
+        text = data.decode()
+        raw = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise LockError(f"{path} is not UTF-8: {error}", "restore it from git") from None
+    except tomllib.TOMLDecodeError as error:
+        raise LockError(
+            f"{path}: {error}", "correct that line, or restore the file from git"
+        ) from None
+    try:
+        file = msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        raise _explain(path, text, raw, str(error)) from None
+    lock = Lock(
+        **{field: getattr(file, field) for field in _File.__struct_fields__},
+        path=path,
+        sha256=sha256_bytes(data),
+    )
+    _check_rules(lock, text)
+    return lock
+
+
+def _check_rules(lock: Lock, text: str) -> None:
+    """Rules that a type cannot express."""
+
+    def refuse(key: str, message: str, hint: str) -> LockError:
+        return LockError(f"{lock.path}:{_line_of(text, key)}: {message}", hint)
+
+    if lock.schema != SCHEMA:
+        raise refuse(
+            "schema",
+            f"schema {lock.schema} is not {SCHEMA}",
+            "use the pipeline's version that wrote this file",
+        )
+    if lock.fork.date.tzinfo is None:
+        raise refuse("fork.date", f"{lock.fork.date} has no time zone", "append Z or an offset")
+    if not lock.vllm.trees:
+        raise refuse(
+            "vllm.trees",
+            "no compiled part is named",
+            "name at least csrc, cmake and CMakeLists.txt with their git ids",
+        )
+    if not lock.wheel.filename.startswith(f"{lock.wheel.name}-{lock.wheel.version}-"):
+        raise refuse(
+            "wheel.filename",
+            f"{lock.wheel.filename} is not a wheel of {lock.wheel.name} {lock.wheel.version}",
+            "name, version and file name must agree",
+        )
+    for index, entry in enumerate(lock.weights):
+        if (entry.revision is None) == (entry.unpinned is None):
+            raise refuse(
+                f"weights[{index}].repo",
+                f"{entry.repo} needs exactly one of revision and unpinned",
+                "pin it with revision, or say in unpinned why that is not possible yet",
+            )
+
+
+def differences(lock: Lock, root: Path) -> list[Difference]:
+    """Compare the lock with the files that it covers.
+
+    Args:
+        lock: the lock.
+        root: the project's folder, below which the recipe lies.
+    """
+    actual = _covered(lock, root)
+    locked = {
+        "python.input_sha256": lock.python.input_sha256,
+        "python.requirements_sha256": lock.python.requirements_sha256,
+        "python.installer_sha256": lock.python.installer_sha256,
+        "recipe.sha256": lock.recipe.sha256,
+    }
+    return [
+        Difference(key, locked[key], actual[key]) for key in locked if locked[key] != actual[key]
+    ]
+
+
+def _covered(lock: Lock, root: Path) -> dict[str, str]:
+    paths = [root / name for name in lock.recipe.paths]
+    files = {
+        "python.input": lock.python.input,
+        "python.requirements": lock.python.requirements,
+        "python.installer": lock.python.installer,
+    }
+    for key, path in [
+        *((k, lock.file(v)) for k, v in files.items()),
+        *(("recipe.paths", p) for p in paths),
+    ]:
+        if not path.exists():
+            line = _line_of(lock.path.read_text(), key)
+            raise LockError(
+                f"{lock.path}:{line}: {path} does not exist",
+                "restore it from git, or correct the path",
+            )
+    hashes = {f"{key}_sha256": sha256_file(lock.file(name)) for key, name in files.items()}
+    return hashes | {"recipe.sha256": tree_sha256(paths, root)}
+
+
+def require_consistent(lock: Lock, root: Path) -> None:
+    """Refuse a lock that does not match the files that it covers.
+
+    Raises:
+        LockError: naming each difference.
+    """
+    found = differences(lock, root)
+    if found:
+        raise LockError(
+            f"{lock.path} does not match the files it covers: "
+            + "; ".join(f"{d.key} is {d.actual[:12]}..., locked {d.locked[:12]}..." for d in found),
+            "undo the change, or take it into the lock with: invoke lock",
+        )
+
+
+def refresh(lock: Lock, root: Path) -> list[Difference]:
+    """Write the hashes of the covered files into versions.lock; nothing else is touched.
+
+    The date, which is part of the tag, becomes today's when something changed.
+
+    Returns:
+        What was changed.
+    """
+    found = differences(lock, root)
+    if found:
+        text = lock.path.read_text()
+        for difference in found:
+            text = _replace(text, difference.key, f'"{difference.actual}"')
+        today = datetime.datetime.now(datetime.UTC).date()
+        text = _replace(text, "date", today.isoformat())
+        beside = lock.path.with_name(lock.path.name + ".new")
+        beside.write_text(text)
+        load(beside)
+        beside.replace(lock.path)
+    return found
+
+
+# Where a key stands. tomllib tells no lines, and the file is ours: tables, keys, single lines.
+_TABLE = re.compile(r"^\s*\[(\[?)\s*([\w.\"-]+)\s*\]")
+_KEY = re.compile(r"^\s*\"?([\w.-]+)\"?\s*=")
+
+
+def _lines(text: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    prefix, counts = "", dict[str, int]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if table := _TABLE.match(line):
+            prefix = table[2]
+            if table[1]:
+                index = counts[prefix] = counts.get(prefix, -1) + 1
+                prefix = f"{prefix}[{index}]"
+            found.setdefault(prefix, number)
+            prefix += "."
+        elif key := _KEY.match(line):
+            found.setdefault(prefix + key[1], number)
+    return found
+
+
+def _line_of(text: str, key: str) -> int:
+    return _lines(text).get(key, 1)
+
+
+def _replace(text: str, key: str, value: str) -> str:
+    lines = text.splitlines(keepends=True)
+    index = _lines(text)[key] - 1
+    lines[index] = re.sub(
+        r"=\s*(\"[^\"]*\"|[^\s#]+)", lambda _: f"= {value}", lines[index], count=1
+    )
+    return "".join(lines)
+
+
+def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockError:
+    """Turn msgspec's `reason - at $.a.b` into file, line and remedy."""
+    message, _, where = reason.partition(" - at `$.")
+    where = where.rstrip("`")
+    key = re.sub(r"\[\.\.\.\]", "", where)
+    if unknown := re.search(r"unknown field `(.+)`", message):
+        table = re.sub(r"^\$", "", where)
+        key = f"{table}.{unknown[1]}" if table else unknown[1]
+        return LockError(
+            f"{path}:{_line_of(text, key)}: unknown key {unknown[1]}",
+            "remove it: a key that nothing reads is a typing error",
+        )
+    if missing := re.search(r"missing required field `(.+)`", message):
+        name = f"{where}.{missing[1]}" if where else missing[1]
+        return LockError(
+            f"{path}:{_line_of(text, where)}: {name} is missing", f"add {missing[1]} = ..."
+        )
+    remedy = next((text_ for pattern, text_ in _REMEDY.items() if f"'{pattern}'" in message), "")
+    value: Any = raw
+    pattern_of = re.search(r"matching regex '(.*)'", message)
+    for step in re.findall(r"[^.\[\]]+", key):
+        try:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            value = None
+            break
+    if isinstance(value, dict) and pattern_of:  # one of its values: msgspec does not say which
+        bad = [k for k, v in value.items() if not re.search(pattern_of[1], str(v))]
+        if bad:
+            key, where, value = f"{key}.{bad[0]}", f"{key}.{bad[0]}", value[bad[0]]
+    shown = f" is {value!r}" if isinstance(value, str | int | float) else ""
+    return LockError(
+        f"{path}:{_line_of(text, key)}: {where}{shown}",
+        remedy or f"correct it: {message[0].lower()}{message[1:]}",
+    )

@@ -1,0 +1,143 @@
+"""Runs other programs. No shell, no secrets in arguments, and no child that outlives the parent."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from higgs_image.errors import ToolMissingError
+
+log = logging.getLogger(__name__)
+
+_INSTALL = {
+    "docker": "install Docker Engine 23 or later; on Debian as root: ./inv engine",
+    "skopeo": "install skopeo 1.9.3 or later; on Debian as root: ./inv engine",
+    "docker-registry": "on Debian as root: ./inv engine --registry",
+    "mmdebstrap": "on Debian as root: ./inv engine --registry",
+    "hadolint": "it comes with the project's requirements: remove .venv and run ./inv again",
+    "uv": "it comes with the project's requirements: remove .venv and run ./inv again",
+}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program left behind.
+
+    Attributes:
+        code: its exit status.
+        out: its standard output.
+        err: its standard error (when lines were followed: of both streams together).
+    """
+
+    code: int
+    out: str
+    err: str
+
+
+def find(program: str) -> str:
+    """Return the path of a program, the project's own environment first.
+
+    Raises:
+        ToolMissingError: it is not installed; the hint says how to get it.
+    """
+    own = os.path.dirname(sys.executable)  # noqa: PTH120 (a search path is a string)
+    path = os.pathsep.join([own, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    found = shutil.which(program, path=path)
+    if not found:
+        raise ToolMissingError(
+            f"{program} is not installed (not found on PATH)",
+            _INSTALL.get(program, f"install {program}"),
+        )
+    return found
+
+
+def run(
+    command: Sequence[str],
+    *,
+    env: dict[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    pass_fds: Sequence[int] = (),
+    timeout: float | None = None,
+) -> Completed:
+    """Run a program to its end; its exit status is the caller's to judge.
+
+    Args:
+        command: program and arguments.
+        env: variables added to the environment.
+        on_line: receives each line of output as it comes; else the output is collected.
+        pass_fds: file descriptors that the program inherits.
+        timeout: seconds, after which the program is ended (status 124, as timeout(1) has it).
+
+    Raises:
+        ToolMissingError: the program is not installed.
+    """
+    command = [find(command[0]), *command[1:]]
+    log.debug("run: %s", " ".join(command))
+    with subprocess.Popen(
+        command,
+        env=os.environ | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
+        pass_fds=pass_fds,
+        text=True,
+        errors="replace",
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    ) as child:
+        timed_out = threading.Event()
+
+        def end() -> None:
+            timed_out.set()
+            child.terminate()
+
+        timer = threading.Timer(timeout, end) if timeout else None
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            if on_line:
+                tail = _follow(child.stdout, on_line)
+                out, err = "", tail
+                child.wait()
+            else:
+                out, err = child.communicate()
+        except BaseException:
+            child.terminate()  # Ctrl-C or an error of ours: end the child before we go
+            try:
+                child.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            raise
+        finally:
+            if timer:
+                timer.cancel()
+    return Completed(124 if timed_out.is_set() else child.returncode, out, err)
+
+
+def _follow(stream: IO[str] | None, on_line: Callable[[str], None]) -> str:
+    assert stream is not None  # noqa: S101 (stdout=PIPE above)
+    lines: list[str] = []
+    for raw in stream:
+        line = raw.rstrip("\n")
+        lines.append(line)
+        on_line(line)
+    return "\n".join(lines)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """In the child: end when the parent ends, even if that is killed (prctl(2))."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

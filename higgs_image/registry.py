@@ -1,0 +1,285 @@
+"""Stage `push`: the layout's image to a registry, by skopeo, with its digest kept and read back.
+
+Credentials come from docker's configuration or credential helpers, which skopeo reads itself, or
+from REGISTRY_USER and REGISTRY_PASSWORD (GITHUB_ACTOR and GITHUB_TOKEN for ghcr.io). Those are
+handed over in an anonymous memory file: never in an argument, a log or a file on disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from higgs_image import process
+from higgs_image.build import Built
+from higgs_image.errors import (
+    DiskFullError,
+    HiggsError,
+    RegistryAuthError,
+    RegistryConflictError,
+    RegistryError,
+    RegistryUnavailableError,
+    UsageError,
+)
+from higgs_image.hashing import sha256_bytes
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""How often a transient failure is tried; what has arrived by then is not sent again."""
+
+_REPOSITORY = re.compile(
+    r"^(?P<host>[\w.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?)(?P<path>(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)$"
+)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the registry holds after a push.
+
+    Attributes:
+        reference: `repository:tag`.
+        by_digest: `repository@digest`, which never moves.
+        digest: read back from the registry.
+        uploaded_bytes: size of the blobs that the registry did not have before.
+        skipped: the tag was there already, with this very digest.
+        seconds: how long it took.
+    """
+
+    reference: str
+    by_digest: str
+    digest: str
+    uploaded_bytes: int
+    skipped: bool
+    seconds: float
+
+
+def repository(registry: str, name: str) -> str:
+    """Join registry and image name, and check them.
+
+    Args:
+        registry: host with an optional path, such as `ghcr.io/your-org`.
+        name: the image's name.
+
+    Raises:
+        UsageError: this is no registry.
+    """
+    joined = f"{registry.rstrip('/')}/{name}"
+    if (
+        not registry
+        or not _REPOSITORY.match(joined)
+        or (
+            "." not in joined.split("/")[0] + ":"
+            and (not joined.split("/")[0].startswith("localhost"))
+        )
+    ):
+        raise UsageError(
+            f"{registry!r} is no registry",
+            "give host and path in lower case, such as REGISTRY=ghcr.io/your-org",
+        )
+    return joined
+
+
+def is_loopback(registry: str) -> bool:
+    """Tell whether a registry is on this machine, where plain HTTP is the custom (as in Docker)."""
+    host = re.sub(r":\d+$", "", registry.split("/")[0]).strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def push(built: Built, target: str) -> Pushed:
+    """Send a built image under its immutable tag and read it back.
+
+    Args:
+        built: the image and its layout.
+        target: repository, from `repository()`.
+
+    Raises:
+        RegistryConflictError: the tag names another image; immutable tags are never overwritten.
+        RegistryAuthError: the credentials were refused.
+        RegistryUnavailableError: the registry failed, also after several attempts.
+    """
+    started = time.monotonic()
+    reference = f"{target}:{built.tag}"
+    digest = built.image.digest
+    by_digest = f"{target}@{digest}"
+    with credentials(target) as auth:
+        found = digest_of(reference, auth)
+        if found == digest:
+            log.info("push: %s is there already", reference)
+            return Pushed(reference, by_digest, digest, 0, True, time.monotonic() - started)
+        if found is not None:
+            raise RegistryConflictError(
+                f"{reference} already names {found}, this build is {digest}",
+                "an immutable tag is never overwritten: change what differs and run invoke lock, "
+                "which gives a new tag, or build again what the lock says",
+            )
+        sizes = {layer.digest: layer.size for layer in built.image.layers}
+        uploaded = 0
+
+        def on_line(line: str) -> None:
+            nonlocal uploaded
+            blob = re.match(r"Copying blob (sha256:[0-9a-f]{64})", line)
+            if blob and "skipped" not in line and blob[1] in sizes:
+                uploaded += sizes.pop(blob[1])
+                log.info("push: %s", line)
+
+        log.info("push: %s", reference)
+        for attempt in _attempts("push"):
+            with attempt:
+                done = process.run(
+                    ["skopeo", "copy", "--preserve-digests", *auth.flags("dest"),
+                     f"oci:{built.layout}:{built.tag}", f"docker://{reference}"],
+                    on_line=on_line, env=auth.env, pass_fds=auth.fds,
+                )  # fmt: skip
+                if done.code != 0:
+                    raise explain(done.err, reference)
+                back = digest_of(reference, auth)
+                if back != digest:
+                    raise RegistryConflictError(
+                        f"{reference} was pushed as {digest} and reads back as {back}",
+                        "another run pushed the same tag at the same time: build and push again",
+                    )
+    seconds = time.monotonic() - started
+    log.info("push: %s in %.1f s, %.1f MB uploaded", by_digest, seconds, uploaded / 1e6)
+    return Pushed(reference, by_digest, digest, uploaded, False, seconds)
+
+
+def digest_of(reference: str, auth: Credentials) -> str | None:
+    """Return the digest of a manifest in a registry; None if there is none.
+
+    The digest is computed from the manifest's bytes, not taken from a header.
+    """
+    for attempt in _attempts("read"):
+        with attempt:
+            found = process.run(
+                ["skopeo", "inspect", "--raw", *auth.flags(""), f"docker://{reference}"],
+                env=auth.env, pass_fds=auth.fds, timeout=120,
+            )  # fmt: skip
+            if found.code == 0:
+                return f"sha256:{sha256_bytes(found.out.encode())}"
+            error = explain(found.err, reference)
+            if isinstance(error, RegistryError) and "not found" in error.message:
+                return None
+            raise error
+    raise AssertionError("unreachable")
+
+
+class Credentials:
+    """How skopeo learns who we are. Its flags and environment name a source, never a secret."""
+
+    def __init__(self, registry: str, fd: int | None) -> None:
+        self._fd = fd
+        self._loopback = is_loopback(registry)
+        self.env: dict[str, str] = {}
+
+    @property
+    def fds(self) -> Sequence[int]:
+        """File descriptors that skopeo must inherit."""
+        return [] if self._fd is None else [self._fd]
+
+    def flags(self, side: str) -> list[str]:
+        """Return the flags for one side of a copy (`src`, `dest`), or for a single reference."""
+        prefix = f"--{side}-" if side else "--"
+        flags = [f"{prefix}tls-verify=false"] if self._loopback else []
+        if self._fd is not None:
+            flags += [f"{prefix}authfile", f"/proc/self/fd/{self._fd}"]
+        return flags
+
+
+@contextmanager
+def credentials(target: str) -> Iterator[Credentials]:
+    """Find the credentials for a repository; without any in the environment, docker's are used."""
+    host = target.split("/")[0]
+    user, secret = os.environ.get("REGISTRY_USER"), os.environ.get("REGISTRY_PASSWORD")
+    if not secret and host == "ghcr.io":
+        user, secret = os.environ.get("GITHUB_ACTOR", "token"), os.environ.get("GITHUB_TOKEN")
+    if not secret:
+        yield Credentials(host, None)
+        return
+    if not user:
+        raise UsageError("REGISTRY_PASSWORD is set, REGISTRY_USER is not", "set both, or neither")
+    token = base64.b64encode(f"{user}:{secret}".encode()).decode()
+    fd = os.memfd_create("registry-auth", 0)
+    try:
+        os.write(fd, json.dumps({"auths": {host: {"auth": token}}}).encode())
+        os.set_inheritable(fd, True)
+        yield Credentials(host, fd)
+    finally:
+        os.close(fd)
+
+
+def _attempts(what: str) -> Iterator[_Attempt]:
+    """Yield attempts until one succeeds; waits 1, 2, 4 s between transient failures."""
+    for number in range(1, ATTEMPTS + 1):
+        attempt = _Attempt(what, last=number == ATTEMPTS, wait=2.0 ** (number - 1))
+        yield attempt
+        if attempt.done:
+            return
+
+
+class _Attempt:
+    def __init__(self, what: str, *, last: bool, wait: float) -> None:
+        self.done = False
+        self._what, self._last, self._wait = what, last, wait
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            self.done = True
+            return False
+        if self._last or not isinstance(error, HiggsError) or not error.transient:
+            return False
+        log.info("%s: %s; trying again in %.0f s", self._what, error.message, self._wait)
+        time.sleep(self._wait)
+        return True
+
+
+def explain(output: str, reference: str) -> HiggsError:
+    """Turn skopeo's output into an error: refused, away, or a definitive answer."""
+    text = output.strip()
+    fatal = [x for x in text.splitlines() if "level=fatal" in x] or text.splitlines()[-1:]
+    last = fatal[-1] if fatal else "no output"
+    if message := re.search(r'msg="(.*)"$', last):
+        last = message[1].replace('\\"', '"')
+    lower = last.lower()
+    host = reference.split("/")[0]
+    if "no space left on device" in lower:
+        return DiskFullError(f"{reference}: {last}", "free disk space, then run again")
+    if re.search(
+        r"unauthorized|authentication required|denied|forbidden|invalid username"
+        r"|status(?: code)?:? (?:401|403)|\b40[13]\b",
+        lower,
+    ):
+        return RegistryAuthError(
+            f"{host} refused the login for {reference}: {last}",
+            f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD; on ghcr.io the "
+            "token needs write:packages (in Actions: permissions: packages: write)",
+        )
+    if re.search(r"manifest unknown|name unknown|not found|\b404\b", lower):
+        return RegistryError(f"{reference} was not found: {last}", "check the name and the tag")
+    if re.search(
+        r"\b5\d\d\b|internal server error|bad gateway|unavailable|too ?many ?requests|\b429\b"
+        r"|timeout|timed out|deadline|connection refused|connection reset|broken pipe|eof"
+        r"|no such host|network is unreachable|i/o timeout|tls handshake|server misbehaving",
+        lower,
+    ):
+        return RegistryUnavailableError(
+            f"{host} did not answer as it should for {reference}: {last}",
+            "run again when it does: what has arrived is not sent again",
+        )
+    return RegistryError(f"{host} refused {reference}: {last}", "correct what it names")

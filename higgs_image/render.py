@@ -1,0 +1,278 @@
+"""Stage `render`: the Dockerfile and a minimal build context, byte for byte the same from one lock.
+
+The context is compared with what it should be, not with a time stamp: a file that was changed by
+hand is noticed, and an equal context is left alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from higgs_image import layers as layers_
+from higgs_image.errors import DriftError
+from higgs_image.hashing import files_below, sha256_bytes
+from higgs_image.lock import Lock
+from higgs_image.source import Source
+from higgs_image.workspace import Workspace, replace_folder
+
+log = logging.getLogger(__name__)
+
+LABEL = "org.higgs-image."
+"""Prefix of the image's own labels; the others are OCI's standard ones."""
+
+DOCUMENTATION = "https://github.com/boson-ai/higgs-audio-vllm"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What makes a build different from what the lock says. Such a build is never released.
+
+    Attributes:
+        base_image: reference used instead of the locked base.
+        extra_ca: PEM file with CA certificates that the build steps trust.
+    """
+
+    base_image: str | None = None
+    extra_ca: Path | None = None
+
+    def labels(self) -> dict[str, str]:
+        """Return what the image says about its overrides."""
+        labels = {}
+        if self.base_image:
+            labels[LABEL + "overrides"] = "base-image"
+        if self.extra_ca:
+            labels[LABEL + "extra-ca-sha256"] = sha256_bytes(self.extra_ca.read_bytes())
+        return labels
+
+
+@dataclass(frozen=True)
+class Context:
+    """A rendered build context.
+
+    Attributes:
+        path: the folder.
+        sha256: hash over names, modes and contents of everything in it.
+        changed: files that differed from the previous context.
+    """
+
+    path: Path
+    sha256: str
+    changed: list[str] = field(default_factory=list)
+
+
+Files = dict[str, tuple[bytes, int]]
+"""Path in the context to content and mode."""
+
+
+def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrides) -> Files:
+    """Return every file of the context. Reads only; the same inputs give the same bytes."""
+    plan = layers_.load(workspace.layers_file)
+    locked = layers_.requirements(lock.file(lock.python.requirements).read_text())
+    spread = layers_.distribute(locked, plan.layer)
+    files: Files = {}
+
+    def text(path: str, content: str) -> None:
+        files[path] = (content.encode(), 0o644)
+
+    def package_layer(
+        layer: layers_.Layer | layers_.WheelLayer, name: str, entries: list[str]
+    ) -> None:
+        text(f"layers/{name}/requirements.txt", "\n".join(entries) + "\n")
+        for key in ("remove", "strip"):
+            patterns: list[str] = getattr(layer, key)
+            if patterns:
+                text(f"layers/{name}/{key}.txt", "\n".join(patterns) + "\n")
+
+    used = [layer for layer in plan.layer if layer.name in spread]
+    for layer in used:
+        package_layer(layer, layer.name, spread[layer.name])
+        if layer.links:
+            text(
+                f"layers/{layer.name}/links.txt",
+                "".join(f"{name} {pattern}\n" for name, pattern in layer.links.items()),
+            )
+    wheel = lock.wheel
+    package_layer(
+        plan.wheel, "vllm", [f"{wheel.name}=={wheel.version} \\\n    --hash=sha256:{wheel.sha256}"]
+    )
+    if workspace.wheels and (workspace.wheels / wheel.filename).exists():
+        data = (workspace.wheels / wheel.filename).read_bytes()
+        files[f"layers/vllm/wheels/{wheel.filename}"] = (data, 0o644)
+    for package, folder in (("vllm", source.fork), ("boson_multimodal", source.submodule)):
+        for path in files_below(folder / package):
+            kind = "code" if path.suffix == ".py" else "assets"
+            mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
+            name = path.relative_to(folder).as_posix()
+            files[f"layers/{kind}/{name}"] = (path.read_bytes(), mode)
+    build_steps = workspace.root / "docker" / "build"
+    for path in files_below(build_steps):
+        files[f"build/{path.relative_to(build_steps).as_posix()}"] = (path.read_bytes(), 0o644)
+    text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
+    text("Dockerfile", _dockerfile(workspace, lock, used, overrides))
+    return dict(sorted(files.items()))
+
+
+def _dockerfile(
+    workspace: Workspace,
+    lock: Lock,
+    used: list[layers_.Layer],
+    overrides: Overrides,
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(workspace.root / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (a Dockerfile is not HTML)
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False}
+    environment.filters["tojson"] = _json  # Jinja's own escapes <, > and ' for HTML
+    wheel = {"name": "vllm", "reason": f"The wheel of {lock.wheel.requirement}, with its kernels."}
+    return environment.get_template("Dockerfile.j2").render(
+        base=overrides.base_image or lock.base.reference,
+        python=lock.python.version,
+        layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
+        labels=labels(lock, overrides),
+        arguments=_server_arguments(lock),
+    )
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def labels(lock: Lock, overrides: Overrides) -> dict[str, str]:
+    """Return the image's labels: OCI's standard annotation keys first, then our own."""
+    base = overrides.base_image or lock.base.reference
+    name, _, digest = base.partition("@")
+    oci = {
+        "title": "higgs-audio-vllm",
+        "description": "Higgs Audio v2 speech server (vLLM, OpenAI-compatible API)",
+        "source": lock.fork.url,
+        "revision": lock.fork.commit,
+        "version": lock.tag,
+        "created": lock.fork.date.isoformat(),
+        "licenses": "Apache-2.0",
+        "documentation": DOCUMENTATION,
+        "base.name": name,
+        "base.digest": digest,
+    }
+    own = {
+        LABEL + "lock-sha256": lock.sha256,
+        LABEL + "vllm-base": f"{lock.vllm.ref} {lock.vllm.commit}",
+        LABEL + "submodule": f"{lock.submodule.url} {lock.submodule.commit}",
+        LABEL + "wheel-sha256": lock.wheel.sha256,
+        LABEL + "requirements-sha256": lock.python.requirements_sha256,
+    }
+    standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
+    return standard | own | overrides.labels()
+
+
+def _server_arguments(lock: Lock) -> list[str]:
+    """Flags with which the server starts on a GPU of 24 GB, on the pinned weights."""
+    model, tokenizer = lock.weights_for("generation"), lock.weights_for("audio-tokenizer")
+    return [
+        "--host", "0.0.0.0",  # noqa: S104 (a container is reached from outside)
+        "--port", "8000",
+        "--model", model.repo, "--revision", model.revision or "main",
+        "--served-model-name", "higgs-audio-v2",
+        "--audio-tokenizer-type", tokenizer.repo,
+        "--limit-mm-per-prompt", "audio=50",
+        "--max-model-len", "8192",
+        "--gpu-memory-utilization", "0.8",
+        "--disable-mm-preprocessor-cache",
+    ]  # fmt: skip
+
+
+def digest(files: Files) -> str:
+    """Return one SHA-256 over names, modes and contents."""
+    return sha256_bytes(
+        "".join(f"{sha256_bytes(d)} {m:o} {p}\n" for p, (d, m) in files.items()).encode()
+    )
+
+
+def read(path: Path) -> Files:
+    """Read an existing context; an absent one is empty."""
+    return (
+        {
+            file.relative_to(path).as_posix(): (
+                file.read_bytes(),
+                stat.S_IMODE(file.stat().st_mode),
+            )
+            for file in files_below(path)
+        }
+        if path.is_dir()
+        else {}
+    )
+
+
+def drift(wanted: Files, found: Files) -> list[str]:
+    """Return the names of files that are missing, extra or different."""
+    return sorted(p for p in wanted.keys() | found.keys() if wanted.get(p) != found.get(p))
+
+
+def diff(wanted: Files, found: Files) -> str:
+    """Return a unified diff from what is there to what should be; binary files by name only."""
+    pieces: list[str] = []
+    for path in drift(wanted, found):
+        old, new = (side.get(path, (b"", 0))[0] for side in (found, wanted))
+        try:
+            lines = difflib.unified_diff(
+                old.decode().splitlines(), new.decode().splitlines(),
+                f"a/{path}" if path in found else "/dev/null",
+                f"b/{path}" if path in wanted else "/dev/null", lineterm="",
+            )  # fmt: skip
+            pieces.extend(lines)
+        except UnicodeDecodeError:
+            pieces.append(f"Binary files a/{path} and b/{path} differ")
+    return "\n".join(pieces)
+
+
+def require_current(workspace: Workspace, wanted: Files) -> None:
+    """Refuse a context that differs from what the lock and the templates give.
+
+    Raises:
+        DriftError: naming the first files.
+    """
+    names = drift(wanted, read(workspace.context))
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise DriftError(
+            f"{workspace.context} differs from what versions.lock and the templates give: "
+            f"{', '.join(names[:3])}{more}",
+            "see invoke render --diff; write it anew with invoke render",
+        )
+
+
+def write(workspace: Workspace, lock: Lock, files: Files) -> Context:
+    """Put the context in place, whole or not at all; an equal one is left as it is."""
+    path = workspace.context
+    with workspace.exclusive("context"):
+        changed = drift(files, read(path))
+        if changed:
+            new = path.with_name(".context.new")
+            shutil.rmtree(new, ignore_errors=True)
+            for name, (data, mode) in files.items():
+                goal = new / name
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                goal.write_bytes(data)
+                goal.chmod(mode)
+            for folder, _, names in os.walk(
+                new
+            ):  # dates do not reach the image, but caches see them
+                for name in [*names, "."]:
+                    os.utime(Path(folder, name), (lock.fork.epoch, lock.fork.epoch))
+            replace_folder(new, path)
+    context = Context(path, digest(files), changed)
+    log.info("render: %s (%d files, %d changed)", path, len(files), len(changed))
+    return context

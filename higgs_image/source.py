@@ -1,0 +1,215 @@
+"""Stage `source`: exactly the pinned commits of the fork and its submodule, below `build/source`.
+
+A checkout is proven from its files: git's tree id is computed from names, modes and contents and
+compared with the lock. A moved, dirty, half-fetched or tampered checkout differs and is replaced.
+Fetched once, the stage works offline.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from higgs_image.errors import DiskFullError, KernelsChangedError, NetworkError, SourceError
+from higgs_image.hashing import git_tree_ids
+from higgs_image.lock import Lock
+from higgs_image.workspace import Workspace, replace_folder
+
+if TYPE_CHECKING:
+    from git import Repo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The verified checkouts.
+
+    Attributes:
+        fork: work tree of the fork.
+        submodule: work tree of the submodule (beside the fork's, not in it).
+        fetched: names of what had to be fetched in this run.
+    """
+
+    fork: Path
+    submodule: Path
+    fetched: tuple[str, ...] = ()
+
+
+def ensure(workspace: Workspace, lock: Lock) -> Source:
+    """Fetch and verify the pinned sources; a good checkout is left as it is.
+
+    Raises:
+        SourceError: a commit, the submodule or a tree id is not what the lock says.
+        KernelsChangedError: the fork's compiled parts differ from those of its base.
+        NetworkError: the git host did not answer.
+    """
+    fork, submodule = workspace.source / "fork", workspace.source / "submodule"
+    fetched: list[str] = []
+    with workspace.exclusive("source"):
+        for name, path, url, commit, tree, gitlinks in (
+            (
+                "fork",
+                fork,
+                lock.fork.url,
+                lock.fork.commit,
+                lock.fork.tree,
+                {lock.submodule.path: lock.submodule.commit},
+            ),
+            (
+                "submodule",
+                submodule,
+                lock.submodule.url,
+                lock.submodule.commit,
+                lock.submodule.tree,
+                {},
+            ),
+        ):
+            reason = _flaw(path, commit, tree, gitlinks)
+            if reason is None:
+                log.info("source: %s %s is verified", name, commit[:7])
+                continue
+            log.info("source: fetching %s %s (%s)", name, commit[:7], reason)
+            _fetch(path, name, url, commit, tree, lock)
+            fetched.append(name)
+        _check_kernels(fork, lock)
+    return Source(fork, submodule, tuple(fetched))
+
+
+def _flaw(path: Path, commit: str, tree: str, gitlinks: dict[str, str]) -> str | None:
+    """Say what is wrong with a checkout; None if nothing is."""
+    if not (path / ".git").exists():
+        return "not there yet"
+    from git import InvalidGitRepositoryError, Repo
+
+    try:
+        with Repo(path) as repo:
+            head = repo.head.commit.hexsha
+    except (InvalidGitRepositoryError, ValueError, OSError) as error:
+        return f"its git directory is damaged: {error}"
+    if head != commit:
+        return f"its HEAD is {head[:7]}"
+    try:
+        found = git_tree_ids(path, gitlinks)[""]
+    except OSError as error:
+        return f"unreadable: {error}"
+    return None if found == tree else "its files differ from the pinned commit"
+
+
+def _fetch(path: Path, name: str, url: str, commit: str, tree: str, lock: Lock) -> None:
+    """Fetch one commit without history beside its goal, verify it, and rename."""
+    from git import GitCommandError, Repo
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{name}.new-*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=path.parent))
+    try:
+        with Repo.init(new) as repo:
+            repo.git.update_environment(
+                GIT_TERMINAL_PROMPT="0", GIT_NO_REPLACE_OBJECTS="1", GIT_LFS_SKIP_SMUDGE="1"
+            )
+            with repo.config_writer() as config:  # files exactly as committed
+                config.set_value("core", "autocrlf", "false")
+                config.set_value("core", "hooksPath", os.devnull)
+                config.set_value("advice", "detachedHead", "false")
+            repo.create_remote("origin", url)
+            try:
+                repo.git.fetch("origin", commit, depth=1, no_tags=True, no_recurse_submodules=True)
+                repo.git.checkout("--detach", commit)
+            except GitCommandError as error:
+                raise _explain(name, url, commit, str(error.stderr or error)) from None
+            if name == "fork":
+                _check_submodule(repo, lock)
+        gitlinks = {lock.submodule.path: lock.submodule.commit} if name == "fork" else {}
+        found = git_tree_ids(new, gitlinks)[""]
+        if found != tree:
+            raise SourceError(
+                f"{url} at {commit} has the tree {found}, versions.lock says {tree}",
+                "if the commit was changed on purpose, correct the tree beside it in "
+                f"versions.lock (git rev-parse {commit[:7]}^{{tree}})",
+            )
+        replace_folder(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_submodule(repo: Repo, lock: Lock) -> None:
+    """The fork must record the submodule that the lock names, at that commit and from that URL."""
+    path = lock.submodule.path
+    entry = repo.git.ls_tree("HEAD", "--", path).split()
+    if len(entry) < 3 or entry[1] != "commit":
+        raise SourceError(
+            f"the fork at {lock.fork.commit[:7]} has no submodule at {path}",
+            "correct submodule.path in versions.lock, or pin a commit of the fork that has it",
+        )
+    if entry[2] != lock.submodule.commit:
+        raise SourceError(
+            f"the fork at {lock.fork.commit[:7]} records {path} at {entry[2]}, "
+            f"versions.lock says {lock.submodule.commit}",
+            "set submodule.commit and submodule.tree in versions.lock to what the fork records",
+        )
+    urls = repo.git.config("--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.url$")
+    recorded = [line.split(maxsplit=1)[1] for line in urls.splitlines()]
+    if lock.submodule.url not in recorded:
+        raise SourceError(
+            f"the fork takes {path} from {', '.join(recorded)}, "
+            f"versions.lock says {lock.submodule.url}",
+            "set submodule.url in versions.lock to what the fork's .gitmodules says",
+        )
+
+
+def _check_kernels(fork: Path, lock: Lock) -> None:
+    """Prove that the fork compiles nothing that the prebuilt wheel does not hold."""
+    ids = git_tree_ids(fork, {lock.submodule.path: lock.submodule.commit})
+    changed = [name for name, tree in lock.vllm.trees.items() if ids.get(name) != tree]
+    if changed:
+        raise KernelsChangedError(
+            f"the fork at {lock.fork.commit[:7]} changes {', '.join(changed)} against "
+            f"{lock.vllm.ref}: the wheel {lock.wheel.filename} does not hold its kernels",
+            "pin a commit of the fork that leaves them alone, or a base whose wheel has them",
+        )
+    log.info("source: no kernel changed against %s (%s)", lock.vllm.ref, ", ".join(lock.vllm.trees))
+
+
+def _explain(
+    name: str, url: str, commit: str, text: str
+) -> SourceError | NetworkError | DiskFullError:
+    text = text.strip()
+    last = next((x for x in reversed(text.splitlines()) if "fatal" in x or "error" in x), text)
+    last = last.strip(" '")
+    lower = text.lower()
+    if "no space left" in lower:
+        return DiskFullError(f"fetching the {name}: {last}", "free disk space, then run again")
+    if (
+        "not our ref" in lower
+        or "unadvertised object" in lower
+        or "couldn't find remote ref" in lower
+    ):
+        return SourceError(
+            f"{url} has no commit {commit} ({last})",
+            "correct the commit in versions.lock; a commit that upstream has removed is lost",
+        )
+    if (
+        "authentication failed" in lower
+        or "terminal prompts disabled" in lower
+        or ("could not read username" in lower)
+    ):
+        return SourceError(
+            f"{url} does not exist, or asks for a login ({last})",
+            "correct the URL in versions.lock",
+        )
+    if "does not exist" in lower or "not found" in lower or "not appear to be a git" in lower:
+        return SourceError(
+            f"{url} is no git repository ({last})", "correct the URL in versions.lock"
+        )
+    return NetworkError(
+        f"fetching the {name} from {url} failed: {last}",
+        "check the network (invoke doctor) and run again; a mirror can be set with "
+        "git config --global url.MIRROR.insteadOf PREFIX",
+    )

@@ -1,0 +1,15 @@
+"""The command line: Invoke tasks that parse flags, call one function of higgs_image, and print.
+
+Heavy modules are imported inside the tasks, so that `invoke --list` answers at once.
+"""
+
+from invoke.collection import Collection
+
+from higgs_image.tasks import image, lock, machine
+
+namespace = Collection()
+for module in (image, lock, machine):
+    for task in Collection.from_module(module).tasks.values():
+        namespace.add_task(task)
+
+__all__ = ["namespace"]

@@ -1,0 +1,118 @@
+"""From the pinned source to the pushed image: source, render, build."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+
+_OVERRIDES = {
+    "base_image": "build on this image instead of the locked one (the result is marked -dev)",
+    "extra_ca": "PEM file with CA certificates that the build must trust, such as a proxy's "
+    "(the result is marked -dev)",
+}
+
+
+@task(help={"json": JSON_HELP})
+def source(_: Context, json: bool = False) -> None:
+    """Clone the pinned fork and its submodule, and prove that they are what the lock says."""
+    from higgs_image import lock as locks
+    from higgs_image import source as sources
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        workspace = Workspace.default()
+        checkout = sources.ensure(workspace, locks.load(workspace.lock_file))
+        out.result(checkout, f"{checkout.fork}\n{checkout.submodule}")
+
+
+@task(
+    help={
+        "check": "fail if build/context differs from what the lock and templates give",
+        "diff": "show that difference, write nothing",
+        "json": JSON_HELP,
+    }
+    | _OVERRIDES
+)
+def render(
+    c: Context,
+    check: bool = False,
+    diff: bool = False,
+    base_image: str | None = None,
+    extra_ca: str | None = None,
+    json: bool = False,
+) -> None:
+    """Render the Dockerfile and a minimal build context into build/context."""
+    from higgs_image import lock as locks
+    from higgs_image import render as renders
+    from higgs_image import source as sources
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        workspace = Workspace.default()
+        loaded = locks.load(workspace.lock_file)
+        overrides = renders.Overrides(
+            setting(c, "base_image", base_image) or None,
+            existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+        )
+        wanted = renders.compute(workspace, loaded, sources.ensure(workspace, loaded), overrides)
+        if diff:
+            found = renders.read(workspace.context)
+            out.result({"files": renders.drift(wanted, found)}, renders.diff(wanted, found))
+        if check:
+            renders.require_current(workspace, wanted)
+        if not diff and not check:
+            context = renders.write(workspace, loaded, wanted)
+            out.result(context, str(context.path))
+        elif check and not diff:
+            out.result({"files": []}, f"{workspace.context} is current")
+
+
+@task(help={
+    "push": "send the image to the registry under its immutable tag and read it back",
+    "registry": "registry and path to push to (default: REGISTRY, then invoke.yaml)",
+    "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
+    "compression": "gzip, or zstd: smaller and faster, needs Docker 23 or later to pull",
+    "load": "make the image runnable in the engine (default: yes)",
+    "no_cache": "build every step anew",
+    "dry_run": "say what would be done, and do nothing",
+    "json": JSON_HELP,
+} | _OVERRIDES)  # fmt: skip
+def build(
+    c: Context,
+    push: bool = False,
+    registry: str | None = None,
+    name: str | None = None,
+    compression: str | None = None,
+    base_image: str | None = None,
+    extra_ca: str | None = None,
+    load: bool = True,
+    no_cache: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build the image as an OCI layout, load it into the engine, and push it with --push."""
+    from higgs_image import pipeline
+    from higgs_image.render import Overrides
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        request = pipeline.Request(
+            workspace=Workspace.default(),
+            name=setting(c, "image_name", name),
+            registry=setting(c, "registry", registry) if push else None,
+            compression=setting(c, "compression", compression),
+            overrides=Overrides(
+                setting(c, "base_image", base_image) or None,
+                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+            ),
+            load=load,
+            no_cache=no_cache,
+        )
+        if dry_run:
+            plan = pipeline.plan(request)
+            out.result(plan, plan.text())
+        else:
+            report = pipeline.run(request)
+            out.result(report, report.text())

@@ -1,0 +1,3 @@
+"""The machine itself: doctor, engine, demo."""
+
+from __future__ import annotations

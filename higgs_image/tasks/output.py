@@ -1,0 +1,109 @@
+"""What every task shares: settings, progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from higgs_image.errors import INTERRUPTED, HiggsError, UsageError
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+JSON_HELP = "print the result as JSON, and nothing else, on standard output"
+
+
+def setting(context: Context, name: str, flag: str | None = None) -> str:
+    """Return a setting: flag, then NAME in the environment, then Invoke's own order.
+
+    That order is INVOKE_NAME, then invoke.yaml.
+    """
+    value = flag or os.environ.get(name.upper()) or context.get(name)
+    return str(value or "")
+
+
+class Output:
+    """Where a task puts its result."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def result(self, value: Any, text: str) -> None:
+        """Print a result: `text` for a person, `value` as JSON for a program."""
+        if self.as_json:
+            print(json.dumps({"ok": True} | plain(value), indent=2))
+        elif text:
+            print(text)
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, structs and paths into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "__struct_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def output(json: bool = False) -> Iterator[Output]:
+    """Run a task's body: progress goes to standard error, errors become exit codes.
+
+    An error is printed with its way out, or as JSON with `ok: false`.
+    """
+    logger = logging.getLogger("higgs_image")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if os.environ.get("HIGGS_DEBUG") else logging.INFO)
+    try:
+        yield Output(as_json=json)
+    except HiggsError as error:
+        fail(error, as_json=json)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept, run again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            from higgs_image.errors import DiskFullError
+
+            fail(DiskFullError(str(error), "free disk space, then run again"), as_json=json)
+        raise
+
+
+def fail(error: HiggsError, *, as_json: bool) -> None:
+    """Print an error and end with its exit code."""
+    if as_json:
+        body = {"type": type(error).__name__, "message": error.message, "hint": error.hint,
+                "exit_code": error.exit_code, "transient": error.transient}  # fmt: skip
+        print(json.dumps({"ok": False, "error": body}, indent=2))
+    else:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  way out: {error.hint}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def existing_file(path: str | None, flag: str) -> Path | None:
+    """Return the absolute path of a file that a flag names.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if not path:
+        return None
+    found = Path(path).expanduser().resolve()
+    if not found.is_file():
+        raise UsageError(f"{flag} {path}: no such file", "name an existing file")
+    return found

@@ -1,0 +1,140 @@
+"""Where things lie. Every stage reads the project's folder and writes below `build/` only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from higgs_image.errors import BusyError, DiskFullError
+
+log = logging.getLogger(__name__)
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one product: the real image, or the demonstration's.
+
+    Attributes:
+        build: everything that is written lies below it.
+        lock_file: the versions.lock in force.
+        layers_file: how the Python packages are spread over layers, and the size budgets.
+        wheels: local wheels that are preferred to the package index (their hashes must match).
+        root: the project's folder: templates and recipe.
+    """
+
+    build: Path
+    lock_file: Path
+    layers_file: Path
+    wheels: Path | None = None
+    root: Path = PROJECT
+
+    @classmethod
+    def default(cls) -> Workspace:
+        """Return the workspace of the real image."""
+        return cls(PROJECT / "build", PROJECT / "versions.lock", PROJECT / "docker" / "layers.toml")
+
+    @property
+    def source(self) -> Path:
+        """Checkouts of the pinned fork and its submodule."""
+        return self.build / "source"
+
+    @property
+    def context(self) -> Path:
+        """The rendered build context with the Dockerfile."""
+        return self.build / "context"
+
+    def layout(self, compression: str) -> Path:
+        """The OCI layout that a build leaves behind, one per compression."""
+        return self.build / f"oci-{compression}"
+
+    @contextmanager
+    def exclusive(self, name: str, patience: float = 900) -> Iterator[None]:
+        """Hold a part of the workspace; a second run waits for the first.
+
+        The lock ends with the process, also with kill -9.
+
+        Args:
+            name: which part.
+            patience: seconds to wait.
+
+        Raises:
+            BusyError: another run still holds it after that time.
+        """
+        self.build.mkdir(parents=True, exist_ok=True)
+        path = self.build / f".{name}.lock"
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.info("waiting: another run is busy with %s", name)
+            try:
+                lock.acquire(timeout=patience)
+            except filelock.Timeout:
+                raise BusyError(
+                    f"another run has been busy with {name} for {patience:.0f} s ({path})",
+                    "wait for it to end, or end it, then run again",
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read_state(self, stage: str) -> dict[str, Any]:
+        """Return what a stage wrote down when it last finished; empty if it never did."""
+        try:
+            state = json.loads((self.build / "state" / f"{stage}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def write_state(self, stage: str, state: dict[str, Any]) -> None:
+        """Write down that a stage finished, and with what: whole or not at all."""
+        path = self.build / "state" / f"{stage}.json"
+        write_atomically(path, json.dumps(state, indent=2).encode() + b"\n")
+
+    def require_disk(self, path: Path, gigabytes: float, what: str) -> None:
+        """Refuse to begin what cannot end.
+
+        Raises:
+            DiskFullError: less than this many GB (10^9 bytes) are free at `path`.
+        """
+        while not path.exists():
+            path = path.parent
+        free = shutil.disk_usage(path).free / 1e9
+        if free < gigabytes:
+            raise DiskFullError(
+                f"{what} needs {gigabytes:.1f} GB free at {path}, {free:.1f} GB are",
+                "free space there (docker builder prune; docker image prune), then run again",
+            )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside its goal and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+def replace_folder(new: Path, goal: Path) -> None:
+    """Put a finished folder in the place of another.
+
+    A crash between the two renames leaves no folder at `goal`, never half of one.
+    """
+    old = goal.with_name(f".{goal.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if goal.exists() or goal.is_symlink():
+        goal.rename(old)
+    new.rename(goal)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,5 @@
+"""Entry point of Invoke: everything lives in higgs_image.tasks."""
+
+from higgs_image.tasks import namespace
+
+__all__ = ["namespace"]
