@@ -129,6 +129,12 @@ class RegistryError(HiggsError):
     exit_code = 33
 
 
+class ChecksFailedError(HiggsError):
+    """Lint, types or tests failed."""
+
+    exit_code = 3
+
+
 class DemoError(HiggsError):
     """The demonstration's container did not do what it should."""
 

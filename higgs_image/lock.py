@@ -20,22 +20,42 @@ from higgs_image.hashing import sha256_bytes, sha256_file, tree_sha256
 
 SCHEMA = 1
 
-Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
-GitUrl = Annotated[str, msgspec.Meta(pattern=r"^(https|file)://[^\s@]+$")]
-Text = Annotated[str, msgspec.Meta(min_length=1)]
-RelativePath = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*\.\.)[^\s]+$")]
-PyVersion = Annotated[str, msgspec.Meta(pattern=r"^3\.\d+$")]
 
-_REMEDY = {
-    Commit.__metadata__[0].pattern: "write the full 40 hexadecimal digits of the git object id",  # type: ignore[attr-defined]
-    Sha256.__metadata__[0].pattern: "write the full 64 hexadecimal digits of the SHA-256",  # type: ignore[attr-defined]
-    Digest.__metadata__[0].pattern: "write the digest as sha256: and 64 hexadecimal digits",  # type: ignore[attr-defined]
-    GitUrl.__metadata__[0].pattern: "write an https:// (or file://) URL without credentials",  # type: ignore[attr-defined]
-    RelativePath.__metadata__[0].pattern: "write a path below the folder of versions.lock",  # type: ignore[attr-defined]
-    PyVersion.__metadata__[0].pattern: "write major and minor version, such as 3.11",  # type: ignore[attr-defined]
-}
+def _matching(pattern: str, remedy: str) -> msgspec.Meta:
+    """Return a rule for a string. Values reach files and commands: none holds a line break."""
+    _REMEDY[pattern] = remedy
+    return msgspec.Meta(pattern=pattern)
+
+
+_REMEDY: dict[str, str] = {}
+
+Commit = Annotated[
+    str, _matching(r"^[0-9a-f]{40}\Z", "write the full 40 hexadecimal digits of the git object id")
+]
+Sha256 = Annotated[
+    str, _matching(r"^[0-9a-f]{64}\Z", "write the full 64 hexadecimal digits of the SHA-256")
+]
+Digest = Annotated[
+    str,
+    _matching(r"^sha256:[0-9a-f]{64}\Z", "write the digest as sha256: and 64 hexadecimal digits"),
+]
+GitUrl = Annotated[
+    str,
+    _matching(
+        r"^(https|file)://[^\s@]+\Z", "write an https:// (or file://) URL without credentials"
+    ),
+]
+RelativePath = Annotated[
+    str,
+    _matching(r"^(?!/)(?!.*\.\.)[^\s]+\Z", "write a path below the folder of versions.lock"),
+]
+PyVersion = Annotated[str, _matching(r"^3\.\d+\Z", "write major and minor version, such as 3.11")]
+ImageName = Annotated[
+    str, _matching(r"^\w[\w.:/-]*\Z", "write name and tag, such as debian:bookworm-slim")
+]
+Word = Annotated[str, _matching(r"^\w[\w.+!-]*\Z", "use letters, digits and any of . _ + ! - only")]
+HubName = Annotated[str, _matching(r"^[\w.-]+/[\w.-]+\Z", "write owner/name")]
+Text = Annotated[str, _matching(r"^[^\x00-\x1f\x7f]+\Z", "write one line that is not empty")]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,16 +113,16 @@ class Wheel(_Table, frozen=True):
     """The prebuilt wheel that the fork's Python is laid over."""
 
     requirement: Text
-    name: Text
-    version: Text
-    filename: Text
+    name: Word
+    version: Word
+    filename: Word
     sha256: Sha256
 
 
 class BaseImage(_Table, frozen=True):
     """The image that the build starts from."""
 
-    image: Text
+    image: ImageName
     digest: Digest
 
     @property
@@ -112,13 +132,23 @@ class BaseImage(_Table, frozen=True):
 
 
 class Python(_Table, frozen=True):
-    """The interpreter's version, and the locked set of packages."""
+    """The interpreter's version, and the locked sets of packages.
+
+    Attributes:
+        version: major and minor version of the image's Python.
+        input: what was asked for, by hand, each line with its reason.
+        requirements: what that was resolved to, with hashes: all that is in the image.
+        build: what builds the packages that are published as source only.
+        installer: what installs them all; never in the image.
+    """
 
     version: PyVersion
     input: RelativePath
     input_sha256: Sha256
     requirements: RelativePath
     requirements_sha256: Sha256
+    build: RelativePath
+    build_sha256: Sha256
     installer: RelativePath
     installer_sha256: Sha256
 
@@ -133,7 +163,7 @@ class Weights(_Table, frozen=True):
         unpinned: why there is no revision yet.
     """
 
-    repo: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
+    repo: HubName
     role: Text
     revision: Commit | None = None
     unpinned: Text | None = None
@@ -181,7 +211,12 @@ class Lock(_File, frozen=True):
 
     def weights_for(self, role: str) -> Weights:
         """Return the weights repository with this role."""
-        return next(entry for entry in self.weights if entry.role == role)
+        for entry in self.weights:
+            if entry.role == role:
+                return entry
+        raise LockError(
+            f"{self.path}: no weights have the role {role!r}", "add them in a [[weights]] table"
+        )
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -205,15 +240,26 @@ def load(path: Path) -> Lock:
         raise LockError(
             f"{path} does not exist", "restore it from git: every stage starts from it"
         ) from None
+    except OSError as error:
+        raise LockError(f"{path} cannot be read: {error}", "restore it from git") from None
     try:
         text = data.decode()
         raw = tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise LockError(f"{path} is not UTF-8: {error}", "restore it from git") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LockError(f"{path}:{line}: this is not UTF-8", "restore it from git") from None
     except tomllib.TOMLDecodeError as error:
+        what, _, where = str(error).partition(" (at ")
+        found = re.match(r"line (\d+)", where)
+        line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
         raise LockError(
-            f"{path}: {error}", "correct that line, or restore the file from git"
+            f"{path}:{line}: {what}", "correct that line, or restore the file from git"
         ) from None
+    if isinstance(raw.get("schema"), int) and raw["schema"] != SCHEMA:
+        raise LockError(
+            f"{path}:{_line_of(text, 'schema')}: schema {raw['schema']} is not {SCHEMA}",
+            "use the pipeline's version that wrote this file",
+        )
     try:
         file = msgspec.convert(raw, _File)
     except msgspec.ValidationError as error:
@@ -233,12 +279,6 @@ def _check_rules(lock: Lock, text: str) -> None:
     def refuse(key: str, message: str, hint: str) -> LockError:
         return LockError(f"{lock.path}:{_line_of(text, key)}: {message}", hint)
 
-    if lock.schema != SCHEMA:
-        raise refuse(
-            "schema",
-            f"schema {lock.schema} is not {SCHEMA}",
-            "use the pipeline's version that wrote this file",
-        )
     if lock.fork.date.tzinfo is None:
         raise refuse("fork.date", f"{lock.fork.date} has no time zone", "append Z or an offset")
     if not lock.vllm.trees:
@@ -247,19 +287,31 @@ def _check_rules(lock: Lock, text: str) -> None:
             "no compiled part is named",
             "name at least csrc, cmake and CMakeLists.txt with their git ids",
         )
-    if not lock.wheel.filename.startswith(f"{lock.wheel.name}-{lock.wheel.version}-"):
+    name, *rest = lock.wheel.filename.split("-")
+    if _normal(name) != _normal(lock.wheel.name) or rest[:1] != [lock.wheel.version]:
         raise refuse(
             "wheel.filename",
             f"{lock.wheel.filename} is not a wheel of {lock.wheel.name} {lock.wheel.version}",
             "name, version and file name must agree",
         )
+    roles = [entry.role for entry in lock.weights]
     for index, entry in enumerate(lock.weights):
+        if entry.role in roles[:index]:
+            raise refuse(
+                f"weights[{index}].role",
+                f"the role {entry.role} is there already",
+                "name each role once",
+            )
         if (entry.revision is None) == (entry.unpinned is None):
             raise refuse(
                 f"weights[{index}].repo",
                 f"{entry.repo} needs exactly one of revision and unpinned",
                 "pin it with revision, or say in unpinned why that is not possible yet",
             )
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def differences(lock: Lock, root: Path) -> list[Difference]:
@@ -273,6 +325,7 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
     locked = {
         "python.input_sha256": lock.python.input_sha256,
         "python.requirements_sha256": lock.python.requirements_sha256,
+        "python.build_sha256": lock.python.build_sha256,
         "python.installer_sha256": lock.python.installer_sha256,
         "recipe.sha256": lock.recipe.sha256,
     }
@@ -286,6 +339,7 @@ def _covered(lock: Lock, root: Path) -> dict[str, str]:
     files = {
         "python.input": lock.python.input,
         "python.requirements": lock.python.requirements,
+        "python.build": lock.python.build,
         "python.installer": lock.python.installer,
     }
     for key, path in [
@@ -327,13 +381,13 @@ def refresh(lock: Lock, root: Path) -> list[Difference]:
     """
     found = differences(lock, root)
     if found:
-        text = lock.path.read_text()
+        text = lock.path.read_bytes().decode()
         for difference in found:
-            text = _replace(text, difference.key, f'"{difference.actual}"')
+            text = _replace(lock.path, text, difference.key, f'"{difference.actual}"')
         today = datetime.datetime.now(datetime.UTC).date()
-        text = _replace(text, "date", today.isoformat())
+        text = _replace(lock.path, text, "date", today.isoformat())
         beside = lock.path.with_name(lock.path.name + ".new")
-        beside.write_text(text)
+        beside.write_bytes(text.encode())
         load(beside)
         beside.replace(lock.path)
     return found
@@ -341,13 +395,14 @@ def refresh(lock: Lock, root: Path) -> list[Difference]:
 
 # Where a key stands. tomllib tells no lines, and the file is ours: tables, keys, single lines.
 _TABLE = re.compile(r"^\s*\[(\[?)\s*([\w.\"-]+)\s*\]")
-_KEY = re.compile(r"^\s*\"?([\w.-]+)\"?\s*=")
+_KEY = re.compile(r"^\s*(?:\"([^\"]+)\"|([\w.-]+))\s*=")
+_VALUE = re.compile(r"(=\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)")
 
 
 def _lines(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     prefix, counts = "", dict[str, int]()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if table := _TABLE.match(line):
             prefix = table[2]
             if table[1]:
@@ -356,21 +411,28 @@ def _lines(text: str) -> dict[str, int]:
             found.setdefault(prefix, number)
             prefix += "."
         elif key := _KEY.match(line):
-            found.setdefault(prefix + key[1], number)
+            found.setdefault(prefix + (key[1] or key[2]), number)
     return found
 
 
 def _line_of(text: str, key: str) -> int:
-    return _lines(text).get(key, 1)
+    """Return the line of a key, or else of what it is in (a list, a table, the file)."""
+    lines = _lines(text)
+    while key and key not in lines:
+        key = re.sub(r"(^|\.|\[)[^.\[]*$", "", key)
+    return lines.get(key, 1)
 
 
-def _replace(text: str, key: str, value: str) -> str:
-    lines = text.splitlines(keepends=True)
-    index = _lines(text)[key] - 1
-    lines[index] = re.sub(
-        r"=\s*(\"[^\"]*\"|[^\s#]+)", lambda _: f"= {value}", lines[index], count=1
-    )
-    return "".join(lines)
+def _replace(path: Path, text: str, key: str, value: str) -> str:
+    lines = text.split("\n")
+    number = _lines(text).get(key)
+    if number is None:
+        raise LockError(
+            f"{path}:{_line_of(text, key)}: {key} is not on a line of its own",
+            "write tables as [table] and each key on its own line",
+        )
+    lines[number - 1] = _VALUE.sub(lambda old: old[1] + value, lines[number - 1], count=1)
+    return "\n".join(lines)
 
 
 def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockError:
@@ -390,21 +452,17 @@ def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockErr
         return LockError(
             f"{path}:{_line_of(text, where)}: {name} is missing", f"add {missing[1]} = ..."
         )
-    remedy = next((text_ for pattern, text_ in _REMEDY.items() if f"'{pattern}'" in message), "")
+    pattern = next((x for x in _REMEDY if f"matching regex {x!r}" in message), "")
     value: Any = raw
-    pattern_of = re.search(r"matching regex '(.*)'", message)
     for step in re.findall(r"[^.\[\]]+", key):
-        try:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        except (KeyError, IndexError, ValueError, TypeError):
-            value = None
-            break
-    if isinstance(value, dict) and pattern_of:  # one of its values: msgspec does not say which
-        bad = [k for k, v in value.items() if not re.search(pattern_of[1], str(v))]
-        if bad:
-            key, where, value = f"{key}.{bad[0]}", f"{key}.{bad[0]}", value[bad[0]]
+        value = value[int(step)] if isinstance(value, list) else value[step]
+    if isinstance(value, dict) and where.endswith("[...]"):  # msgspec does not say which of them
+        bad = [k for k, v in value.items() if not isinstance(v, str) or not re.match(pattern, v)]
+        key = where = f"{key}.{bad[0]}"
+        value = value[bad[0]]
     shown = f" is {value!r}" if isinstance(value, str | int | float) else ""
+    shown = re.sub(r"//[^/\s]*@", "//***@", shown)  # a password may stand there
     return LockError(
         f"{path}:{_line_of(text, key)}: {where}{shown}",
-        remedy or f"correct it: {message[0].lower()}{message[1:]}",
+        _REMEDY.get(pattern) or f"correct it: {message[0].lower()}{message[1:]}",
     )

@@ -104,15 +104,19 @@ def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrid
     if workspace.wheels and (workspace.wheels / wheel.filename).exists():
         data = (workspace.wheels / wheel.filename).read_bytes()
         files[f"layers/vllm/wheels/{wheel.filename}"] = (data, 0o644)
+    site = f"opt/venv/lib/python{lock.python.version}/site-packages"
     for package, folder in (("vllm", source.fork), ("boson_multimodal", source.submodule)):
         for path in files_below(folder / package):
             kind = "code" if path.suffix == ".py" else "assets"
             mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
             name = path.relative_to(folder).as_posix()
-            files[f"layers/{kind}/{name}"] = (path.read_bytes(), mode)
+            files[f"layers/{kind}/{site}/{name}"] = (path.read_bytes(), mode)
+    for name in ("LICENSE", "NOTICE"):
+        text(f"layers/code/usr/share/doc/higgs-image/{name}", (workspace.root / name).read_text())
     build_steps = workspace.root / "docker" / "build"
     for path in files_below(build_steps):
         files[f"build/{path.relative_to(build_steps).as_posix()}"] = (path.read_bytes(), 0o644)
+    text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     text("Dockerfile", _dockerfile(workspace, lock, used, overrides))
     return dict(sorted(files.items()))

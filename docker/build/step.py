@@ -92,6 +92,7 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
     command = [
         uv, "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes",
         "--no-cache", "--link-mode", "hardlink", "--requirement", layer / "requirements.txt",
+        "--build-constraints", Path(__file__).with_name("constraints.txt"),
     ]  # fmt: skip
     if (layer / "wheels").is_dir():
         command += ["--find-links", layer / "wheels"]
@@ -149,7 +150,7 @@ def main(arguments: list[str]) -> None:
     if options.step == "packages":
         packages(Path("/layer"), site, Path("/tools/bin/uv"))
     elif options.step == "overlay":
-        overlay(Path("/layer"), site)
+        overlay(Path("/layer"), Path("/"))
     finish(Path("/"), options.since)
 
 
