@@ -33,6 +33,9 @@ from higgs_image.hashing import sha256_bytes
 
 log = logging.getLogger(__name__)
 
+WAIT = 1.0
+"""Seconds before the second attempt; doubled before each further one."""
+
 ATTEMPTS = 4
 """How often a transient failure is tried; what has arrived by then is not sent again."""
 
@@ -126,23 +129,14 @@ def push(built: Built, target: str) -> Pushed:
                 "an immutable tag is never overwritten: change what differs and run invoke lock, "
                 "which gives a new tag, or build again what the lock says",
             )
-        sizes = {layer.digest: layer.size for layer in built.image.layers}
-        uploaded = 0
-
-        def on_line(line: str) -> None:
-            nonlocal uploaded
-            blob = re.match(r"Copying blob (sha256:[0-9a-f]{64})", line)
-            if blob and "skipped" not in line and blob[1] in sizes:
-                uploaded += sizes.pop(blob[1])
-                log.info("push: %s", line)
-
+        transfer = _Transfer(built)
         log.info("push: %s", reference)
         for attempt in _attempts("push"):
             with attempt:
                 done = process.run(
-                    ["skopeo", "copy", "--preserve-digests", *auth.flags("dest"),
+                    ["skopeo", "--debug", "copy", "--preserve-digests", *auth.flags("dest"),
                      f"oci:{built.layout}:{built.tag}", f"docker://{reference}"],
-                    on_line=on_line, env=auth.env, pass_fds=auth.fds,
+                    on_line=transfer.feed, env=auth.env, pass_fds=auth.fds,
                 )  # fmt: skip
                 if done.code != 0:
                     raise explain(done.err, reference)
@@ -153,8 +147,36 @@ def push(built: Built, target: str) -> Pushed:
                         "another run pushed the same tag at the same time: build and push again",
                     )
     seconds = time.monotonic() - started
+    uploaded = transfer.uploaded_bytes
     log.info("push: %s in %.1f s, %.1f MB uploaded", by_digest, seconds, uploaded / 1e6)
     return Pushed(reference, by_digest, digest, uploaded, False, seconds)
+
+
+class _Transfer:
+    """Follows skopeo's debug output: which layers are sent, and which the registry has already."""
+
+    _LINE = re.compile(r"(Checking if we can reuse|Skipping) blob (sha256:[0-9a-f]{64})")
+
+    def __init__(self, built: Built) -> None:
+        self._layers = {layer.digest: layer for layer in built.image.layers}
+        self._sent: set[str] = set()
+        self._repeated: set[str] = set()
+
+    @property
+    def uploaded_bytes(self) -> int:
+        return sum(self._layers[digest].size for digest in self._sent)
+
+    def feed(self, line: str) -> None:
+        match = self._LINE.search(line)
+        layer = self._layers.get(match[2]) if match else None
+        if not match or not layer:
+            return
+        if match[1] != "Skipping":
+            (self._repeated if layer.digest in self._sent else self._sent).add(layer.digest)
+            log.info("push: layer %s, %.1f MB", layer.name, layer.size / 1e6)
+        elif layer.digest not in self._repeated:  # else it was sent by an earlier attempt
+            self._sent.discard(layer.digest)
+            log.info("push: the registry has layer %s", layer.name)
 
 
 def digest_of(reference: str, auth: Credentials) -> str | None:
@@ -222,9 +244,9 @@ def credentials(target: str) -> Iterator[Credentials]:
 
 
 def _attempts(what: str) -> Iterator[_Attempt]:
-    """Yield attempts until one succeeds; waits 1, 2, 4 s between transient failures."""
+    """Yield attempts until one succeeds; waits longer each time between transient failures."""
     for number in range(1, ATTEMPTS + 1):
-        attempt = _Attempt(what, last=number == ATTEMPTS, wait=2.0 ** (number - 1))
+        attempt = _Attempt(what, last=number == ATTEMPTS, wait=WAIT * 2 ** (number - 1))
         yield attempt
         if attempt.done:
             return
@@ -244,7 +266,7 @@ class _Attempt:
             return False
         if self._last or not isinstance(error, HiggsError) or not error.transient:
             return False
-        log.info("%s: %s; trying again in %.0f s", self._what, error.message, self._wait)
+        log.info("%s: %s; trying again in %.1f s", self._what, error.message, self._wait)
         time.sleep(self._wait)
         return True
 

@@ -99,7 +99,10 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
     subprocess.run(command, check=True)
     for pattern in lines(layer / "remove.txt"):
         for path in matching(site, pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
     for pattern in lines(layer / "strip.txt"):
         for path in matching(site, pattern):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)
