@@ -1,7 +1,6 @@
 """Measures the product against the plain prototype, side by side in one run.
 
-    ./inv bench --base-image ... [--extra-ca FILE] [--compression zstd] [--json]
-    (or: .venv/bin/python -m benchmarks.build ...)
+    .venv/bin/python -m benchmarks.build [--compression zstd] [--base-image ...] [--extra-ca FILE]
 
 Both are built cold (no build cache), to an image pushed to one local registry, in the same
 compression; then the product's warm figures. Needs the real fork's source, a Docker engine with
@@ -92,17 +91,22 @@ def prototype(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         template.render(base=arguments.base_image or locked.base.reference, uv=uv) + "\n"
     )
     layout = folder / "prototype-oci"
+    secret = ["--secret", f"id=ca-certificates,src={arguments.extra_ca}"]
+    output = (
+        f"type=oci,dest={layout},tar=false,name=prototype:bench,rewrite-timestamp=true,"
+        f"compression={arguments.compression},force-compression=true,oci-mediatypes=true"
+    )
     with DiskPeak(folder) as disk:
         built = run(
             "docker", "buildx", "build", "--no-cache", "--provenance=false",
-            *(["--secret", f"id=ca-certificates,src={arguments.extra_ca}"] if arguments.extra_ca else []),
+            *(secret if arguments.extra_ca else []),
             "--build-arg", f"SOURCE_DATE_EPOCH={locked.fork.epoch}",
-            "--output", f"type=oci,dest={layout},tar=false,name=prototype:bench,rewrite-timestamp=true,"
-            f"compression={arguments.compression},force-compression=true,oci-mediatypes=true",
+            "--output", output,
             context, quiet=True,
         )  # fmt: skip
         pushed = run(
-            "skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{layout}:docker.io/library/prototype:bench",
+            "skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false",
+            f"oci:{layout}:docker.io/library/prototype:bench",
             f"docker://{arguments.registry}/bench-prototype:{int(time.time())}", quiet=True,
         )  # fmt: skip
     size = sum(x.stat().st_size for x in (layout / "blobs" / "sha256").iterdir())
@@ -116,8 +120,8 @@ def product(
 ) -> dict[str, Any]:
     """Run `invoke build --push` and return its report, its own time and memory."""
     command = [
-        sys.executable, "-m", "invoke", "build", "--push", "--json", "--registry", arguments.registry,
-        "--name", name, "--compression", arguments.compression,
+        sys.executable, "-m", "invoke", "build", "--push", "--json",
+        "--registry", arguments.registry, "--name", name, "--compression", arguments.compression,
         *(["--base-image", arguments.base_image] if arguments.base_image else []),
         *(["--extra-ca", arguments.extra_ca] if arguments.extra_ca else []), *flags,
     ]  # fmt: skip
@@ -161,7 +165,6 @@ def main() -> None:
     parser.add_argument("--extra-ca", help="as in invoke build")
     parser.add_argument("--compression", choices=["gzip", "zstd"], default="zstd")
     parser.add_argument("--skip-prototype", action="store_true")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"compression": arguments.compression}
     with tempfile.TemporaryDirectory(dir=PROJECT / "build", prefix="bench-") as name:
@@ -180,8 +183,9 @@ def main() -> None:
     cold_s = cold["wall_s"]
     result["product"] = {
         "pushed_s": cold_s, "stages": cold["seconds"], "compressed_mb": cold["compressed_mb"],
-        "layers": cold["layers"], "unpacked_mb": loaded["unpacked_mb"], "load_s": loaded["seconds"]["load"],
-        "peak_disk_gb_pushed": peak_pushed, "peak_disk_gb_loaded": round(peak_pushed + disk.gigabytes, 1),
+        "layers": cold["layers"], "unpacked_mb": loaded["unpacked_mb"],
+        "load_s": loaded["seconds"]["load"], "peak_disk_gb_pushed": peak_pushed,
+        "peak_disk_gb_loaded": round(peak_pushed + disk.gigabytes, 1),
         "warm_s": warm["wall_s"], "one_file_s": changed["wall_s"],
         "one_file_uploaded_mb": round(changed["pushed"]["uploaded_bytes"] / 1e6, 2),
         "pipeline_peak_mb": max(x["pipeline_peak_mb"] for x in (cold, loaded, warm, changed)),

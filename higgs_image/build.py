@@ -53,12 +53,12 @@ class Built:
 
 
 def tag_of(locked: Lock, compression: str, overrides: Overrides) -> str:
-    """Return the immutable tag: date, fork, lock; then the variant; `-dev` when overridden."""
+    """Return the immutable tag: date, fork, lock; then the variant and what was overridden."""
     if compression not in COMPRESSIONS:
         raise UsageError(
             f"compression {compression!r} is unknown", f"use one of: {', '.join(COMPRESSIONS)}"
         )
-    return locked.tag + COMPRESSIONS[compression] + ("-dev" if overrides.labels() else "")
+    return locked.tag + COMPRESSIONS[compression] + overrides.mark
 
 
 def build(
@@ -99,8 +99,9 @@ def build(
         image = None if no_cache else current(workspace, compression, key)
         skipped = image is not None
         if image is None:
+            needed = workspace.disk_gb or DISK_GB
             workspace.require_disk(
-                workspace.build, DISK_GB if not target.exists() else 5.0, "a build"
+                workspace.build, needed if not target.exists() else needed / 4, "a build"
             )
             image = _buildx(workspace, locked, compression, overrides, tag, no_cache=no_cache)
             layout.keep_only(target, image, tag)
@@ -116,10 +117,10 @@ def build(
 def current(workspace: Workspace, compression: str, key: str | None = None) -> Image | None:
     """Return the image of the last finished build if it is whole, and made from `key` if given."""
     state = workspace.read_state(f"build-{compression}")
-    if not state or (key is not None and state.get("key") != key):
+    if "digest" not in state or (key is not None and state.get("key") != key):
         return None
     try:
-        return layout.read(workspace.layout(compression), state["digest"])
+        return layout.read(workspace.layout(compression), str(state["digest"]))
     except BuildError:
         return None
 
@@ -187,6 +188,7 @@ def load(workspace: Workspace, built: Built, overrides: Overrides, name: str) ->
             workspace.context,
             workspace.build / "logs" / "load.log",
             workspace.build / "state" / "buildx-load.json",
+            show_steps=False,
         )  # fmt: skip
         if digest != built.image.digest:
             raise EngineError(

@@ -17,7 +17,7 @@ from higgs_image.errors import (
     HiggsError,
     NetworkError,
     RegistryAuthError,
-    RegistryError,
+    RegistryNotFoundError,
     RegistryUnavailableError,
 )
 
@@ -70,7 +70,14 @@ def builder() -> str | None:
     return BUILDER
 
 
-def build(arguments: Sequence[str], context: Path, log_file: Path, metadata: Path) -> str:
+def build(
+    arguments: Sequence[str],
+    context: Path,
+    log_file: Path,
+    metadata: Path,
+    *,
+    show_steps: bool = True,
+) -> str:
     """Run `docker buildx build` with progress that a person can follow.
 
     Args:
@@ -78,6 +85,7 @@ def build(arguments: Sequence[str], context: Path, log_file: Path, metadata: Pat
         context: the build context.
         log_file: receives the whole output.
         metadata: receives what BuildKit says of the result.
+        show_steps: False: only the export is shown, for a build whose steps are all cached.
 
     Returns:
         The digest of the image manifest.
@@ -93,7 +101,7 @@ def build(arguments: Sequence[str], context: Path, log_file: Path, metadata: Pat
     metadata.unlink(missing_ok=True)
     metadata.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("w") as file:
-        progress = Progress()
+        progress = Progress(show_steps=show_steps)
 
         def on_line(line: str) -> None:
             file.write(line + "\n")
@@ -114,8 +122,9 @@ class Progress:
     _DONE = re.compile(r"^#(\d+) (DONE|CACHED)(?: ([\d.]+)s)?")
     _EXPORT = re.compile(r"^#(\d+) (exporting (?:layers|to .+?))(?: ([\d.]+)s done)?$")
 
-    def __init__(self) -> None:
+    def __init__(self, *, show_steps: bool = True) -> None:
         self._steps: dict[str, str] = {}
+        self._show_steps = show_steps
 
     def feed(self, line: str) -> str | None:
         """Return what to show for this line of output, if anything."""
@@ -124,14 +133,15 @@ class Progress:
             what = named[1] if named else step[4].split(" ")[0].lower()
             first = step[1] not in self._steps
             self._steps[step[1]] = f"[{step[2]} {step[3]}] {what}"
-            return self._steps[step[1]] if first and what != "from" else None
+            shown = first and what != "from" and self._show_steps
+            return self._steps[step[1]] if shown else None
         if export := self._EXPORT.match(line):
             if export[3]:
                 return f"{export[2]}: {export[3]} s"
             return export[2] if self._steps.setdefault(export[1], "export") == "export" else None
         if done := self._DONE.match(line):
             step_name = self._steps.get(done[1])
-            if step_name and step_name != "export" and not step_name.endswith(" from"):
+            if self._show_steps and step_name and not step_name.endswith((" from", "export")):
                 return f"{step_name}: {'cached' if done[2] == 'CACHED' else done[3] + ' s'}"
         return None
 
@@ -140,27 +150,30 @@ def explain(output: str, log_file: Path) -> HiggsError:
     """Turn BuildKit's output into the error that says what to do."""
     errors = [x for x in output.splitlines() if x.startswith("ERROR")] or output.splitlines()[-1:]
     last = errors[-1].removeprefix("ERROR: ") if errors else "no output"
-    lower = output.lower()
+    step = _failed_step(output)  # only it: what an earlier one complained about was got over
+    lower = "\n".join([*step, last]).lower()
     see = f"the whole log is {log_file}"
     if "no space left on device" in lower:
         return DiskFullError(
             "the disk became full during the build",
             "docker builder prune frees the build cache; what is finished is kept; " + see,
         )
-    if mismatch := re.search(r"Hash mismatch for `?([^`\n]+)`?", output):
+    if mismatch := re.search(
+        r"Hash mismatch for `?([^`\n]+)`?|DO NOT MATCH THE HASHES[^\n]*\n *(\S+)", "\n".join(step)
+    ):
         return HashMismatchError(
-            f"{mismatch[1]} is not the file that was locked (hash mismatch)",
+            f"{mismatch[1] or mismatch[2]} is not the file that was locked (hash mismatch)",
             "the index or a proxy serves other content, or the lock is wrong: compare the hash in "
             "versions.lock and docker/requirements with the publisher's; " + see,
         )
     if "failed to resolve source metadata" in last:
         # hide nothing: BuildKit names the base image in the message
-        if re.search(r"40[13]|unauthorized|denied|authorization failed", last, re.IGNORECASE):
+        if re.search(r"\b40[13]\b|unauthorized|denied|authorization failed", last, re.IGNORECASE):
             return RegistryAuthError(
                 f"the base image cannot be pulled: {last}", "log in: docker login REGISTRY"
             )
         if "not found" in last:
-            return RegistryError(
+            return RegistryNotFoundError(
                 f"the base image does not exist: {last}",
                 "correct base in versions.lock, or give another with --base-image",
             )
@@ -178,30 +191,30 @@ def explain(output: str, log_file: Path) -> HiggsError:
             "start Docker (./inv engine), then run again; " + see,
         )
     if re.search(
-        r"temporary failure (in name )?resol|could not resolve|connection (refused|reset|timed out)"
-        r"|failed to fetch|error sending request|network is unreachable|request failed after",
+        rf"{_AWAY}|connection (refused|reset|timed out)|network is unreachable"
+        r"|request failed after|server error \(5\d\d",
         lower,
     ):
-        culprit = next(
-            (
-                x
-                for x in reversed(output.splitlines())
-                if re.search(
-                    r"resol|failed to fetch|error sending|connection|unreachable", x.lower()
-                )
-            ),
-            last,
-        )
+        culprit = next((x for x in step if re.search(_AWAY, x.lower())), last)
         return NetworkError(
             f"a package index could not be reached during the build: {culprit.strip()}",
             "check the network and proxy (invoke doctor), then run again: finished steps are "
             "cached; " + see,
         )
-    tail = "\n".join(f"    {x}" for x in _failed_step(output))
+    tail = "\n".join(f"    {x}" for x in step[-12:] if not x.startswith("ERROR: "))
     return BuildError(f"the build failed: {last}\n{tail}".rstrip(), see)
 
 
+_AWAY = (
+    r"temporary failure (in name )?resol|could not resolve|error resolving dns|failed to fetch"
+    r"|error sending request|connection broken"
+)
+
+
 def _failed_step(output: str) -> list[str]:
-    """Return the last lines that BuildKit repeats of the step that failed."""
-    parts = output.split("\n------\n")
-    return parts[1].splitlines()[-12:] if len(parts) >= 3 else []
+    """Return what the step that failed printed; the whole output where BuildKit names none."""
+    failed = re.search(r"^#(\d+) ERROR: ", output, re.MULTILINE)
+    if not failed:
+        return output.splitlines()
+    prefix = re.compile(rf"^#{failed[1]} (?:\d+\.\d+ )?")
+    return [prefix.sub("", line) for line in output.splitlines() if prefix.match(line)]

@@ -129,6 +129,12 @@ class RegistryError(HiggsError):
     exit_code = 33
 
 
+class RegistryNotFoundError(RegistryError):
+    """The registry knows no such repository or tag."""
+
+    exit_code = 34
+
+
 class ChecksFailedError(HiggsError):
     """Lint, types or tests failed."""
 

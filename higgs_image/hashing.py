@@ -40,10 +40,12 @@ def tree_sha256(roots: Iterable[Path], base: Path) -> str:
     total = hashlib.sha256()
     for root in sorted(roots):
         for path in files_below(root) if root.is_dir() else [root]:
-            executable = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
-            total.update(
-                f"{sha256_file(path)} {executable} {path.relative_to(base).as_posix()}\n".encode()
-            )
+            if path.is_symlink():
+                kind, content = "l", sha256_bytes(os.fsencode(path.readlink()))
+            else:
+                kind = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
+                content = sha256_file(path)
+            total.update(f"{content} {kind} {path.relative_to(base).as_posix()}\n".encode())
     return total.hexdigest()
 
 
@@ -60,11 +62,14 @@ def git_tree_ids(root: Path, submodules: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         root: the work tree.
-        submodules: path to commit of each submodule; their folders are not looked into.
+        submodules: path to commit of each submodule; their folders are empty, as git leaves them.
 
     Returns:
         Hexadecimal ids of the root (key `""`), of each folder and of each file below it,
         keyed by path.
+
+    Raises:
+        OSError: something cannot be read, or is neither file nor folder nor symbolic link.
     """
     ids: dict[str, str] = {}
 
@@ -75,7 +80,7 @@ def git_tree_ids(root: Path, submodules: Mapping[str, str]) -> dict[str, str]:
             name = os.fsencode(entry.name)
             if path == ".git":
                 continue
-            if path in submodules:
+            if path in submodules and entry.is_dir(follow_symlinks=False) and not os.listdir(entry):  # noqa: PTH208
                 mode, oid, key = b"160000", bytes.fromhex(submodules[path]), name
             elif entry.is_symlink():
                 target = os.fsencode(os.readlink(entry.path))  # noqa: PTH115 (bytes wanted)
@@ -85,6 +90,8 @@ def git_tree_ids(root: Path, submodules: Mapping[str, str]) -> dict[str, str]:
                 if below is None:  # git knows no empty folders
                     continue
                 mode, oid, key = b"40000", below, name + b"/"
+            elif not entry.is_file():
+                raise OSError(f"{entry.path} is neither a file nor a folder")
             else:
                 executable = entry.stat().st_mode & stat.S_IXUSR
                 mode = b"100755" if executable else b"100644"

@@ -76,7 +76,11 @@ def load(path: Path) -> Layers:
         raise LockError(f"{path}: {error}", "correct it, or restore it from git") from None
 
 
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9][\w.-]*)(\[[^\]]*\])?\s*==")
+_REQUIREMENT = re.compile(
+    r"([A-Za-z0-9][\w.-]*)(\[[^\]]*\])? ?== ?[\w.+!-]+"  # name[extras]==version
+    r"( ?;((?! -).)*)?"  # a marker, no option
+    r"( --hash=sha256:[0-9a-f]{64})+"
+)
 
 
 def requirements(text: str) -> dict[str, str]:
@@ -94,17 +98,19 @@ def requirements(text: str) -> dict[str, str]:
     joined = re.sub(r"\\\n\s*", " ", text)
     entries: dict[str, str] = {}
     for line in joined.splitlines():
-        bare = re.sub(r"(^|\s)#.*", "", line).strip()
+        bare = " ".join(re.sub(r"(^|\s)#.*", "", line).split())
         if not bare:
             continue
-        match = _REQUIREMENT.match(bare)
-        if not match or " --hash=sha256:" not in bare:
+        match = _REQUIREMENT.fullmatch(bare)
+        if not match:
             raise LockError(
                 f"requirement {bare.split(' --hash')[0]!r} is not pinned with == and a hash",
                 "make the file anew with: uv pip compile --generate-hashes",
             )
         name = re.sub(r"[-_.]+", "-", match[1]).lower()
-        entries[name] = bare.replace(" --hash", " \\\n    --hash")
+        entry = bare.replace(" --hash", " \\\n    --hash")
+        # the same package may stand there several times, with different markers
+        entries[name] = f"{entries[name]}\n{entry}" if name in entries else entry
     return entries
 
 

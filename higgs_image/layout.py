@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_image.errors import BudgetError, BuildError
+from higgs_image.hashing import sha256_bytes
 from higgs_image.layers import Layers
 from higgs_image.workspace import write_atomically
 
@@ -64,12 +65,15 @@ def blob(layout: Path, digest: str) -> Path:
 def read(layout: Path, digest: str) -> Image:
     """Read an image from a layout, making sure that every blob is there and whole in size.
 
+    Manifest and configuration are compared by content, too; the layers' digests are computed
+    where they are used (by skopeo).
+
     Raises:
         BuildError: the layout lacks something or is damaged.
     """
     try:
-        manifest = json.loads(blob(layout, digest).read_bytes())
-        config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
+        manifest = _document(layout, digest)
+        config = _document(layout, manifest["config"]["digest"])
         for entry in [manifest["config"], *manifest["layers"]]:
             found = blob(layout, entry["digest"]).stat().st_size
             if found != entry["size"]:
@@ -77,12 +81,20 @@ def read(layout: Path, digest: str) -> Image:
                     f"{layout}: blob {entry['digest']} has {found} bytes, not {entry['size']}",
                     f"remove {layout} and build again",
                 )
-    except (OSError, ValueError, KeyError) as error:
+        return describe(digest, manifest, config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(
             f"{layout} does not hold the image {digest} whole: {error}",
             f"remove {layout} and build again",
         ) from None
-    return describe(digest, manifest, config)
+
+
+def _document(layout: Path, digest: str) -> dict[str, Any]:
+    data = blob(layout, digest).read_bytes()
+    if f"sha256:{sha256_bytes(data)}" != digest:
+        raise ValueError(f"the content of {digest} is another")
+    document: dict[str, Any] = json.loads(data)
+    return document
 
 
 def describe(digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Image:

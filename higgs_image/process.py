@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from higgs_image.errors import ToolMissingError
 
 log = logging.getLogger(__name__)
+
+GRACE = 15.0
+"""Seconds that a program has to end by itself before it is killed."""
 
 _INSTALL = {
     "docker": "install Docker Engine 23 or later; on Debian as root: ./inv engine",
@@ -24,6 +28,7 @@ _INSTALL = {
     "docker-registry": "on Debian as root: ./inv engine --registry",
     "mmdebstrap": "on Debian as root: ./inv engine --registry",
     "hadolint": "it comes with the project's requirements: remove .venv and run ./inv again",
+    "git": "install git; on Debian as root: apt-get install git",
     "uv": "it comes with the project's requirements: remove .venv and run ./inv again",
 }
 
@@ -75,7 +80,8 @@ def run(
         env: variables added to the environment.
         on_line: receives each line of output as it comes; else the output is collected.
         pass_fds: file descriptors that the program inherits.
-        timeout: seconds, after which the program is ended (status 124, as timeout(1) has it).
+        timeout: seconds, after which the program is ended (status 124, as timeout(1) has it);
+            only where the output is collected.
 
     Raises:
         ToolMissingError: the program is not installed.
@@ -89,44 +95,66 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
         pass_fds=pass_fds,
-        text=True,
-        errors="replace",
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     ) as child:
-        timed_out = threading.Event()
-
-        def end() -> None:
-            timed_out.set()
-            child.terminate()
-
-        timer = threading.Timer(timeout, end) if timeout else None
-        if timer:
-            timer.daemon = True
-            timer.start()
         try:
             if on_line:
-                tail = _follow(child.stdout, on_line)
-                out, err = "", tail
-                child.wait()
+                out, err = "", _follow(child.stdout, on_line)
+                code = child.wait()
             else:
-                out, err = child.communicate()
+                out, err = (_text(x) for x in child.communicate(timeout=timeout))
+                code = child.returncode
+        except subprocess.TimeoutExpired as expired:  # its own children may hold the pipes on
+            _end(child)
+            late = f"timed out after {expired.timeout:g} s"
+            code, out, err = 124, _text(expired.output), f"{_text(expired.stderr)}\n{late}".strip()
         except BaseException:
-            child.terminate()  # Ctrl-C or an error of ours: end the child before we go
-            try:
-                child.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                child.kill()
+            _end(child)  # Ctrl-C or an error of ours: end the child before we go
             raise
-        finally:
-            if timer:
-                timer.cancel()
-    return Completed(124 if timed_out.is_set() else child.returncode, out, err)
+    return Completed(code, out, err)
 
 
-def _follow(stream: IO[str] | None, on_line: Callable[[str], None]) -> str:
+def _text(data: bytes | None) -> str:
+    """Decode output without touching its line ends: a digest may be computed from it."""
+    return (data or b"").decode(errors="replace")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def start(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
+    """Start a program that runs beside us and ends when we end, also when we are killed.
+
+    Args:
+        command: program and arguments.
+        log_file: receives its output.
+
+    Raises:
+        ToolMissingError: the program is not installed.
+    """
+    command = [find(command[0]), *command[1:]]
+    log.debug("start: %s", " ".join(command))
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C is ours to handle: we end it when we are done
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _follow(stream: IO[bytes] | None, on_line: Callable[[str], None]) -> str:
     assert stream is not None  # noqa: S101 (stdout=PIPE above)
     lines: list[str] = []
-    for raw in stream:
+    for raw in io.TextIOWrapper(stream, encoding="utf-8", errors="replace"):
         line = raw.rstrip("\n")
         lines.append(line)
         on_line(line)

@@ -26,6 +26,7 @@ from higgs_image.errors import (
     RegistryAuthError,
     RegistryConflictError,
     RegistryError,
+    RegistryNotFoundError,
     RegistryUnavailableError,
     UsageError,
 )
@@ -40,7 +41,7 @@ ATTEMPTS = 4
 """How often a transient failure is tried; what has arrived by then is not sent again."""
 
 _REPOSITORY = re.compile(
-    r"^(?P<host>[\w.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?)(?P<path>(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)$"
+    r"(?P<host>[\w.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?)(?P<path>(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
 )
 
 
@@ -76,14 +77,8 @@ def repository(registry: str, name: str) -> str:
         UsageError: this is no registry.
     """
     joined = f"{registry.rstrip('/')}/{name}"
-    if (
-        not registry
-        or not _REPOSITORY.match(joined)
-        or (
-            "." not in joined.split("/")[0] + ":"
-            and (not joined.split("/")[0].startswith("localhost"))
-        )
-    ):
+    host = joined.split("/")[0]
+    if not _REPOSITORY.fullmatch(joined) or not (set(".:") & set(host) or host == "localhost"):
         raise UsageError(
             f"{registry!r} is no registry",
             "give host and path in lower case, such as REGISTRY=ghcr.io/your-org",
@@ -119,7 +114,10 @@ def push(built: Built, target: str) -> Pushed:
     digest = built.image.digest
     by_digest = f"{target}@{digest}"
     with credentials(target) as auth:
-        found = digest_of(reference, auth)
+        try:
+            found = digest_of(reference, auth)
+        except RegistryAuthError:  # ghcr.io says so of a repository that does not exist yet
+            found = None
         if found == digest:
             log.info("push: %s is there already", reference)
             return Pushed(reference, by_digest, digest, 0, True, time.monotonic() - started)
@@ -193,7 +191,7 @@ def digest_of(reference: str, auth: Credentials) -> str | None:
             if found.code == 0:
                 return f"sha256:{sha256_bytes(found.out.encode())}"
             error = explain(found.err, reference)
-            if isinstance(error, RegistryError) and "not found" in error.message:
+            if isinstance(error, RegistryNotFoundError):
                 return None
             raise error
     raise AssertionError("unreachable")
@@ -292,8 +290,12 @@ def explain(output: str, reference: str) -> HiggsError:
             f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD; on ghcr.io the "
             "token needs write:packages (in Actions: permissions: packages: write)",
         )
-    if re.search(r"manifest unknown|name unknown|not found|\b404\b", lower):
-        return RegistryError(f"{reference} was not found: {last}", "check the name and the tag")
+    if "pinging container registry" not in lower and re.search(
+        r"manifest unknown|name unknown|not found|\b404\b", lower
+    ):
+        return RegistryNotFoundError(
+            f"{reference} was not found: {last}", "check the name and the tag"
+        )
     if re.search(
         r"\b5\d\d\b|internal server error|bad gateway|unavailable|too ?many ?requests|\b429\b"
         r"|timeout|timed out|deadline|connection refused|connection reset|broken pipe|eof"

@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import shutil
 import stat
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from higgs_image import layers as layers_
-from higgs_image.errors import DriftError
+from higgs_image.errors import BuildError, DriftError, SourceError, UsageError
 from higgs_image.hashing import files_below, sha256_bytes
 from higgs_image.lock import Lock
 from higgs_image.source import Source
@@ -40,6 +42,20 @@ class Overrides:
 
     base_image: str | None = None
     extra_ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a reference that would be more than a reference in the Dockerfile."""
+        if self.base_image and not re.fullmatch(r"[\w.:/@\[\]-]+", self.base_image):
+            raise UsageError(
+                f"--base-image {self.base_image!r} is no image reference",
+                "give it as registry/name:tag or registry/name@sha256:...",
+            )
+
+    @property
+    def mark(self) -> str:
+        """End of the tag: `-dev-` and seven digits that stand for the overrides; empty if none."""
+        what = repr((self.base_image, sorted(self.labels().items())))
+        return f"-dev-{sha256_bytes(what.encode())[:7]}" if self.labels() else ""
 
     def labels(self) -> dict[str, str]:
         """Return what the image says about its overrides."""
@@ -106,7 +122,18 @@ def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrid
         files[f"layers/vllm/wheels/{wheel.filename}"] = (data, 0o644)
     site = f"opt/venv/lib/python{lock.python.version}/site-packages"
     for package, folder in (("vllm", source.fork), ("boson_multimodal", source.submodule)):
-        for path in files_below(folder / package):
+        paths = files_below(folder / package)
+        if not paths:
+            raise SourceError(
+                f"{folder} has no {package}/: the image would lack it",
+                "pin a commit that has it in versions.lock",
+            )
+        for path in paths:
+            if path.is_symlink():
+                raise SourceError(
+                    f"{path} is a symbolic link, which the overlay does not carry over",
+                    "pin a commit without it, or decide in higgs_image/render.py what it becomes",
+                )
             kind = "code" if path.suffix == ".py" else "assets"
             mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
             name = path.relative_to(folder).as_posix()
@@ -118,7 +145,8 @@ def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrid
         files[f"build/{path.relative_to(build_steps).as_posix()}"] = (path.read_bytes(), 0o644)
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
-    text("Dockerfile", _dockerfile(workspace, lock, used, overrides))
+    overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
+    text("Dockerfile", _dockerfile(workspace, lock, used, overlays, overrides))
     return dict(sorted(files.items()))
 
 
@@ -126,6 +154,7 @@ def _dockerfile(
     workspace: Workspace,
     lock: Lock,
     used: list[layers_.Layer],
+    overlays: list[str],
     overrides: Overrides,
 ) -> str:
     import jinja2
@@ -139,20 +168,37 @@ def _dockerfile(
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False}
     environment.filters["tojson"] = _json  # Jinja's own escapes <, > and ' for HTML
+    environment.filters["quoted"] = _quoted
     wheel = {"name": "vllm", "reason": f"The wheel of {lock.wheel.requirement}, with its kernels."}
-    return environment.get_template("Dockerfile.j2").render(
-        base=overrides.base_image or lock.base.reference,
-        python=lock.python.version,
-        layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
-        labels=labels(lock, overrides),
-        arguments=_server_arguments(lock),
-    )
+    try:
+        return environment.get_template("Dockerfile.j2").render(
+            base=overrides.base_image or lock.base.reference,
+            python=lock.python.version,
+            layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
+            overlays=overlays,
+            labels=labels(lock, overrides),
+            arguments=_server_arguments(lock),
+        )
+    except jinja2.TemplateError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename.endswith(".j2")]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
+        raise BuildError(
+            f"{workspace.root / 'templates' / 'Dockerfile.j2'}:{line}: "
+            f"{type(error).__name__}: {error}",
+            "correct the template; what it may use is passed in by higgs_image/render.py",
+        ) from None
 
 
 def _json(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False)
+
+
+def _quoted(value: str) -> str:
+    """Quote a value as a Dockerfile has it: it expands variables, and knows no other escapes."""
+    return '"' + re.sub(r'(["\\$])', r"\\\1", value) + '"'
 
 
 def labels(lock: Lock, overrides: Overrides) -> dict[str, str]:
@@ -207,17 +253,16 @@ def digest(files: Files) -> str:
 
 def read(path: Path) -> Files:
     """Read an existing context; an absent one is empty."""
-    return (
-        {
-            file.relative_to(path).as_posix(): (
-                file.read_bytes(),
-                stat.S_IMODE(file.stat().st_mode),
-            )
-            for file in files_below(path)
-        }
-        if path.is_dir()
-        else {}
-    )
+    if not path.is_dir():
+        return {}
+    return {file.relative_to(path).as_posix(): _read(file) for file in files_below(path)}
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode):
+        return path.read_bytes(), stat.S_IMODE(mode)
+    return b"", mode  # a link or a special file: never what was written
 
 
 def drift(wanted: Files, found: Files) -> list[str]:
@@ -229,13 +274,14 @@ def diff(wanted: Files, found: Files) -> str:
     """Return a unified diff from what is there to what should be; binary files by name only."""
     pieces: list[str] = []
     for path in drift(wanted, found):
-        old, new = (side.get(path, (b"", 0))[0] for side in (found, wanted))
+        (old, old_mode), (new, new_mode) = (side.get(path, (b"", 0)) for side in (found, wanted))
+        before = f"a/{path}" if path in found else "/dev/null"
+        after = f"b/{path}" if path in wanted else "/dev/null"
         try:
-            lines = difflib.unified_diff(
-                old.decode().splitlines(), new.decode().splitlines(),
-                f"a/{path}" if path in found else "/dev/null",
-                f"b/{path}" if path in wanted else "/dev/null", lineterm="",
-            )  # fmt: skip
+            texts = old.decode().split("\n"), new.decode().split("\n")
+            lines = list(difflib.unified_diff(*texts, before, after, lineterm=""))
+            if old_mode != new_mode:
+                lines.insert(0, f"mode {old_mode:o} -> {new_mode:o}: {before} -> {after}")
             pieces.extend(lines)
         except UnicodeDecodeError:
             pieces.append(f"Binary files a/{path} and b/{path} differ")
@@ -271,11 +317,15 @@ def write(workspace: Workspace, lock: Lock, files: Files) -> Context:
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 goal.write_bytes(data)
                 goal.chmod(mode)
-            for folder, _, names in os.walk(
-                new
-            ):  # dates do not reach the image, but caches see them
-                for name in [*names, "."]:
-                    os.utime(Path(folder, name), (lock.fork.epoch, lock.fork.epoch))
+            # Dates and modes of folders do not reach the image, but caches see them. BuildKit
+            # takes a file of equal size and date for unchanged and does not read it again: so
+            # each file's date is made of its content.
+            for name, (data, _) in files.items():
+                content_date = int(sha256_bytes(data)[:15], 16)  # nanoseconds
+                os.utime(new / name, ns=(content_date, content_date))
+            for folder, _, _ in os.walk(new):
+                Path(folder).chmod(0o755)
+                os.utime(folder, (lock.fork.epoch, lock.fork.epoch))
             replace_folder(new, path)
     context = Context(path, digest(files), changed)
     log.info("render: %s (%d files, %d changed)", path, len(files), len(changed))

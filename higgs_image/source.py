@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin
 
+from higgs_image import process
 from higgs_image.errors import DiskFullError, KernelsChangedError, NetworkError, SourceError
 from higgs_image.hashing import git_tree_ids
 from higgs_image.lock import Lock
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
     from git import Repo
 
 log = logging.getLogger(__name__)
+
+
+_REPOSITORY_OF_A_HOOK = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,11 @@ def ensure(workspace: Workspace, lock: Lock) -> Source:
         SourceError: a commit, the submodule or a tree id is not what the lock says.
         KernelsChangedError: the fork's compiled parts differ from those of its base.
         NetworkError: the git host did not answer.
+        ToolMissingError: git is not installed.
     """
+    process.find("git")
+    for name in _REPOSITORY_OF_A_HOOK:  # run by a git hook, git would work on the caller's own
+        os.environ.pop(name, None)
     fork, submodule = workspace.source / "fork", workspace.source / "submodule"
     fetched: list[str] = []
     with workspace.exclusive("source"):
@@ -85,13 +98,13 @@ def _flaw(path: Path, commit: str, tree: str, gitlinks: dict[str, str]) -> str |
     """Say what is wrong with a checkout; None if nothing is."""
     if not (path / ".git").exists():
         return "not there yet"
-    from git import InvalidGitRepositoryError, Repo
+    from git import Repo
 
     try:
         with Repo(path) as repo:
             head = repo.head.commit.hexsha
-    except (InvalidGitRepositoryError, ValueError, OSError) as error:
-        return f"its git directory is damaged: {error}"
+    except Exception as error:  # GitPython has no end of them, and each means the same to us
+        return f"its git directory is damaged: {error or type(error).__name__}"
     if head != commit:
         return f"its HEAD is {head[:7]}"
     try:
@@ -118,12 +131,14 @@ def _fetch(path: Path, name: str, url: str, commit: str, tree: str, lock: Lock) 
                 config.set_value("core", "autocrlf", "false")
                 config.set_value("core", "hooksPath", os.devnull)
                 config.set_value("advice", "detachedHead", "false")
+                config.set_value("http", "lowSpeedLimit", "1000")  # a stalled host is an error
+                config.set_value("http", "lowSpeedTime", "60")
+            exact = new / ".git" / "info" / "attributes"  # goes before any .gitattributes
+            exact.parent.mkdir(exist_ok=True)
+            exact.write_text("* -text -ident -filter -working-tree-encoding\n")
             repo.create_remote("origin", url)
-            try:
-                repo.git.fetch("origin", commit, depth=1, no_tags=True, no_recurse_submodules=True)
-                repo.git.checkout("--detach", commit)
-            except GitCommandError as error:
-                raise _explain(name, url, commit, str(error.stderr or error)) from None
+            repo.git.fetch("origin", commit, depth=1, no_tags=True, no_recurse_submodules=True)
+            repo.git.checkout("--detach", commit)
             if name == "fork":
                 _check_submodule(repo, lock)
         gitlinks = {lock.submodule.path: lock.submodule.commit} if name == "fork" else {}
@@ -135,6 +150,10 @@ def _fetch(path: Path, name: str, url: str, commit: str, tree: str, lock: Lock) 
                 f"versions.lock (git rev-parse {commit[:7]}^{{tree}})",
             )
         replace_folder(new, path)
+    except GitCommandError as error:
+        fetching = "fetch" in error.command
+        text = str(error.stderr or error)
+        raise _explain(name, url, commit, text, fetching=fetching) from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -154,14 +173,33 @@ def _check_submodule(repo: Repo, lock: Lock) -> None:
             f"versions.lock says {lock.submodule.commit}",
             "set submodule.commit and submodule.tree in versions.lock to what the fork records",
         )
-    urls = repo.git.config("--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.url$")
-    recorded = [line.split(maxsplit=1)[1] for line in urls.splitlines()]
-    if lock.submodule.url not in recorded:
+    recorded = submodule_url(lock.fork.url, _recorded_url(repo, path))
+    if recorded != lock.submodule.url:
         raise SourceError(
-            f"the fork takes {path} from {', '.join(recorded)}, "
+            f"the fork's .gitmodules takes {path} from {recorded or 'nowhere'}, "
             f"versions.lock says {lock.submodule.url}",
             "set submodule.url in versions.lock to what the fork's .gitmodules says",
         )
+
+
+def _recorded_url(repo: Repo, path: str) -> str:
+    """Return the URL that .gitmodules has for the submodule at `path`; empty if there is none."""
+    from git import GitCommandError
+
+    try:
+        text = repo.git.config("--file", ".gitmodules", "--list")
+    except GitCommandError:  # absent or malformed
+        return ""
+    settings = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    names = (key.removesuffix(".path") for key, value in settings.items() if value == path)
+    return next((settings[f"{x}.url"] for x in names if f"{x}.url" in settings), "")
+
+
+def submodule_url(fork: str, recorded: str) -> str:
+    """Resolve a submodule's recorded URL as git does: a relative one against the fork's own."""
+    if recorded.startswith(("./", "../")):
+        return urljoin(fork.rstrip("/") + "/", recorded)
+    return recorded
 
 
 def _check_kernels(fork: Path, lock: Lock) -> None:
@@ -178,38 +216,44 @@ def _check_kernels(fork: Path, lock: Lock) -> None:
 
 
 def _explain(
-    name: str, url: str, commit: str, text: str
+    name: str, url: str, commit: str, text: str, *, fetching: bool = True
 ) -> SourceError | NetworkError | DiskFullError:
     text = text.strip()
-    last = next((x for x in reversed(text.splitlines()) if "fatal" in x or "error" in x), text)
-    last = last.strip(" '")
+    first = re.search(r"(?:fatal|error): [^\n]*", text)  # what follows it is a consequence
+    said = (first[0] if first else text.replace("\n", " ")).strip(" '")
     lower = text.lower()
     if "no space left" in lower:
-        return DiskFullError(f"fetching the {name}: {last}", "free disk space, then run again")
+        return DiskFullError(f"fetching the {name}: {said}", "free disk space, then run again")
+    if not fetching:
+        return SourceError(
+            f"{url} at {commit} cannot be checked out: {said}",
+            f"pin another commit of the {name} in versions.lock",
+        )
     if (
         "not our ref" in lower
         or "unadvertised object" in lower
         or "couldn't find remote ref" in lower
     ):
         return SourceError(
-            f"{url} has no commit {commit} ({last})",
+            f"{url} has no commit {commit} ({said})",
             "correct the commit in versions.lock; a commit that upstream has removed is lost",
         )
     if (
         "authentication failed" in lower
         or "terminal prompts disabled" in lower
-        or ("could not read username" in lower)
+        or "could not read username" in lower
+        or "returned error: 403" in lower
     ):
         return SourceError(
-            f"{url} does not exist, or asks for a login ({last})",
+            f"{url} does not exist, or asks for a login ({said})",
             "correct the URL in versions.lock",
         )
-    if "does not exist" in lower or "not found" in lower or "not appear to be a git" in lower:
+    if re.search(r"repository '.*' (not found|does not exist)|not appear to be a git", lower):
         return SourceError(
-            f"{url} is no git repository ({last})", "correct the URL in versions.lock"
+            f"{url} is no git repository ({said})", "correct the URL in versions.lock"
         )
     return NetworkError(
-        f"fetching the {name} from {url} failed: {last}",
+        f"fetching the {name} from {url} failed: {said}",
         "check the network (invoke doctor) and run again; a mirror can be set with "
         "git config --global url.MIRROR.insteadOf PREFIX",
     )

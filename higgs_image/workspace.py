@@ -31,6 +31,7 @@ class Workspace:
         layers_file: how the Python packages are spread over layers, and the size budgets.
         wheels: local wheels that are preferred to the package index (their hashes must match).
         root: the project's folder: templates and recipe.
+        disk_gb: free disk that a cold build of this product needs; None: of the real image.
     """
 
     build: Path
@@ -38,6 +39,7 @@ class Workspace:
     layers_file: Path
     wheels: Path | None = None
     root: Path = PROJECT
+    disk_gb: float | None = None
 
     @classmethod
     def default(cls) -> Workspace:
@@ -123,8 +125,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file beside its goal and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(data)
-    beside.replace(path)
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, goal: Path) -> None:
@@ -133,8 +138,15 @@ def replace_folder(new: Path, goal: Path) -> None:
     A crash between the two renames leaves no folder at `goal`, never half of one.
     """
     old = goal.with_name(f".{goal.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     if goal.exists() or goal.is_symlink():
         goal.rename(old)
     new.rename(goal)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -97,9 +97,14 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
     if (layer / "wheels").is_dir():
         command += ["--find-links", layer / "wheels"]
     subprocess.run(command, check=True)
+    for note in site.glob("*.dist-info/uv_cache.json"):  # the date of a wheel from a local folder
+        record = note.with_name("RECORD")
+        kept = [x for x in record.read_text().splitlines(True) if f"/{note.name}," not in x]
+        record.write_text("".join(kept))
+        note.unlink()
     for pattern in lines(layer / "remove.txt"):
         for path in matching(site, pattern):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
@@ -136,6 +141,7 @@ def overlay(source: Path, target: Path) -> None:
         elif goal.is_file() and filecmp.cmp(path, goal, shallow=False):
             same += 1
         else:
+            goal.unlink(missing_ok=True)  # never write through a link
             shutil.copyfile(path, goal)
             goal.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
             copied += 1

@@ -47,26 +47,29 @@ def render(
     from higgs_image import lock as locks
     from higgs_image import render as renders
     from higgs_image import source as sources
+    from higgs_image.errors import UsageError
     from higgs_image.workspace import Workspace
 
     with output(json) as out:
         workspace = Workspace.default()
         loaded = locks.load(workspace.lock_file)
+        locks.require_consistent(loaded, workspace.root)
         overrides = renders.Overrides(
             setting(c, "base_image", base_image) or None,
             existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
         )
         wanted = renders.compute(workspace, loaded, sources.ensure(workspace, loaded), overrides)
+        if diff and check:
+            raise UsageError("--check and --diff were both given", "give one of them")
         if diff:
             found = renders.read(workspace.context)
             out.result({"files": renders.drift(wanted, found)}, renders.diff(wanted, found))
-        if check:
+        elif check:
             renders.require_current(workspace, wanted)
-        if not diff and not check:
+            out.result({"files": []}, f"{workspace.context} is current")
+        else:
             context = renders.write(workspace, loaded, wanted)
             out.result(context, str(context.path))
-        elif check and not diff:
-            out.result({"files": []}, f"{workspace.context} is current")
 
 
 @task(help={

@@ -73,6 +73,8 @@ def output(json: bool = False) -> Iterator[Output]:
         fail(error, as_json=json)
     except KeyboardInterrupt:
         print("\ninterrupted: what was finished is kept, run again to go on", file=sys.stderr)
+        if json:
+            fail(_Interrupted("interrupted", "run again to go on"), as_json=True)
         sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno == 28:  # ENOSPC
@@ -80,6 +82,10 @@ def output(json: bool = False) -> Iterator[Output]:
 
             fail(DiskFullError(str(error), "free disk space, then run again"), as_json=json)
         raise
+
+
+class _Interrupted(HiggsError):
+    exit_code = INTERRUPTED
 
 
 def fail(error: HiggsError, *, as_json: bool) -> None:

@@ -1,0 +1,3 @@
+"""The fork changes this file, so that one can see whose is installed."""
+
+ORIGIN = "wheel"

@@ -1,0 +1,186 @@
+"""Stands for the speech server: the same module path, flags and routes, and a tone for a voice.
+
+It shows that an image starts, answers and ends as the real one should. It loads no weights and
+needs no GPU. Standard library only, apart from what proves that the image is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+LARGEST_BODY = 1_000_000
+LONGEST_TEXT = 4_096
+MODEL = "higgs-audio-v2"
+
+Speak = Callable[[str], bytes]
+
+
+class BadRequest(Exception):
+    """The client asked for something that cannot be answered (400)."""
+
+
+class Server(ThreadingHTTPServer):
+    """The HTTP server, and what it answers from.
+
+    Args:
+        address: host and port; port 0 takes a free one.
+        speak: turns a text into a WAV file.
+        voices: name to transcript.
+        version: what /version answers.
+        model: the name that /v1/models answers.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        speak: Speak,
+        voices: Mapping[str, str],
+        version: Mapping[str, str],
+        model: str = MODEL,
+    ) -> None:
+        super().__init__(address, Handler)
+        self.speak, self.voices, self.version, self.model = speak, voices, version, model
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    def do_GET(self) -> None:
+        """Answer /health, /version, /v1/models and /v1/audio/voices."""
+        path = self.path.partition("?")[0]
+        if path == "/health":
+            self._send(200, b"", "text/plain")
+        elif path == "/version":
+            self._json(200, dict(self.server.version))
+        elif path == "/v1/models":
+            model = {"id": self.server.model, "object": "model", "owned_by": "stand-in"}
+            self._json(200, {"object": "list", "data": [model]})
+        elif path == "/v1/audio/voices":
+            self._json(200, {"voices": sorted(self.server.voices)})
+        else:
+            self._error(404, f"there is no {path}")
+
+    def do_POST(self) -> None:
+        """Answer /v1/audio/speech."""
+        try:
+            body = self._body()
+            if self.path.partition("?")[0] != "/v1/audio/speech":
+                self._error(404, f"there is no {self.path}")
+                return
+            self._send(200, self.server.speak(self._text(body)), "audio/wav")
+        except BadRequest as error:
+            self._error(400, str(error))
+
+    def _body(self) -> bytes:
+        try:
+            length = int(self.headers.get("Content-Length") or "")
+        except ValueError:
+            length = -1
+        if not 0 <= length <= LARGEST_BODY:
+            self.close_connection = True  # what follows the headers cannot be skipped
+            raise BadRequest(f"Content-Length must be between 0 and {LARGEST_BODY}")
+        return self.rfile.read(length)
+
+    def _text(self, body: bytes) -> str:
+        try:
+            request = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {error}") from None
+        if not isinstance(request, dict):
+            raise BadRequest("the body is not a JSON object")
+        text, voice = request.get("input"), request.get("voice", next(iter(self.server.voices)))
+        if not isinstance(text, str) or not text.strip():
+            raise BadRequest("input must be a text that is not empty")
+        if len(text) > LONGEST_TEXT:
+            raise BadRequest(f"input has {len(text)} characters, {LONGEST_TEXT} are the most")
+        if not isinstance(voice, str) or voice not in self.server.voices:
+            raise BadRequest(f"voice {voice!r} is unknown; there are {sorted(self.server.voices)}")
+        wanted = request.get("response_format", "wav")
+        if wanted != "wav":
+            raise BadRequest(f"response_format {wanted!r} is unknown; the stand-in has wav only")
+        return text
+
+    def _json(self, status: int, value: dict[str, Any]) -> None:
+        self._send(status, json.dumps(value).encode(), "application/json")
+
+    def _error(self, status: int, message: str) -> None:
+        kind = "BadRequestError" if status == 400 else "NotFoundError"
+        self._json(status, {"object": "error", "message": message, "type": kind, "code": status})
+
+    def _send(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def load_voices(folder: Path) -> dict[str, str]:
+    """Read the voice presets; every one must have its sound file.
+
+    Raises:
+        FileNotFoundError: a preset's sound is missing.
+    """
+    presets = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name, preset in presets.items():
+        if not (folder / preset["audio_file"]).is_file():
+            raise FileNotFoundError(f"voice {name}: {folder / preset['audio_file']}")
+    return {name: preset["transcript"] for name, preset in presets.items()}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the few flags that matter here; the real server's others are accepted and ignored."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 (as the real server)
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--served-model-name", default=MODEL)
+    return parser.parse_known_args(arguments)[0]
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    options = parse(arguments)
+    # One thing from each layer of the image: wheel, fork, submodule, packages.
+    tone = importlib.import_module("boson_multimodal.audio_processing.tone")
+    version = {
+        "version": importlib.metadata.version("vllm"),
+        "origin": importlib.import_module("vllm.origin").ORIGIN,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+    for package in ("iniconfig", "six"):
+        importlib.import_module(package)
+        version[package] = importlib.metadata.version(package)
+    voices = load_voices(Path(__file__).with_name("voice_presets"))
+    address = (options.host, options.port)
+    with Server(address, tone.speak, voices, version, options.served_model_name) as server:
+
+        def end(*_: object) -> None:
+            threading.Thread(target=server.shutdown).start()  # it waits for serve_forever to end
+
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
+        print(f"listening on {options.host}:{server.server_port}", flush=True)
+        server.serve_forever(poll_interval=0.1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

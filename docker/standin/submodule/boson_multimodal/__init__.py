@@ -1,0 +1,1 @@
+"""Stands for the submodule's package, which holds the audio tokenizer."""
