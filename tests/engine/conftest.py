@@ -1,0 +1,101 @@
+"""What the engine tests share: the machine, a registry, a base image, and stand-ins to build."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from higgs_image import base_image, demo, engine, standin
+from higgs_image.errors import HiggsError
+from higgs_image.local_registry import LocalRegistry
+from higgs_image.render import Overrides
+from higgs_image.workspace import Workspace
+
+
+def forget_images(prefix: str) -> None:
+    """Take images whose names begin so away from the engine."""
+    listed = subprocess.run(
+        ["docker", "images", "--digests", "--format", "{{.Repository}}@{{.Digest}}"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    names = [name for name in listed.stdout.split() if name.startswith(f"{prefix}/")]
+    if names:
+        subprocess.run(["docker", "image", "rm", *names], capture_output=True)
+
+
+MakeStandin = Callable[..., Workspace]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine() -> None:
+    """Skip on a machine that lacks something; in CI install it, and never skip."""
+    in_ci = os.environ.get("CI") == "true"
+    try:
+        report = engine.run(Workspace.default(), registry=True, dry_run=not in_ci)
+    except HiggsError as error:
+        if in_ci:
+            raise
+        pytest.skip(f"{error.message} ({error.hint})")
+    if report.changed and not in_ci:
+        pytest.skip(f"run ./inv engine --registry first, it would: {'; '.join(report.done)}")
+
+
+@pytest.fixture(scope="session")
+def registry_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    """One registry without a login for the whole run."""
+    with LocalRegistry(tmp_path_factory.mktemp("registry-for-all")) as running:
+        yield running
+        forget_images(running.address)
+
+
+@pytest.fixture(scope="session")
+def base(registry_for_all: LocalRegistry) -> str:
+    """A base image, `name@sha256:...`; made once per checkout, it takes half a minute."""
+    made = base_image.ensure(Workspace.default(), standin.PYTHON)
+    return base_image.publish(made, registry_for_all.address)
+
+
+@pytest.fixture(scope="session")
+def overrides() -> Overrides:
+    """What a build needs on this machine's network."""
+    return Overrides(extra_ca=demo.environment_ca(os.environ))
+
+
+@pytest.fixture
+def make_standin(tmp_path: Path, base: str) -> MakeStandin:
+    """Return a function that makes a stand-in on the base image: `make_standin("name")`.
+
+    `changes` is passed on: files that the fork's commit has besides its own.
+    """
+
+    def make(name: str = "standin", changes: dict[str, str] | None = None) -> Workspace:
+        return standin.make(tmp_path / name, base, changes=changes)
+
+    return make
+
+
+@pytest.fixture
+def some_ca(tmp_path: Path, overrides: Overrides) -> Path:
+    """CA certificates that work here, in another file than the usual one."""
+    known = overrides.extra_ca or Path(ssl.get_default_verify_paths().cafile or "")
+    if not known.is_file():
+        pytest.skip("this machine has no CA bundle")
+    path = tmp_path / "ca.pem"
+    path.write_bytes(known.read_bytes() + b"\n# another file\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Tasks give the package's logger a handler of their own; take it away again."""
+    logger = logging.getLogger("higgs_image")
+    logger.setLevel(logging.INFO)
+    yield
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)

@@ -1,0 +1,152 @@
+"""The base image made of Debian's packages."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from higgs_image import base_image, layout, registry, standin
+from higgs_image.errors import NetworkError, RegistryUnavailableError
+from higgs_image.local_registry import LocalRegistry
+from higgs_image.workspace import PROJECT, Workspace
+
+pytestmark = pytest.mark.engine
+
+
+def in_container(image: str, script: str) -> str:
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", image, "sh", "-euc", script],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_a_slim_debian_without_a_trace_of_this_machine(base: str) -> None:
+    out = in_container(
+        base, ". /etc/os-release; echo $VERSION_CODENAME; apt --version; dpkg --list | wc -l"
+    )
+    codename, apt, packages = out.splitlines()
+    assert codename == base_image.SUITES[standin.PYTHON]
+    assert apt.startswith("apt ") and int(packages) < 110
+    image = base_image.ensure(Workspace.default(), standin.PYTHON)
+    assert image.skipped
+    assert image.size < 35 * layout.MB
+    tar = layout.blob(image.layout, layout.read(image.layout, image.digest).layers[0].digest)
+    names = subprocess.run(
+        ["tar", "--list", "--gzip", "--file", tar], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    for gone in ("./etc/hostname", "./etc/resolv.conf", "./dev/null", "./var/log/dpkg.log",
+                 "./usr/bin/perl5.36-x86_64-linux-gnu"):  # fmt: skip
+        assert gone not in names
+    assert not [x for x in names if x.startswith("./usr/share/man/") and not x.endswith("/")]
+    assert [x for x in names if x.startswith("./usr/share/doc/") and x.endswith("/copyright")]
+
+
+def test_later_packages_obey_the_same_excludes(base: str) -> None:
+    assert "path-exclude=/usr/share/man/*" in in_container(base, "cat /etc/dpkg/dpkg.cfg.d/*")
+
+
+def test_published_again_nothing_is_sent(
+    registry_for_all: LocalRegistry, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = base_image.ensure(Workspace.default(), standin.PYTHON)
+    assert base_image.publish(made, registry_for_all.address) == base
+    assert base == f"{registry_for_all.address}/debian-base@{made.digest}"
+    assert caplog.messages[-1].endswith("is there already")
+
+
+def test_a_registry_that_is_away(
+    tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "WAIT", 0.01)
+    made = base_image.ensure(Workspace.default(), standin.PYTHON)
+    gone = LocalRegistry(tmp_path)
+    with gone:
+        pass
+    with pytest.raises(RegistryUnavailableError):
+        base_image.publish(made, gone.address)
+
+
+def test_debian_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    workspace = Workspace(tmp_path / "build", PROJECT / "versions.lock", tmp_path / "layers.toml")
+    with pytest.raises(NetworkError, match="bookworm could not be made"):
+        base_image.ensure(workspace)
+    assert list((tmp_path / "build" / "base").iterdir()) == []
+
+
+KILLED = """
+import logging, sys
+from pathlib import Path
+from higgs_image import base_image
+from higgs_image.workspace import PROJECT, Workspace
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+base_image.ensure(Workspace(Path(sys.argv[1]), PROJECT / "versions.lock", Path()))
+"""
+
+
+def test_killed_then_made_whole_and_damage_is_noticed(
+    tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = tmp_path / "build"
+    workspace = Workspace(build, PROJECT / "versions.lock", tmp_path / "layers.toml")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(build)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout
+        for line in child.stdout:
+            if "extracting" in line:
+                break
+        child.send_signal(signal.SIGKILL)
+    assert not (build / "base" / "bookworm").exists()
+    (left,) = (build / "base").iterdir()  # what the killed run was making
+    assert mmdebstrap_ends(left)
+
+    made = base_image.ensure(workspace)
+    assert not made.skipped
+    assert [path.name for path in (build / "base").iterdir()] == ["bookworm"]
+    assert base_image.ensure(workspace).skipped
+    known = base_image.ensure(Workspace.default())
+    if packages(made) == packages(known):  # of another day they may differ
+        assert made.digest == known.digest
+
+    manifest = json.loads(layout.blob(made.layout, made.digest).read_bytes())
+    blob = layout.blob(made.layout, manifest["layers"][0]["digest"])
+    blob.write_bytes(blob.read_bytes()[:-1])
+
+    class MadeAnewError(Exception):
+        pass
+
+    def bootstrap(*_: object) -> None:
+        raise MadeAnewError
+
+    monkeypatch.setattr(base_image, "_bootstrap", bootstrap)
+    with pytest.raises(MadeAnewError):
+        base_image.ensure(workspace)
+
+
+def packages(made: base_image.Base) -> str:
+    """What is installed in a base image, from its layer."""
+    tar = layout.blob(made.layout, layout.read(made.layout, made.digest).layers[0].digest)
+    return subprocess.run(
+        ["tar", "--extract", "--gzip", "--to-stdout", "--file", tar, "./var/lib/dpkg/status"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+def mmdebstrap_ends(folder: Path) -> bool:
+    """Wait until no process works on this folder any more: it ends with the one that was killed."""
+    for _ in range(150):
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")
+                    if path.exists()]  # fmt: skip
+        if not any(str(folder).encode() in command for command in commands):
+            return True
+        time.sleep(0.1)
+    return False

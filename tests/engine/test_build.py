@@ -1,0 +1,284 @@
+"""Builds of the stand-in on a real engine: what comes out, and every way in which it can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from higgs_image import build, layout, lock, pipeline, registry, render
+from higgs_image.errors import (
+    INTERRUPTED,
+    BudgetError,
+    BuildError,
+    DiskFullError,
+    EngineError,
+    HashMismatchError,
+    KernelsChangedError,
+    RegistryError,
+    RegistryUnavailableError,
+    SourceError,
+)
+from higgs_image.local_registry import LocalRegistry
+from higgs_image.render import Overrides
+from higgs_image.workspace import Workspace
+
+from .conftest import MakeStandin
+
+pytestmark = pytest.mark.engine
+
+
+def edit(workspace: Workspace, pattern: str, replacement: str) -> None:
+    """Change versions.lock by hand."""
+    text = workspace.lock_file.read_text()
+    changed = re.sub(pattern, replacement, text, count=1, flags=re.MULTILINE)
+    assert changed != text
+    workspace.lock_file.write_text(changed)
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def workspace(make_standin: MakeStandin) -> Workspace:
+    return make_standin()
+
+
+def test_one_digest_in_layout_registry_and_engine(
+    workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
+) -> None:
+    request = pipeline.Request(
+        workspace, "one-digest", registry=registry_for_all.address, overrides=overrides
+    )
+    first = pipeline.run(request)
+    assert not first.skipped and first.pushed is not None and first.engine is not None
+    assert first.pushed.digest == first.digest
+    assert docker("image", "inspect", "--format", "{{.Id}}", first.engine).strip() == first.digest
+    index = json.loads((first.layout / "index.json").read_bytes())
+    assert [entry["digest"] for entry in index["manifests"]] == [first.digest]
+    names = [name for name, _ in first.layers]
+    assert names == ["base", "system", "stable", "packages", "vllm", "assets", "code"]
+    assert first.unpacked_mb is not None and first.unpacked_mb > first.compressed_mb
+
+    again = pipeline.run(request)
+    assert again.skipped and again.digest == first.digest
+    assert again.pushed is not None and again.pushed.skipped
+    docker("image", "rm", first.engine)
+
+
+def test_two_builds_of_one_lock_give_one_digest(
+    workspace: Workspace, overrides: Overrides, tmp_path: Path
+) -> None:
+    first = build.build(workspace, overrides=overrides, no_cache=True)
+    time.sleep(1.1)  # another second: a time stamp in a layer would show
+    second = build.build(workspace, overrides=overrides, no_cache=True)
+    assert not second.skipped
+    assert [x.digest for x in second.image.layers] == [x.digest for x in first.image.layers]
+    assert second.image.digest == first.image.digest
+
+
+def test_variants_have_tags_of_their_own(workspace: Workspace, overrides: Overrides) -> None:
+    zstd = build.build(workspace, "zstd", overrides)
+    manifest = json.loads(layout.blob(zstd.layout, zstd.image.digest).read_bytes())
+    assert {x["mediaType"].rpartition("+")[2] for x in manifest["layers"]} == {"zstd"}
+    gzip = build.build(workspace, "gzip", overrides)
+    mark = overrides.mark
+    assert zstd.tag == gzip.tag.removesuffix(mark) + "-zstd" + mark
+    assert zstd.layout != gzip.layout
+
+
+def test_labels_and_what_is_left_in_the_image(
+    workspace: Workspace, some_ca: Path
+) -> None:  # fmt: skip
+    overrides = Overrides(extra_ca=some_ca)
+    built = build.build(workspace, overrides=overrides)
+    reference = build.load(workspace, built, overrides, "labels")
+    config = json.loads(docker("image", "inspect", reference))[0]
+    locked = lock.load(workspace.lock_file)
+    labels = config["Config"]["Labels"]
+    assert labels["org.opencontainers.image.revision"] == locked.fork.commit
+    assert labels["org.opencontainers.image.created"] == locked.fork.date.isoformat()
+    assert labels["org.opencontainers.image.base.digest"] == locked.base.digest
+    assert (
+        labels[render.LABEL + "extra-ca-sha256"]
+        == overrides.labels()[render.LABEL + "extra-ca-sha256"]
+    )
+    assert built.overridden and built.tag.endswith(overrides.mark) and "-dev-" in built.tag
+    assert config["Config"]["Entrypoint"][0] == "tini"
+    assert "NVIDIA_REQUIRE_CUDA=cuda>=12.4" in config["Config"]["Env"]
+    assert config["Config"]["Healthcheck"]["Test"][0] == "CMD"
+    assert config["Created"].startswith("2025-07-30T12:00:00")
+
+    everything = json.dumps(config) + docker("history", "--no-trunc", reference)
+    assert str(some_ca) not in everything
+    newest = f"@{locked.fork.epoch + 400 * 86400}"
+    young = docker(
+        "run", "--rm", "--network", "none", "--entrypoint", "find", reference,
+        "/", "-xdev", "-newermt", newest, "-not", "-path", "/proc/*", "-not", "-path", "/sys/*",
+        "-not", "-path", "/dev*", "-not", "-path", "/etc/*", "-newermt", "-5 minutes",
+    )  # fmt: skip
+    assert set(young.split()) <= {"/", "/proc", "/sys", "/etc", "/.dockerenv"}
+    left = docker(
+        "run", "--rm", "--entrypoint", "sh", reference, "-c",
+        "ls -d /var/cache/apt/* /var/lib/apt/lists/* /root/.cache /tools /var/log/apt /tmp/* "
+        "/run/secrets/* /build /layer 2>/dev/null; grep -rl 'another file' /etc /opt || true",
+    )  # fmt: skip
+    assert left.split() == []
+    notice = docker("run", "--rm", "--entrypoint", "cat", reference,
+                    "/usr/share/doc/higgs-image/NOTICE")  # fmt: skip
+    assert notice == (workspace.root / "NOTICE").read_text()
+    docker("image", "rm", reference)
+
+
+def test_a_changed_file_sends_one_small_layer(
+    make_standin: MakeStandin, overrides: Overrides, registry_for_all: LocalRegistry
+) -> None:
+    target = registry.repository(registry_for_all.address, "small-change")
+    built = build.build(make_standin("one"), overrides=overrides)
+    registry.push(built, target)
+    other = make_standin("two", changes={"vllm/entrypoints/bosonai/more.py": "VALUE = 1\n"})
+    changed = build.build(other, overrides=overrides)
+    pairs = zip(built.image.layers, changed.image.layers, strict=True)
+    assert [old.name for old, new in pairs if old.digest != new.digest] == ["code"]
+    pushed = registry.push(changed, target)
+    assert pushed.uploaded_bytes == changed.image.layers[-1].size < 1e6
+
+
+def test_a_change_of_the_same_size_is_built(
+    make_standin: MakeStandin, overrides: Overrides
+) -> None:
+    """BuildKit compares sizes and dates of the context's files, not what is in them."""
+    digests = set()
+    for value in (1, 2, 3):
+        changes = {"vllm/entrypoints/bosonai/more.py": f"VALUE = {value}\n"}
+        digests.add(build.build(make_standin("same", changes), overrides=overrides).image.digest)
+    assert len(digests) == 3
+
+
+def test_wheel_with_another_hash(workspace: Workspace, overrides: Overrides) -> None:
+    edit(workspace, r'(?<=whl"\nsha256 = ")[0-9a-f]{64}', "1" * 64)
+    with pytest.raises(HashMismatchError, match=r"vllm==0\.8\.3") as caught:
+        build.build(workspace, overrides=overrides)
+    assert "hash" in caught.value.hint
+    assert build.current(workspace, "gzip") is None
+
+
+def test_kernels_changed(make_standin: MakeStandin, overrides: Overrides) -> None:
+    workspace = make_standin("kernels", changes={"csrc/kernel.cu": "// another kernel\n"})
+    with pytest.raises(KernelsChangedError, match="csrc"):
+        build.build(workspace, overrides=overrides)
+
+
+def test_wrong_commit_and_missing_submodule(workspace: Workspace, overrides: Overrides) -> None:
+    before = workspace.lock_file.read_text()
+    edit(workspace, r'(?<=^commit = ")[0-9a-f]{40}', "1" * 40)
+    with pytest.raises(SourceError, match="1" * 40):
+        build.build(workspace, overrides=overrides)
+    workspace.lock_file.write_text(before)
+    edit(workspace, r'(?<=^path = ")external/higgs-audio', "external/elsewhere")
+    with pytest.raises(SourceError, match="external/elsewhere"):
+        build.build(workspace, overrides=overrides)
+
+
+def test_base_image_that_does_not_exist(
+    workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
+) -> None:
+    missing = f"{registry_for_all.address}/no-such-base@sha256:{'1' * 64}"
+    with pytest.raises(RegistryError, match="no-such-base") as caught:
+        build.build(workspace, overrides=dataclasses.replace(overrides, base_image=missing))
+    assert "--base-image" in caught.value.hint
+    nobody = f"127.0.0.1:1/base@sha256:{'1' * 64}"
+    with pytest.raises(RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
+        build.build(workspace, overrides=dataclasses.replace(overrides, base_image=nobody))
+
+
+def test_overridden_base_is_marked(workspace: Workspace, overrides: Overrides, base: str) -> None:
+    overrides = dataclasses.replace(overrides, base_image=base)
+    built = build.build(workspace, overrides=overrides)
+    assert built.overridden and built.tag.endswith(overrides.mark) and "-dev-" in built.tag
+    assert built.image.labels[render.LABEL + "overrides"] == "base-image"
+
+
+def test_a_failing_step_names_the_log(workspace: Workspace, overrides: Overrides) -> None:
+    text = workspace.layers_file.read_text()
+    workspace.layers_file.write_text(
+        text.replace('packages = ["*"]', 'packages = ["*"]\nremove = ["no/such/file"]')
+    )
+    with pytest.raises(BuildError, match="no/such/file") as caught:
+        build.build(workspace, overrides=overrides)
+    log_file = workspace.build / "logs" / "build-gzip.log"
+    assert str(log_file) in caught.value.hint and "no/such/file" in log_file.read_text()
+
+
+def test_too_large(workspace: Workspace, overrides: Overrides) -> None:
+    text = workspace.layers_file.read_text()
+    workspace.layers_file.write_text(text.replace("gzip_mb = 130", "gzip_mb = 10"))
+    for _ in range(2):  # the second time nothing is built, and it is still too large
+        with pytest.raises(BudgetError, match=r"gzip, its budget is 10"):
+            build.build(workspace, overrides=overrides)
+
+
+def test_no_space_is_found_out_before(workspace: Workspace, overrides: Overrides) -> None:
+    huge = dataclasses.replace(workspace, disk_gb=1e6)
+    with pytest.raises(DiskFullError, match=r"1000000\.0 GB"):
+        build.build(huge, overrides=overrides)
+
+
+def test_no_engine(
+    workspace: Workspace, overrides: Overrides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    with pytest.raises(EngineError, match="nonexistent") as caught:
+        build.build(workspace, overrides=overrides)
+    assert "./inv engine" in caught.value.hint
+
+
+RUNNER = """
+import sys
+from pathlib import Path
+from higgs_image import build, standin
+from higgs_image.render import Overrides
+from higgs_image.tasks.output import output
+with output():
+    ca = sys.argv[2]
+    build.build(standin.workspace_in(Path(sys.argv[1])), no_cache=True,
+                overrides=Overrides(extra_ca=Path(ca) if ca else None))
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["stable", "exporting layers"])
+def test_interrupted_at_any_point(
+    workspace: Workspace, overrides: Overrides, kill: signal.Signals, moment: str
+) -> None:
+    """No half build is taken for a whole one; the next run goes on; no child is left."""
+    ca = str(overrides.extra_ca or "")
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER, str(workspace.lock_file.parent), ca],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(workspace.root)},
+    ) as child:  # fmt: skip
+        assert child.stderr is not None
+        for line in child.stderr:
+            if moment in line:
+                break
+        child.send_signal(kill)
+        rest = child.stderr.read()  # ends when every child has ended
+        code = child.wait(30)
+    assert code == (INTERRUPTED if kill == signal.SIGINT else -signal.SIGKILL)
+    if kill == signal.SIGINT:
+        assert "interrupted" in rest and "Traceback" not in rest
+    assert build.current(workspace, "gzip") is None
+    built = build.build(workspace, overrides=overrides)
+    assert layout.read(built.layout, built.image.digest) == built.image
+    assert build.current(workspace, "gzip") == built.image

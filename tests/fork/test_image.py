@@ -1,0 +1,108 @@
+"""The real image: sizes, contents, and its server's code inside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from higgs_image import pipeline
+from higgs_image.local_registry import LocalRegistry
+
+pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
+
+SITE = "/opt/venv/lib/python3.11/site-packages"
+
+IMPORTS = """
+import json, sys
+import vllm, vllm._C, vllm._moe_C, vllm.vllm_flash_attn
+import vllm.entrypoints.bosonai.api_server
+import vllm.model_executor.models.higgs_audio, vllm.v1.worker.gpu_model_runner
+import vllm.v1.attention.backends.flash_attn, vllm.v1.executor.multiproc_executor
+import boson_multimodal.audio_processing.higgs_audio_tokenizer
+import torch, torchaudio, triton, librosa, transformers, soundfile
+print(json.dumps({"vllm": vllm.__file__, "torch": torch.__version__, "cuda": torch.version.cuda,
+                  "transformers": transformers.__version__}))
+"""
+
+WITH_DRIVER_STUB = f"""
+nm -D --undefined-only {SITE}/vllm/*.so {SITE}/vllm/vllm_flash_attn/*.so |
+    sed -n 's/.* U \\(cu[A-Z]\\w*\\)$/int \\1(void) {{ return 999; }}/p' |
+    sort -u > /tmp/cuda.c
+gcc -shared -fPIC -Wl,-soname,libcuda.so.1 /tmp/cuda.c -o /tmp/libcuda.so.1
+LD_LIBRARY_PATH=/tmp exec python3 -
+"""
+
+LAUNCHER = """
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "probe", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit_probe(void) { return PyModule_Create(&module); }
+"""
+
+
+def run(report: pipeline.Report, *command: str, stdin: str | None = None) -> str:
+    assert report.pushed is not None
+    done = subprocess.run(
+        ["docker", "run", "--rm", "-i", "--network", "none", "--entrypoint", command[0],
+         report.pushed.by_digest, *command[1:]],
+        input=stdin, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pulled(report: pipeline.Report, registry: LocalRegistry) -> None:
+    """What runs here is what a stranger pulls: the pushed digest."""
+    assert report.pushed is not None
+    subprocess.run(["docker", "pull", "--quiet", report.pushed.by_digest], check=True)
+
+
+def test_digest_and_sizes(report: pipeline.Report) -> None:
+    assert report.pushed is not None and report.pushed.digest == report.digest
+    assert report.compressed_mb < 3000 and max(size for _, size in report.layers) < 1200
+    assert report.unpacked_mb is not None and report.unpacked_mb < 6800
+
+
+def test_server_is_imported_inside(report: pipeline.Report) -> None:
+    """With its kernels, which are linked against the driver's library: a GPU host mounts it."""
+    found = json.loads(run(report, "sh", "-c", WITH_DRIVER_STUB, stdin=IMPORTS).splitlines()[-1])
+    assert found["vllm"] == f"{SITE}/vllm/__init__.py"
+    assert found["torch"].startswith("2.6.0") and found["cuda"] == "12.4"
+    assert found["transformers"].startswith("4.")
+
+
+def test_server_answers_help(report: pipeline.Report) -> None:
+    text = run(report, "python3", "-m", "vllm.entrypoints.bosonai.api_server", "--help")
+    assert "--audio-tokenizer-type" in text
+
+
+def test_what_triton_needs_at_run_time(report: pipeline.Report) -> None:
+    """It compiles its launcher with the C compiler and Python's headers, and calls ptxas."""
+    build = (
+        "cat > /tmp/probe.c && gcc -shared -fPIC -O3 $(python3 -c 'import sysconfig; "
+        'print("-I" + sysconfig.get_path("include"))\') -o /tmp/probe.so /tmp/probe.c '
+        "&& cd /tmp && python3 -c 'import probe; print(probe.__name__)'"
+    )
+    assert run(report, "sh", "-c", build, stdin=LAUNCHER).strip() == "probe"
+    ptxas = run(report, f"{SITE}/triton/backends/nvidia/bin/ptxas", "--version")
+    assert "release 12" in ptxas
+    assert "/sbin/ldconfig" in run(report, "sh", "-c", "ls /sbin/ldconfig")
+
+
+def test_every_sound_format_can_be_written(report: pipeline.Report) -> None:
+    for encoder in ("libmp3lame", "libopus", "aac", "flac"):
+        command = f"-v error -f lavfi -i sine=d=0.2 -c:a {encoder} -f matroska -".split()
+        done = run(report, "sh", "-c", "ffmpeg " + " ".join(command) + " | wc -c")
+        assert int(done) > 500, encoder
+
+
+def test_fork_lies_over_the_wheel(report: pipeline.Report, workspace) -> None:  # type: ignore[no-untyped-def]
+    path = "vllm/v1/worker/gpu_model_runner.py"
+    inside = run(report, "cat", f"{SITE}/{path}")
+    assert inside == (workspace.source / "fork" / path).read_text()
+    package = "boson_multimodal/audio_processing/higgs_audio_tokenizer.py"
+    assert run(report, "cat", f"{SITE}/{package}").strip()
+    voices = run(report, "ls", f"{SITE}/vllm/entrypoints/bosonai/voice_presets").split()
+    assert "belinda.wav" in voices and "config.json" in voices

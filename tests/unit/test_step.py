@@ -1,0 +1,311 @@
+"""docker/build/step.py, which runs inside the image build, on folders that stand for the image."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from higgs_image import process
+from higgs_image.workspace import PROJECT
+from tests.unit.conftest import write
+
+STEP = PROJECT / "docker" / "build" / "step.py"
+EPOCH = 1753917654
+OLD = 1_000_000_000
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
+    spec = importlib.util.spec_from_file_location("step", STEP)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small file system as a step finds it: everything is old."""
+    root = tmp_path / "root"
+    write(root, {"etc/passwd": "root", "opt/venv/lib/a.py": "a", "usr/bin/tool.sh": "#!/bin/sh"})
+    (root / "usr/bin/link").symlink_to("tool.sh")
+    (root / "usr/bin/nowhere").symlink_to("/no-such-place")
+    os.link(root / "etc/passwd", root / "etc/hard")
+    age(root)
+    return root
+
+
+def age(root: Path) -> None:
+    for path in [*root.rglob("*"), root]:
+        os.utime(path, (OLD, OLD), follow_symlinks=False)
+
+
+def dates(root: Path) -> dict[str, int]:
+    return {
+        p.relative_to(root).as_posix(): int(p.lstat().st_mtime) for p in [root, *root.rglob("*")]
+    }
+
+
+# --- finish
+
+
+def test_only_what_is_new_gets_the_commits_date(step: ModuleType, root: Path) -> None:
+    since = float(int(time.time()))
+    write(root, {"opt/venv/lib/new.py": "new", "new/folder/x": "x"})
+    (root / "opt/link").symlink_to("/no-such-place")
+    os.link(root / "opt/venv/lib/new.py", root / "opt/hard.py")
+    (root / "opt/dated").touch()
+    os.utime(root / "opt/dated", (OLD + 5, OLD + 5))
+    step.finish(root, since)
+    found = dates(root)
+    assert {name for name, when in found.items() if when == EPOCH} == {
+        ".", "opt", "opt/venv/lib", "opt/venv/lib/new.py", "new", "new/folder", "new/folder/x",
+        "opt/link", "opt/hard.py",
+    }  # fmt: skip
+    assert found["opt/dated"] == OLD + 5
+    assert {when for when in found.values()} == {EPOCH, OLD, OLD + 5}
+
+
+def test_leftovers_are_removed(step: ModuleType, root: Path) -> None:
+    kept = [
+        "var/log/journal/x",
+        "var/lib/dpkg/status",
+        "var/cache/debconf/config.dat",
+        "root/.bashrc",
+    ]
+    gone = [
+        "var/cache/apt/pkgcache.bin", "var/cache/apt/archives/x.deb", "var/lib/apt/lists/x",
+        "var/lib/dpkg/status-old", "var/cache/debconf/c.dat-old", "var/log/dpkg.log",
+        "var/log/apt/history.log", "var/cache/ldconfig/aux-cache", "tmp/x", "tmp/.hidden/deep/y",
+        "root/.cache/pip/z",
+    ]  # fmt: skip
+    write(root, dict.fromkeys([*kept, *gone], "x"))
+    outside = root.parent / "outside"
+    write(outside, {"keep": "me"})
+    (root / "tmp/link").symlink_to(outside)
+    (root / "tmp/dangling").symlink_to("/no-such-place")
+    step.finish(root, 0)
+    for name in kept:
+        assert (root / name).exists(), name
+    for name in gone:
+        assert not (root / name).exists(), name
+    assert list((root / "tmp").iterdir()) == []
+    assert (outside / "keep").exists()
+    assert set(dates(root).values()) == {EPOCH}
+
+
+def test_finish_leaves_no_trace_of_its_own(step: ModuleType, root: Path) -> None:
+    """Removing something changes the date of the folder it was in: that is put back, too."""
+    write(root, {"tmp/x": "x"})
+    age(root)
+    step.finish(root, float(int(time.time())))
+    assert dates(root)["tmp"] == EPOCH
+
+
+def test_two_runs_give_the_same(step: ModuleType, root: Path) -> None:
+    write(root, {"a": "a"})
+    step.finish(root, float(int(time.time())))
+    first = dates(root)
+    step.finish(root, float(int(time.time())))
+    assert dates(root) == first
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/pts"), reason="needs a mount to look at")
+def test_mounts_are_not_entered(step: ModuleType) -> None:
+    found = [str(path) for path in step.walk(Path("/dev"))]
+    assert "/dev/null" in found
+    assert [path for path in found if path.startswith("/dev/pts")] == []
+
+
+# --- overlay
+
+
+def test_overlay_copies_the_difference_and_nothing_else(step: ModuleType, tmp_path: Path) -> None:
+    source, target = tmp_path / "layer", tmp_path / "site"
+    write(
+        source, {"vllm/same.py": "same", "vllm/new.py": "new", "vllm/run.sh": "r", "vllm/a": "22"}
+    )
+    write(source, {"vllm/deep/er/x.py": "x"})
+    write(target, {"vllm/same.py": "same", "vllm/a": "11", "vllm/only_here.so": "so"})
+    age(target)
+    os.utime(source / "vllm/a", (OLD, OLD))
+    step.overlay(source, target)
+    assert {
+        p.relative_to(target).as_posix(): p.read_text() for p in target.rglob("*") if p.is_file()
+    } == {
+        "vllm/same.py": "same", "vllm/new.py": "new", "vllm/run.sh": "r", "vllm/a": "22",
+        "vllm/deep/er/x.py": "x", "vllm/only_here.so": "so",
+    }  # fmt: skip
+    assert int((target / "vllm/same.py").stat().st_mtime) == OLD, "an equal file was written"
+    assert int((target / "vllm/only_here.so").stat().st_mtime) == OLD
+    assert (target / "vllm/run.sh").stat().st_mode & 0o777 == 0o755
+    assert (target / "vllm/new.py").stat().st_mode & 0o777 == 0o644
+
+
+def test_overlay_does_not_write_through_links(step: ModuleType, tmp_path: Path) -> None:
+    source, target = tmp_path / "layer", tmp_path / "site"
+    write(source, {"hard.py": "new", "soft.py": "new", "dangling.py": "new"})
+    write(target, {"hard.py": "old"})
+    write(tmp_path, {"cache.py": "old", "elsewhere.py": "old"})
+    (target / "hard.py").unlink()
+    os.link(tmp_path / "cache.py", target / "hard.py")
+    (target / "soft.py").symlink_to(tmp_path / "elsewhere.py")
+    (target / "dangling.py").symlink_to(tmp_path / "absent/x")
+    step.overlay(source, target)
+    assert (tmp_path / "cache.py").read_text() == "old"
+    assert (tmp_path / "elsewhere.py").read_text() == "old"
+    for name in ("hard.py", "soft.py", "dangling.py"):
+        assert (target / name).read_text() == "new"
+        assert not (target / name).is_symlink()
+
+
+def test_overlay_through_a_linked_folder(step: ModuleType, tmp_path: Path) -> None:
+    """Debian's /lib is a link to /usr/lib."""
+    source, target = tmp_path / "layer", tmp_path / "root"
+    write(source, {"lib/x.py": "x"})
+    (target / "usr/lib").mkdir(parents=True)
+    (target / "lib").symlink_to("usr/lib")
+    step.overlay(source, target)
+    assert (target / "usr/lib/x.py").read_text() == "x"
+    assert (target / "lib").is_symlink()
+
+
+# --- packages
+
+
+def test_a_pattern_that_matches_nothing_fails(step: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, {"a/b.so": ""})
+    assert step.matching(tmp_path, "a/*.so") == [tmp_path / "a/b.so"]
+    with pytest.raises(SystemExit, match=r"gone/\* matches nothing"):
+        step.matching(tmp_path, "gone/*")
+
+
+def wheel(folder: Path) -> str:
+    """Write a small wheel; returns its hash."""
+    path = folder / "higgs_tiny-1.0-py3-none-any.whl"
+    folder.mkdir(parents=True, exist_ok=True)
+    info = "higgs_tiny-1.0.dist-info"
+    files = {
+        "higgs_tiny/__init__.py": "x = 1\n",
+        "higgs_tiny/tests/__init__.py": "",
+        "higgs_tiny/tests/tests/deep.py": "",
+        "higgs_tiny/keep/tests.txt": "",
+        "higgs_tiny/bin/tool-1.2": "#!/bin/sh\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: higgs-tiny\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A virtual environment of its own, as the image has one."""
+    path = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
+    return path
+
+
+def install(
+    environment: Path, layer: Path, wheels: Path, **lists: str
+) -> subprocess.CompletedProcess[str]:
+    """Run step.packages with that environment's Python, without a network."""
+    write(layer, {f"{name}.txt": text for name, text in lists.items()})
+    recipe = layer.parent / "build"
+    write(recipe, {"step.py": STEP.read_text(), "constraints.txt": ""})
+    site = environment / f"lib/python3.{sys.version_info.minor}/site-packages"
+    script = (
+        f"import sys; sys.path.insert(0, {str(recipe)!r}); import step; from pathlib import Path;"
+    )
+    script += "step.packages(*map(Path, sys.argv[1:]))"
+    return subprocess.run(
+        [environment / "bin/python", "-c", script, layer, site, process.find("uv")],
+        env=os.environ | {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(wheels), "UV_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_packages_are_installed_and_trimmed(environment: Path, tmp_path: Path) -> None:
+    digest = wheel(tmp_path / "wheels")
+    done = install(
+        environment,
+        tmp_path / "layer",
+        tmp_path / "wheels",
+        requirements=f"higgs-tiny==1.0 \\\n    --hash=sha256:{digest}\n",
+        remove="higgs_tiny/**/tests\n",  # one of them lies in another
+    )
+    assert done.returncode == 0, done.stderr
+    [package] = environment.glob("lib/*/site-packages/higgs_tiny")
+    assert (package / "__init__.py").exists()
+    assert (package / "keep/tests.txt").exists()
+    assert not (package / "tests").exists()
+
+
+def test_wheels_in_the_layer_are_found(environment: Path, tmp_path: Path) -> None:
+    digest = wheel(tmp_path / "layer/wheels")
+    done = install(
+        environment,
+        tmp_path / "layer",
+        tmp_path / "empty",
+        requirements=f"higgs-tiny==1.0 --hash=sha256:{digest}\n",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_wrong_hash_ends_the_step(environment: Path, tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels")
+    done = install(
+        environment,
+        tmp_path / "layer",
+        tmp_path / "wheels",
+        requirements=f"higgs-tiny==1.0 --hash=sha256:{'0' * 64}\n",
+    )
+    assert done.returncode != 0
+    assert "Hash mismatch for `higgs-tiny==1.0`" in done.stderr
+    assert not list(environment.glob("lib/*/site-packages/higgs_tiny"))
+
+
+def test_a_package_without_hash_ends_the_step(environment: Path, tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels")
+    done = install(
+        environment, tmp_path / "layer", tmp_path / "wheels", requirements="higgs-tiny==1.0\n"
+    )
+    assert done.returncode != 0
+    assert "hash" in done.stderr
+
+
+def test_a_list_that_is_out_of_date_ends_the_step(environment: Path, tmp_path: Path) -> None:
+    digest = wheel(tmp_path / "wheels")
+    done = install(
+        environment,
+        tmp_path / "layer",
+        tmp_path / "wheels",
+        requirements=f"higgs-tiny==1.0 --hash=sha256:{digest}\n",
+        remove="higgs_tiny/no-such-file\n",
+    )
+    assert done.returncode != 0
+    assert "higgs_tiny/no-such-file matches nothing" in done.stderr
+
+
+def test_standard_library_only() -> None:
+    """It runs with the base image's Python, where nothing is installed."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", STEP, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "finish LAYER" in done.stdout or "{finish,packages,overlay}" in done.stdout
