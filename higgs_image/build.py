@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 COMPRESSIONS: Mapping[str, str] = {"gzip": "", "zstd": "-zstd"}
 """Known compressions and what each appends to a tag. Docker before 23 cannot read zstd."""
 
-DISK_GB = 20.0
+DISK_GB = 22.0
 """Free disk that a cold build needs: layers unpacked and compressed, and the layout."""
 
 

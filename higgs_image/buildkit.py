@@ -179,7 +179,7 @@ def explain(output: str, log_file: Path) -> HiggsError:
             )
         return RegistryUnavailableError(
             f"the base image's registry did not answer: {last}",
-            "run again when it does, or give a copy of the base with --base-image",
+            "run again when it does, or give another with --base-image (./inv base makes one)",
         )
     if (
         "cannot connect to the docker daemon" in lower

@@ -250,7 +250,7 @@ def test_git(programs: Programs, subject: Subject) -> None:
 
 @pytest.mark.parametrize(
     ("free", "built", "verdict"),
-    [(20.1, False, PASS), (19.9, False, FAIL), (5.1, True, PASS), (4.9, True, FAIL)],
+    [(22.1, False, PASS), (21.9, False, FAIL), (5.1, True, PASS), (4.9, True, FAIL)],
 )
 def test_disk(
     free: float, built: bool, verdict: Verdict, subject: Subject, monkeypatch: pytest.MonkeyPatch
@@ -259,7 +259,7 @@ def test_disk(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     if built:
         subject.workspace.layout("zstd").mkdir(parents=True)
-    assert builds.DISK_GB == 20.0
+    assert builds.DISK_GB == 22.0
     for name in ("disk", "engine disk"):
         finding = check(name, subject)
         assert finding.verdict is verdict
