@@ -180,7 +180,7 @@ def run(
         seconds={name: round(value, 2) for name, value in seconds.items()},
         proved=_proved(lock.load(place.lock_file), report, spoken),
         unproved=[
-            "the download of the fork, 204 packages and the vllm wheel, and an image of 3 GB",
+            "the download of the fork, its packages and the vllm wheel, and an image of 3 GB",
             "the speech server itself: model code, weights, a GPU, and how it sounds",
             "a registry with TLS and a login",
         ],
