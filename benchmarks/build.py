@@ -171,6 +171,7 @@ def main() -> None:
         if not arguments.skip_prototype:
             prune()
             result["prototype"] = prototype(arguments, Path(name))
+            print(json.dumps(result), file=sys.stderr)  # not lost if the product fails
         prune()
         shutil.rmtree(PROJECT / "build" / f"oci-{arguments.compression}", ignore_errors=True)
         with DiskPeak(Path(name)) as disk:
