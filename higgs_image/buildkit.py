@@ -43,9 +43,10 @@ def builder() -> str | None:
             "install docker-buildx (Debian 13: apt-get install docker-buildx; or ./inv engine)",
         )
     info = process.run(["docker", "info", "--format", "{{json .DriverStatus}}"])
-    if info.code != 0:
+    if info.code != 0 or info.out.strip() in ("", "null"):  # some clients end with 0 all the same
+        why = info.err.strip().splitlines()
         raise EngineError(
-            f"no container engine answers: {info.err.strip().splitlines()[-1] if info.err else ''}",
+            f"no container engine answers: {why[-1] if why else info.out.strip()}",
             "start Docker; on Debian as root: ./inv engine",
         )
     if "io.containerd.snapshotter" in info.out:

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import random
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -31,6 +30,8 @@ from .fault_proxy import Fault, FaultProxy
 pytestmark = pytest.mark.engine
 
 SECRET = "hunter2-in-no-log"
+HTPASSWD = "releaser:$2y$05$V6xQLt37j47oZVTgUIgfKunO1c3tx2g0oo82qdVLHdfIVdOzYf5qe"
+"""The user releaser with that password (htpasswd -nbB)."""
 
 
 def make_built(folder: Path, seed: int = 1, layers: int = 3, size: int = 300_000) -> Built:
@@ -214,13 +215,8 @@ def test_a_registry_that_lies_about_what_it_stored(
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[LocalRegistry]:
-    if not shutil.which("htpasswd"):
-        pytest.skip("htpasswd (apache2-utils) is not installed")
     passwords = tmp_path / "htpasswd"
-    line = subprocess.run(
-        ["htpasswd", "-Bbn", "releaser", SECRET], check=True, capture_output=True, text=True
-    )
-    passwords.write_text(line.stdout)
+    passwords.write_text(HTPASSWD + "\n")
     with LocalRegistry(tmp_path / "guarded", htpasswd=passwords) as running:
         yield running
 
