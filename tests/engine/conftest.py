@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import base_image, demo, engine, standin
-from higgs_image.errors import HiggsError
+from higgs_image import base_image, demo, standin
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.render import Overrides
 from higgs_image.workspace import Workspace
@@ -33,17 +32,8 @@ MakeStandin = Callable[..., Workspace]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def machine() -> None:
-    """Skip on a machine that lacks something; in CI install it, and never skip."""
-    in_ci = os.environ.get("CI") == "true"
-    try:
-        report = engine.run(Workspace.default(), registry=True, dry_run=not in_ci)
-    except HiggsError as error:
-        if in_ci:
-            raise
-        pytest.skip(f"{error.message} ({error.hint})")
-    if report.changed and not in_ci:
-        pytest.skip(f"run ./inv engine --registry first, it would: {'; '.join(report.done)}")
+def _machine(machine: None) -> None:
+    """Every test here needs the engine."""
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import base_image, demo, engine, lock, pipeline, source
+from higgs_image import base_image, demo, lock, pipeline, source
 from higgs_image.errors import HiggsError
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.render import Overrides
@@ -33,26 +33,14 @@ def workspace() -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def machine(workspace: Workspace) -> None:
-    """An engine and its tools: installed in CI, else asked for."""
-    in_ci = os.environ.get("CI") == "true"
-    try:
-        report = engine.run(workspace, registry=True, dry_run=not in_ci)
-    except HiggsError as error:
-        if in_ci:
-            raise
-        pytest.skip(f"{error.message} ({error.hint})")
-    if report.changed and not in_ci:
-        pytest.skip(f"run ./inv engine --registry first, it would: {'; '.join(report.done)}")
+def registry(
+    workspace: Workspace, machine: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalRegistry]:
+    """A registry of the tests' own, where there is room for the real image."""
     try:
         workspace.require_disk(Path("/var/lib"), NEEDED_GB, "building the real image")
     except HiggsError as error:
         pytest.skip(error.message)
-
-
-@pytest.fixture(scope="session")
-def registry(machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    """A registry of the tests' own."""
     with LocalRegistry(tmp_path_factory.mktemp("registry")) as running:
         yield running
 
