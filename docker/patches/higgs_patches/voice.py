@@ -1,4 +1,4 @@
-"""What a voice is, and how one is found by its name."""
+"""What a voice is, and how a request finds one by its name."""
 
 from __future__ import annotations
 
