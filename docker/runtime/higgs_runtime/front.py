@@ -173,9 +173,9 @@ def _response(status: int, state: State, *, with_body: bool) -> bytes:
             LOADING: f"the server is starting: {state.activity}",
             DRAINING: "the server is ending",
         }.get(state.phase, "this port answers GET /ping only")
-        kind = "NotFoundError" if status == 404 else "ServiceUnavailableError"
-        error = {"object": "error", "message": message, "type": kind, "code": status}
-        body = json.dumps(error).encode()
+        kind = "invalid_request_error" if status == 404 else "server_error"
+        error = {"message": message, "type": kind, "param": None, "code": None}
+        body = json.dumps({"error": error}).encode()
     lines = [
         f"HTTP/1.1 {status} {_REASONS[status]}",
         f"Server: {SERVER}",

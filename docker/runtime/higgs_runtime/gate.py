@@ -73,10 +73,9 @@ class Gate:
         elif scope["path"] in QUIET:
             await self._app(scope, receive, send)
         elif self._draining:
-            await _respond(send, 503, {
-                "object": "error", "message": "the server is ending",
-                "type": "ServiceUnavailableError", "code": 503,
-            })  # fmt: skip
+            error = {"message": "the server is ending", "type": "server_error",
+                     "param": None, "code": None}  # fmt: skip
+            await _respond(send, 503, {"error": error})
         else:
             self._running += 1
             try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -43,7 +44,6 @@ os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "30")
 import requests
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import logging as hub_logging
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 RESERVE = 200_000_000
@@ -105,7 +105,7 @@ def download(
     Raises:
         Refused: the first thing that made it impossible.
     """
-    hub_logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told here
     api = HfApi()  # takes HF_TOKEN and HF_ENDPOINT from the environment
     progress("asking the hub for the list of weights")
     snapshots = [describe(api, entry) for entry in missing]
@@ -172,7 +172,7 @@ def _fetch(snapshot: Snapshot, cache: Path, progress: Callable[[str], None]) -> 
 
     with _reporting(snapshot, cache, progress):
         for last in (False, True):
-            folder = _retried(entry, fetch)
+            folder = _retried(entry, fetch, lambda: _present(snapshot, cache))
             bad = damaged(snapshot, folder)
             if not bad:
                 break
@@ -273,9 +273,18 @@ def _reporting(snapshot: Snapshot, cache: Path, progress: Callable[[str], None])
         thread.join()
 
 
-def _retried(entry: Wanted, attempt: Callable[[], T]) -> T:
-    """Try again what may pass; translate what does not."""
-    for wait in (*WAITS, None):
+def _retried(
+    entry: Wanted, attempt: Callable[[], T], there: Callable[[], int] = lambda: 0
+) -> T:
+    """Try again what may pass; translate what does not.
+
+    Args:
+        entry: what it is about.
+        attempt: what is tried.
+        there: how far it has come; as long as that grows, nothing is given up.
+    """
+    failures, reached = 0, there()
+    while True:
         try:
             return attempt()
         except Refused:
@@ -284,12 +293,14 @@ def _retried(entry: Wanted, attempt: Callable[[], T]) -> T:
             refusal, asked = explain(entry, error)
             if refusal is None:
                 raise
-            if wait is None or not isinstance(refusal, HubBusy | NoNetwork):
+            before, reached = reached, there()
+            failures = 0 if reached > before else failures
+            if failures == len(WAITS) or not isinstance(refusal, HubBusy | NoNetwork):
                 raise refusal from None
-            pause = min(max(wait, asked), LONGEST_WAIT)
+            pause = min(max(WAITS[failures], asked), LONGEST_WAIT)
+            failures += 1
             log.warning(f"{refusal.message}: trying again in {pause:.0f} s")
             sleep(pause)
-    raise AssertionError("unreachable")
 
 
 def explain(entry: Wanted, error: BaseException) -> tuple[Refused | None, float]:
@@ -303,21 +314,31 @@ def explain(entry: Wanted, error: BaseException) -> tuple[Refused | None, float]
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return _full(cause), 0.0
-        if isinstance(cause, HfHubHTTPError | requests.HTTPError) and cause.response is not None:
-            return _by_status(entry, cause.response)
+        if isinstance(cause, HfHubHTTPError | requests.HTTPError):
+            if cause.response is not None:
+                return _by_status(entry, cause.response)
+            cause = cause.__cause__ or cause.__context__  # it stands for another error
+            continue
         if isinstance(cause, OfflineModeIsEnabled):
             return NoNetwork("HF_HUB_OFFLINE is set", "unset it, or set HIGGS_OFFLINE=1"), 0.0
-        short = isinstance(cause, OSError) and "Consistency check failed" in str(cause)
-        if isinstance(cause, requests.RequestException) or short:
+        broken = isinstance(cause, requests.exceptions.ChunkedEncodingError) or (
+            isinstance(cause, OSError) and "Consistency check failed" in str(cause)
+        )
+        if isinstance(cause, requests.RequestException) or broken:
             host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-            kind = "the answer broke off" if short else type(cause).__name__
+            what = "broke off an answer" if broken else f"cannot be reached ({_kind(cause)})"
             return NoNetwork(
-                f"{host} cannot be reached ({kind})",
+                f"{host} {what}",
                 "check the network, name server and proxy of this machine; with the weights on a "
                 "volume HIGGS_OFFLINE=1 needs no network",
             ), 0.0
         cause = cause.__cause__ or cause.__context__
     return None, 0.0
+
+
+def _kind(error: BaseException) -> str:
+    return {"ConnectTimeout": "timeout", "ReadTimeout": "timeout", "SSLError": "certificate",
+            "ProxyError": "proxy"}.get(type(error).__name__, "no connection")  # fmt: skip
 
 
 def _full(error: OSError) -> DiskTooSmall:
