@@ -273,9 +273,7 @@ def _reporting(snapshot: Snapshot, cache: Path, progress: Callable[[str], None])
         thread.join()
 
 
-def _retried(
-    entry: Wanted, attempt: Callable[[], T], there: Callable[[], int] = lambda: 0
-) -> T:
+def _retried(entry: Wanted, attempt: Callable[[], T], there: Callable[[], int] = lambda: 0) -> T:
     """Try again what may pass; translate what does not.
 
     Args:

@@ -287,6 +287,8 @@ def _full_name(flag: str, known: set[str]) -> str:
     Raises:
         BadSetting: it knows none that begins so, or several.
     """
+    if flag == "--config":
+        raise BadSetting("--config is not supported here", "give flags, or set HIGGS_EXTRA_ARGS")
     found = [flag] if flag in known else sorted(name for name in known if name.startswith(flag))
     if len(found) == 1:
         return found[0]

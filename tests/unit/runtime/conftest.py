@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from higgs_runtime.image import Image, Weights
+
 from tests.unit.runtime.hub_server import Hub, Server
 
 IMAGE = Image(

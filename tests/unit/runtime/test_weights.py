@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from higgs_runtime import weights
 from higgs_runtime.errors import (
     BadSetting,
@@ -22,13 +21,13 @@ from higgs_runtime.errors import (
     HubBusy,
     HubNotFound,
     HubRefused,
-    NoNetwork,
     NotCached,
     Refused,
     WeightsDamaged,
 )
 from higgs_runtime.settings import Settings, read
 from higgs_runtime.weights import Wanted
+
 from higgs_image.workspace import PROJECT
 from tests.unit.runtime.conftest import IMAGE
 from tests.unit.runtime.hub_server import Failure, Hub, Server
@@ -51,9 +50,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, hub_server: Server) -> list[float]:
     return waited
 
 
-def ensure(
-    cache: Path, needed: list[Wanted] | None = None, offline: bool = False
-) -> weights.Place:
+def ensure(cache: Path, needed: list[Wanted] | None = None, offline: bool = False) -> weights.Place:
     return weights.ensure(needed or ALL, cache, offline=offline, progress=lambda _: None)
 
 
@@ -127,7 +124,9 @@ def test_a_connection_that_breaks_off_is_gone_on_with(
     hub.cut, hub.cut_after = 9, 105_000
     place = ensure(tmp_path)
     assert (Path(place.model) / "big.safetensors").read_bytes() == data
-    starts = [int(r.removeprefix("bytes=").rstrip("-") or 0) for _, r in hub.downloads("/cdn/boson")]
+    starts = [
+        int(r.removeprefix("bytes=").rstrip("-") or 0) for _, r in hub.downloads("/cdn/boson")
+    ]
     assert starts[:10] == [100_000 * n for n in range(10)]
     assert waits == [1.0] * 9
 
@@ -369,9 +368,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_is_too_small_is_refused_before_a_download(
-    hub: Hub, small_disk: Path
-) -> None:
+def test_a_disk_that_is_too_small_is_refused_before_a_download(hub: Hub, small_disk: Path) -> None:
     error = refused(DiskTooSmall, small_disk / "not/yet/there")
     assert "the weights need 0.2 GB free" in error.message and "0.0 GB are" in error.message
     assert hub.downloads() == []
