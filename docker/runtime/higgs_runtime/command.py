@@ -60,6 +60,8 @@ def environment(
     changed[gate.WARMUP] = str(settings.warmup_seconds)
     if settings.api_key:  # not as a flag: the server logs its flags, and ps shows them
         changed[gate.API_KEY] = settings.api_key
+    if settings.semantic_model_revision:
+        changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which the driver numbers GPUs, as the checks saw them.
     changed.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     changed.setdefault("VLLM_USE_V1", "1")  # the server has no other engine

@@ -29,13 +29,15 @@ class Image(NamedTuple):
         tag: the image's immutable tag.
         generation: the speech model.
         audio_tokenizer: the codec between sound and tokens.
-        semantic_model: the model that the codec loads by itself.
+        semantic_model: a part of the codec.
+        patches: names of the patches that the server has.
     """
 
     tag: str
     generation: Weights
     audio_tokenizer: Weights
     semantic_model: Weights
+    patches: frozenset[str] = frozenset()
 
 
 def read() -> Image:
@@ -55,4 +57,5 @@ def read() -> Image:
         generation=weights["generation"],
         audio_tokenizer=weights["audio-tokenizer"],
         semantic_model=weights["semantic-model"],
+        patches=frozenset(patch["name"] for patch in facts["patches"]),
     )

@@ -115,6 +115,8 @@ TABLE = (
         "hub repository or folder", "audio tokenizer", _REPO),
     Row("audio_tokenizer_revision", "HIGGS_AUDIO_TOKENIZER_REVISION", "--audio-tokenizer-revision",
         "the pinned one", "commit, branch or tag", "its revision", _REVISION),
+    Row("semantic_model_revision", "HIGGS_SEMANTIC_MODEL_REVISION", "--semantic-model-revision",
+        "in the tokenizer", "commit, branch or tag", "semantic model of its own", _REVISION),
     Row("served_model_name", "HIGGS_SERVED_MODEL_NAME", "--served-model-name", "higgs-audio-v2",
         "one or more, without spaces in one", "the model's name in requests",
         _names, ("higgs-audio-v2",)),
@@ -170,6 +172,7 @@ class Settings:
     model_revision: str
     audio_tokenizer: str
     audio_tokenizer_revision: str
+    semantic_model_revision: str | None
     served_model_name: tuple[str, ...]
     port: int
     health_port: int

@@ -23,6 +23,9 @@ from higgs_runtime.settings import Settings
 VOLUMES = ("/workspace", "/runpod-volume")
 """Where platforms mount what outlives a container."""
 
+SEMANTIC_PATCH = "audio_tokenizer"
+"""The patch with which the semantic model is taken from the audio tokenizer's own file."""
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -88,13 +91,22 @@ def cache_folder(hf_home: Path, environment: Mapping[str, str]) -> Path:
 
 
 def wanted(settings: Settings, image: Image) -> list[Wanted]:
-    """Return the three repositories that the server loads."""
-    semantic = image.semantic_model
-    return [
+    """Return the repositories that the server loads: the model and the audio tokenizer.
+
+    The codec's semantic model is a repository of its own. With our patch the server takes it from
+    the audio tokenizer's file, unless a revision of it is set; without, it loads its main branch.
+    """
+    needed = [
         Wanted("model", settings.model, settings.model_revision),
         Wanted("audio tokenizer", settings.audio_tokenizer, settings.audio_tokenizer_revision),
-        Wanted("semantic model", semantic.repo, semantic.revision or "main", by_name=True),
     ]
+    semantic, revision = image.semantic_model, settings.semantic_model_revision
+    if revision:
+        needed.append(Wanted("semantic model", semantic.repo, revision))
+    elif SEMANTIC_PATCH not in image.patches:
+        pinned = semantic.revision or "main"
+        needed.append(Wanted("semantic model", semantic.repo, pinned, by_name=True))
+    return needed
 
 
 def ensure(

@@ -80,6 +80,11 @@ def image_file(tmp_path: Path) -> Path:
         "semantic-model": IMAGE.semantic_model,
     }
     weights = {role: {"repo": x.repo, "revision": x.revision} for role, x in roles.items()}
-    facts = {"weights": weights, "patches": [], "lock_sha256": "0" * 64, "tag": IMAGE.tag}
+    facts = {
+        "weights": weights,
+        "patches": [{"name": "voices"}],
+        "lock_sha256": "0" * 64,
+        "tag": IMAGE.tag,
+    }
     path.write_text(json.dumps(facts))
     return path

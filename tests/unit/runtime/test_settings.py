@@ -36,6 +36,7 @@ ROWS = [
     ("model_revision", "1" * 40, "v1.0", "v1.0", ["a b", "x" * 201]),
     ("audio_tokenizer", "bosonai/tokenizer", "me/codec", "me/codec", ["a b"]),
     ("audio_tokenizer_revision", "2" * 40, "main", "main", ["a b"]),
+    ("semantic_model_revision", None, "b4b85f1", "b4b85f1", ["a b"]),
     (
         "served_model_name",
         ("higgs-audio-v2",),

@@ -25,6 +25,7 @@ from higgs_runtime.errors import (
     Refused,
     WeightsDamaged,
 )
+from higgs_runtime.image import Weights
 from higgs_runtime.settings import Settings, read
 from higgs_runtime.weights import Wanted
 
@@ -404,6 +405,21 @@ def test_what_is_nobody_s_fault_is_shown_as_it_is(
     monkeypatch.setattr(client, "snapshot_download", broken)
     with pytest.raises(ZeroDivisionError):
         ensure(tmp_path)
+
+
+# --- which
+
+
+def test_the_semantic_model_is_a_part_of_the_tokenizer_unless_somebody_says_so() -> None:
+    patched = IMAGE._replace(patches=frozenset({"audio_tokenizer"}))
+    assert weights.wanted(settings(), IMAGE) == ALL
+    assert weights.wanted(settings(), patched) == [MODEL, TOKENIZER]
+    own = weights.wanted(settings(HIGGS_SEMANTIC_MODEL_REVISION="v1"), patched)
+    assert own[2] == Wanted("semantic model", "bosonai/hubert", "v1")
+    pinned = IMAGE._replace(semantic_model=Weights("bosonai/hubert", "3" * 40))
+    assert weights.wanted(settings(), pinned)[2].revision == "3" * 40
+    own = weights.wanted(settings(HIGGS_MODEL="me/model", HIGGS_AUDIO_TOKENIZER="/codec"), IMAGE)
+    assert own[0] == Wanted("model", "me/model", "main") and own[1].repo == "/codec"
 
 
 # --- where
