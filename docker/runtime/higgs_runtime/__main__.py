@@ -60,7 +60,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     state = State()
     with ExitStack() as listeners:
         early = _listen(chosen, state, listeners)
-        pod.write_port(chosen.health_port)
+        pod.write_ping_address(chosen)
         pod.warn_if_open(chosen, environment)
         pod.pre_start()
         if chosen.public_key:

@@ -29,14 +29,14 @@ class Image(NamedTuple):
         tag: the image's immutable tag.
         generation: the speech model.
         audio_tokenizer: the codec between sound and tokens.
-        semantic_model: a part of the codec.
+        semantic_model: a part of the codec, if it is a repository of its own.
         patches: names of the patches that the server has.
     """
 
     tag: str
     generation: Weights
     audio_tokenizer: Weights
-    semantic_model: Weights
+    semantic_model: Weights | None
     patches: frozenset[str] = frozenset()
 
 
@@ -56,6 +56,6 @@ def read() -> Image:
         tag=facts["tag"],
         generation=weights["generation"],
         audio_tokenizer=weights["audio-tokenizer"],
-        semantic_model=weights["semantic-model"],
+        semantic_model=weights.get("semantic-model"),
         patches=frozenset(patch["name"] for patch in facts["patches"]),
     )

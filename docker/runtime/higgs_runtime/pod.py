@@ -19,8 +19,8 @@ from higgs_runtime.settings import Settings
 
 PRE_START, POST_START = Path("/pre_start.sh"), Path("/post_start.sh")
 SSHD = "/usr/sbin/sshd"
-PORT_FILE = Path("/run/higgs-image/port")
-"""Where the image's HEALTHCHECK finds the port."""
+PING_FILE = Path("/run/higgs-image/ping")
+"""Where the image's HEALTHCHECK finds the address to ask."""
 
 
 def pre_start(hook: Path = PRE_START) -> None:
@@ -119,11 +119,15 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def write_port(port: int, path: Path = PORT_FILE) -> None:
-    """Leave the port where the image's HEALTHCHECK finds it; a read-only container has none."""
+def write_ping_address(settings: Settings, path: Path = PING_FILE) -> None:
+    """Leave for the image's HEALTHCHECK what to ask; a read-only container has the default."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    own_port = settings.health_port != settings.port
+    scheme = "https" if "--ssl-certfile" in settings.given and not own_port else "http"
+    host = f"[{host}]" if ":" in host else host
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{port}\n")
+        path.write_text(f"{scheme}://{host}:{settings.health_port}/ping\n")
     except OSError:
         pass
 

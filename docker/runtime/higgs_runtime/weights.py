@@ -101,6 +101,8 @@ def wanted(settings: Settings, image: Image) -> list[Wanted]:
         Wanted("audio tokenizer", settings.audio_tokenizer, settings.audio_tokenizer_revision),
     ]
     semantic, revision = image.semantic_model, settings.semantic_model_revision
+    if semantic is None:
+        return needed
     if revision:
         needed.append(Wanted("semantic model", semantic.repo, revision))
     elif SEMANTIC_PATCH not in image.patches:
