@@ -33,7 +33,7 @@ READY, DRAIN, DRAINED = b"ready\n", b"drain\n", b"drained\n"
 """What is said on that socket: to the start code, from it, to it."""
 
 QUIET = ("/ping", "/health", "/metrics")
-"""What platforms ask every few seconds: not in the access log, and never held back."""
+"""What platforms ask every few seconds: neither counted nor in the access log."""
 
 TEXT = "Hello, this is a test."
 TOKENS = 64
@@ -70,12 +70,12 @@ class Gate:
             await self._app(scope, receive, send)
         elif scope["path"] == "/ping":
             await _respond(send, 503 if self._draining else 200, {"status": self._status()})
-        elif scope["path"] in QUIET:
-            await self._app(scope, receive, send)
-        elif self._draining:
+        elif self._draining and scope["path"] != "/metrics":
             error = {"message": "the server is ending", "type": "server_error",
                      "param": None, "code": None}  # fmt: skip
             await _respond(send, 503, {"error": error})
+        elif scope["path"] in QUIET:
+            await self._app(scope, receive, send)
         else:
             self._running += 1
             try:

@@ -86,7 +86,8 @@ def test_drained_is_said_when_the_last_request_has_ended(control: socket.socket)
         status, body = await call(made, "/v1/audio/speech")
         assert status == 503 and json.loads(body)["error"]["message"] == "the server is ending"
         assert await call(made, "/ping") == (503, b'{"status": "ending"}')
-        assert (await call(made, "/health"))[0] == 200
+        assert (await call(made, "/health"))[0] == 503
+        assert (await call(made, "/metrics"))[0] == 200
         first.cancel()  # a client that has gone counts as an end, too
         app.go.set()
         assert (await second)[0] == 200
