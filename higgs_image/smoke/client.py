@@ -60,7 +60,7 @@ class Client:
     """
 
     port: int
-    patience: float = 120.0
+    patience: float = 180.0
     limit: float = 300.0
 
     def get(self, path: str) -> Answer:

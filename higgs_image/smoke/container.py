@@ -212,7 +212,7 @@ def _healthy(port: int) -> bool:
 
 
 def _tail(server: Server) -> str:
-    return "\n".join(server.logs(tail=TAIL).splitlines()[-TAIL:])
+    return "\n".join(line[:300] for line in server.logs(tail=TAIL).splitlines())
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ _KNOWN: tuple[tuple[str, Hint], ...] = (
         Hint("the GPU is newer than the image's kernels", "use one before Blackwell"),
     ),
     (
-        r"Found no NVIDIA driver|could not select device driver|libcuda\.so\.1: cannot open"
+        r"Found no NVIDIA driver|could not select device driver"
         r"|No CUDA GPUs are available|Failed to infer device type|no GPU (was )?found",
         Hint("there is no GPU or no driver", "run with --device cpu, or on a GPU host"),
     ),
@@ -70,15 +70,21 @@ _KNOWN: tuple[tuple[str, Hint], ...] = (
         Hint("a flag is unknown or wrong", "see --help of the image"),
     ),
 )
-FATAL = tuple((re.compile(pattern, re.MULTILINE), hint) for pattern, hint in _KNOWN)
+FATAL = tuple((re.compile(pattern), hint) for pattern, hint in _KNOWN)
+HARMLESS = ("WARNING ", "INFO ", "INFO:", "DEBUG ")
+"""How lines begin that no one dies of."""
 
 
 def find(log: str) -> tuple[str, Hint] | None:
-    """Return the first fatal line of a log and what it means; the more telling one first."""
+    """Return the first fatal line of a log and what it means; the more telling one first.
+
+    What the server itself calls less than an error is none: it goes on.
+    """
+    lines = [line for line in log.splitlines() if not line.startswith(HARMLESS)]
     for pattern, hint in FATAL:
-        if match := pattern.search(log):
-            start = log.rfind("\n", 0, match.start()) + 1
-            return log[start:].split("\n", 1)[0].strip(), hint
+        for line in lines:
+            if pattern.search(line):
+                return line.strip(), hint
     return None
 
 

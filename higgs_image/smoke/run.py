@@ -69,7 +69,7 @@ class Options:
     shm_size: str = ""
     cache: str = CACHE
     only: frozenset[str] = field(default_factory=frozenset)
-    patience: float = 120.0
+    patience: float = 180.0
     random_weights: bool = True
 
 
@@ -160,7 +160,7 @@ def last_built(workspace: Workspace) -> str:
     """
     states = [workspace.build / "state" / f"build-{name}.json" for name in build.COMPRESSIONS]
     found = sorted((x for x in states if x.is_file()), key=lambda x: x.stat().st_mtime)
-    remedy = "build one: invoke build; or name one: invoke smoke IMAGE"
+    remedy = "build one: invoke build; or name one: invoke smoke --image IMAGE"
     if not found:
         raise UsageError("no image was built yet", remedy)
     digest = str(workspace.read_state(found[-1].stem).get("digest"))

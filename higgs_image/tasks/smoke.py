@@ -13,7 +13,6 @@ from higgs_image.tasks.output import output
 
 
 @task(
-    positional=["image"],
     iterable=["only"],
     help={
         "image": "name or digest of the image (default: the one that was built last)",
