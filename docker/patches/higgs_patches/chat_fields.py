@@ -34,7 +34,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "min_p": (0, 1),
     "frequency_penalty": (-2, 2),
     "presence_penalty": (-2, 2),
-    "repetition_penalty": (0.01, 10),
+    "repetition_penalty": (0.01, 2),
 }
 _WHOLE_NUMBERS: dict[str, tuple[int, int]] = {
     "seed": _SEEDS,
@@ -102,6 +102,7 @@ class ChatRequest:
             audio_url parts. Texts are as the client wrote them: not yet clean.
         model: the name that the client gave, if any.
         audio: True if audio is asked for, False if only text is, None if the model may choose.
+        text: whether text may come too.
         audio_format: one of AUDIO_FORMATS; pcm16 in a stream.
         voice: the name of a voice that the client gave, if any.
         chunk_frames: frames of audio (25 a second) in a piece of a stream, if the client said so.
@@ -118,6 +119,7 @@ class ChatRequest:
     stream: bool = False
     include_usage: bool = False
     audio: bool | None = None
+    text: bool = True
     audio_format: str = "wav"
     voice: str | None = None
     chunk_frames: int | None = None
@@ -160,8 +162,9 @@ def read(body: object) -> ChatRequest:
         stream=stream,
         include_usage=_flag(_mapping(body, "stream_options"), "include_usage", "stream_options."),
         audio=None if modalities is None else "audio" in modalities,
+        text=modalities is None or "text" in modalities,
         audio_format=_audio_format(audio, stream),
-        voice=_text(audio, "voice", "audio."),
+        voice=_voice(audio),
         chunk_frames=_whole(audio, "audio_chunk_size", 1, MAX_CHUNK_FRAMES, "audio."),
         n=_whole(body, "n", 1, MAX_CHOICES) or 1,
         max_tokens=_max_tokens(body),
@@ -263,18 +266,18 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
 
 def _stop(body: Mapping[str, Any]) -> list[str]:
     value = body.get("stop", [])
-    texts = [value] if isinstance(value, str) else value
+    stops = [value] if isinstance(value, str) else value
     if not (
-        isinstance(texts, list)
-        and len(texts) <= MAX_STOPS
-        and all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_LENGTH for text in texts)
+        isinstance(stops, list)
+        and len(stops) <= MAX_STOPS
+        and all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_LENGTH for text in stops)
     ):
         raise Refused(
             f"stop is {shown(value)}; it has to be a text or a list of at most {MAX_STOPS} texts,"
             f" of 1 to {MAX_STOP_LENGTH} characters each",
             "stop",
         )
-    return list(texts)
+    return list(stops)
 
 
 def _stop_token_ids(body: Mapping[str, Any]) -> list[int]:
@@ -301,6 +304,13 @@ def _modalities(body: Mapping[str, Any]) -> list[str] | None:
             "modalities",
         )
     return value
+
+
+def _voice(audio: Mapping[str, Any]) -> str | None:
+    value = audio.get("voice")
+    if isinstance(value, dict) and "id" in value:  # OpenAI's newer form
+        value = value["id"]
+    return _text({"voice": value}, "voice", "audio.")
 
 
 def _audio_format(audio: Mapping[str, Any], stream: bool) -> str:
@@ -330,12 +340,12 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             "messages",
         )
     messages = [_message(message, f"messages[{place}]") for place, message in enumerate(value)]
-    texts = [text for message in messages for text in _texts(message["content"])]
-    if (length := sum(map(len, texts))) > MAX_TEXT:
+    every = [text for message in messages for text in texts(message["content"])]
+    if (length := sum(map(len, every))) > MAX_TEXT:
         raise Refused(
             f"messages have {length} characters of text; {MAX_TEXT} are possible", "messages"
         )
-    if not any(text.strip() for text in texts) and not _audio_parts(messages):
+    if not any(text.strip() for text in every) and not _audio_parts(messages):
         raise Refused("messages hold no text: there is nothing to say", "messages")
     return messages
 
@@ -345,7 +355,8 @@ def _audio_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [part for content in contents for part in content if part["type"] == "audio_url"]
 
 
-def _texts(content: str | list[dict[str, Any]]) -> list[str]:
+def texts(content: str | list[dict[str, Any]]) -> list[str]:
+    """The texts of a message's content."""
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content if part["type"] == "text"]

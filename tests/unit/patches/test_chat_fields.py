@@ -67,6 +67,10 @@ def test_modalities(modalities: list[str], audio: bool) -> None:
     assert ask(modalities=modalities).audio is audio
 
 
+def test_a_voice_may_be_an_object() -> None:
+    assert ask(audio={"voice": {"id": "belinda"}}).voice == "belinda"
+
+
 def test_null_and_unknown_fields_are_ignored() -> None:
     nothing = dict.fromkeys(
         ("temperature", "stop", "tools", "audio", "modalities", "stream", "n", "seed"), None
@@ -138,7 +142,7 @@ def test_what_cannot_work_is_refused(field: str, value: Any) -> None:
         ("min_p", [-0.1, 1.1, NAN], "from 0 to 1"),
         ("frequency_penalty", [-2.1, 2.1, NAN], "from -2 to 2"),
         ("presence_penalty", [-2.1, 2.1, INF], "from -2 to 2"),
-        ("repetition_penalty", [0, -1, INF, 11], "from 0.01 to 10"),
+        ("repetition_penalty", [0, -1, INF, 3], "from 0.01 to 2"),
         ("top_k", [-2, 1.5, "50", False, 2**40, NAN, INF], "whole number from -1"),
         ("seed", [2**63, -(2**63) - 1, 0.5, "1"], "whole number from -9223372036854775808"),
         ("n", [0, -1, 9, 10**9, "2", 1.5, True], "whole number from 1 to 8"),
@@ -157,7 +161,7 @@ def test_what_cannot_work_is_refused(field: str, value: Any) -> None:
         ("modalities", ["audio", [], ["video"], [["audio"]], {}, [None]], r"\['text'\]"),
         ("audio", ["wav", [], 5], "an object"),
         ("audio", [{"format": "wma"}, {"format": ["wav"]}, {"format": 5}], "one of wav, mp3"),
-        ("audio", [{"voice": 5}, {"voice": {"id": "x"}}], "a text"),
+        ("audio", [{"voice": 5}, {"voice": {"name": "x"}}, {"voice": {"id": 5}}], "a text"),
         ("audio", [{"audio_chunk_size": 0}, {"audio_chunk_size": 251}], "from 1 to 250"),
         ("messages", ["hi", {}, [], [HELLO[0]] * 1001, 5], "a list of 1 to 1000 messages"),
         ("messages", [["hi"], [5], [None], [[]]], "has to be an object"),
