@@ -12,7 +12,7 @@ import shutil
 import struct
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,7 @@ class Options:
         patience: seconds without a byte after which an answer counts as hanging.
         random_weights: give a container on a CPU the stand-in device and its weights. The small
             stand-in of the fork needs neither.
+        environment: more variables for the container.
     """
 
     image: str = ""
@@ -71,6 +72,7 @@ class Options:
     only: frozenset[str] = field(default_factory=frozenset)
     patience: float = 180.0
     random_weights: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
@@ -255,7 +257,7 @@ def _setup(
 ) -> Setup:
     voices = folder / "voices"
     write_voice(voices)
-    environment = {"HIGGS_VOICES_DIR": VOICES}
+    environment = {"HIGGS_VOICES_DIR": VOICES, **options.environment}
     mounts = {str(voices): VOICES}
     writable: set[str] = set()
     if kind == "gpu":
