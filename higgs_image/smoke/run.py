@@ -205,7 +205,7 @@ def _digest(reference: str, identity: str, known: list[str]) -> str | None:
     The containerd store's ids are such digests; the classic store knows only what it pulled.
     """
     name, _, digest = reference.rpartition("@")
-    if digest.startswith("sha256:") and (name or digest == identity):
+    if name and digest.startswith("sha256:"):
         return digest
     digests = [entry.rpartition("@")[2] for entry in known]
     if identity in digests:
