@@ -257,7 +257,7 @@ def _setup(
 ) -> Setup:
     voices = folder / "voices"
     write_voice(voices)
-    environment = {"HIGGS_VOICES_DIR": VOICES, **options.environment}
+    environment = {"HIGGS_VOICES_DIR": VOICES}
     mounts = {str(voices): VOICES}
     writable: set[str] = set()
     if kind == "gpu":
@@ -274,7 +274,7 @@ def _setup(
     return Setup(
         image=reference,
         place=workspace.build,
-        environment=environment,
+        environment=environment | dict(options.environment),
         mounts=mounts,
         writable=frozenset(writable),
         gpus=options.gpus if kind == "gpu" else "",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import pytest
 
 from higgs_image.errors import UsageError
-from higgs_image.smoke import record, report, run, transcript
-from higgs_image.smoke.container import MARK, PLACE, Setup
+from higgs_image.smoke import container, record, report, run, transcript
+from higgs_image.smoke.container import MARK, OWNER, PLACE, Setup, labels
 from higgs_image.smoke.record import Check, Device, Image, Record
 from higgs_image.workspace import Workspace
 
@@ -77,11 +79,23 @@ def test_what_a_gpu_container_is_given(tmp_path: Path) -> None:
     (request,) = options["device_requests"]
     assert request["DeviceIDs"] == ["0", "2"] and request["Capabilities"] == [["gpu"]]
     assert options["ipc_mode"] == "host"
-    assert options["labels"] == {MARK: "keep", PLACE: str(tmp_path)}
+    assert options["labels"].items() >= {MARK: "keep", PLACE: str(tmp_path)}.items()
     options = Setup("image", tmp_path, gpus="all", shm_size="2g").options()
     assert options["device_requests"][0]["Count"] == -1
     assert options["ipc_mode"] is None and options["shm_size"] == "2g"
-    assert Setup("image", tmp_path).options() == {"labels": {MARK: "run", PLACE: str(tmp_path)}}
+    assert Setup("image", tmp_path).options() == {"labels": labels(tmp_path)}
+
+
+def test_only_what_a_dead_process_left_is_a_leftover(tmp_path: Path) -> None:
+    mine = labels(tmp_path)[OWNER]
+    node, _, started = mine.split()
+    assert not container._is_left(mine)
+    assert not container._is_left(f"{node}-other 1 2")
+    assert not container._is_left("")
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    assert container._is_left(f"{node} {gone.pid} {started}")
+    assert container._is_left(f"{node} {os.getpid()} {int(started) - 1}")
 
 
 def test_no_image_was_built(tmp_path: Path) -> None:
