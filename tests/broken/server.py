@@ -88,7 +88,6 @@ class Handler(BaseHTTPRequestHandler):
             self.server.spoken += 1
         if FAULT == "dies-after-first":
             self.wfile.flush()
-            time.sleep(0.2)
             os._exit(1)
 
     def stream(self, answer: http.client.HTTPResponse, kind: str) -> None:
