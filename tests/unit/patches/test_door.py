@@ -66,6 +66,11 @@ def test_a_body_beyond_the_limit_is_413(
     assert "larger than" in json.loads(sent[1]["body"])["error"]["message"]
 
 
+def test_a_body_that_is_announced_as_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY", 10)
+    assert ask(b"123", length=11)[0][0]["status"] == 413
+
+
 def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MAX_ELEMENTS", 10)
     assert ask(b"[1,1,1,1,1,1,1,1,1,1,1]")[0][0]["status"] == 413
