@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
 import socket
 import subprocess
@@ -90,8 +91,10 @@ def test_with_an_api_key_the_curl_line_takes_it_from_the_environment(
 
 def test_following_the_log_ends_with_the_container(workspace: Workspace) -> None:
     start(workspace)
-    threading.Timer(1.0, lambda: service.stop(NAME)).start()
+    stopping = threading.Timer(1.0, lambda: service.stop(NAME))
+    stopping.start()
     assert any("stopping: " in line for line in service.logs(NAME, follow=True))
+    stopping.join()
 
 
 def test_not_waiting(workspace: Workspace) -> None:
@@ -158,12 +161,12 @@ def test_the_compose_file_runs_and_ends(workspace: Workspace, tmp_path: Path) ->
     version = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True)
     if not shutil.which("docker") or version.returncode != 0:
         pytest.skip("needs docker compose (Debian: docker-compose of trixie)")
-    deploy = service.Path(__file__).parents[2] / "deploy"
+    deploy = Path(__file__).parents[2] / "deploy"
     small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
     variables = "".join(f"      {x.replace('=', ': ')}\n" for x in VARIABLES)
     small.write_text(f"services:\n  server:\n    environment:\n{variables}")
     port = free_port()
-    environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PORT": str(port),
+    environment = {"PATH": os.environ["PATH"], "PORT": str(port),
                    "IMAGE": f"service-test:{_tag()}", "CPU_DEVICE": str(tmp_path),
                    "CPU_WEIGHTS": str(tmp_path)}  # fmt: skip
     files = [deploy / "compose.yaml", deploy / "compose.cpu.yaml", small]
