@@ -1,4 +1,4 @@
-"""The project's own checkout: from which commit, by whom, and on which machine something is done."""
+"""The project's own checkout: its commit, and who does something on which machine."""
 
 from __future__ import annotations
 

@@ -83,8 +83,7 @@ def move(
     Raises:
         PromotionConflictError: another one came first, or the tag names something else by now.
     """
-    for tag in _open(board):
-        _settle(board, tag, by, dead)
+    settle(board, by, dead)
     if others := _open(board):
         raise _taken(board, others[0])
     mine = tag_for(wanted)
@@ -129,6 +128,12 @@ def move(
         raise
     end(DONE)
     return mine
+
+
+def settle(board: Board, by: Actor, dead: Callable[[Actor], bool] = is_dead) -> None:
+    """Finish or drop every announcement whose process has ended."""
+    for tag in _open(board):
+        _settle(board, tag, by, dead)
 
 
 def _open(board: Board) -> list[str]:

@@ -283,8 +283,7 @@ class Journal:
         with ThreadPoolExecutor(max_workers=8) as pool:
             records = list(pool.map(self.record, chosen))
         return [
-            Entry(tag, record, ends.get(tag))
-            for tag, record in zip(chosen, records, strict=True)
+            Entry(tag, record, ends.get(tag)) for tag, record in zip(chosen, records, strict=True)
         ]
 
     def record(self, tag: str) -> Record:
@@ -313,7 +312,11 @@ class Journal:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w.-]+", "_", self.repository.name)
-        line = {"repository": self.repository.name, "tag": tag, "record": msgspec.to_builtins(record)}
+        line = {
+            "repository": self.repository.name,
+            "tag": tag,
+            "record": msgspec.to_builtins(record),
+        }
         with (self._folder / f"{name}.jsonl").open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")
             file.flush()
