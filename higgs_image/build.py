@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from higgs_image import buildkit, layers, layout, lock, process, render, source
+from higgs_image import buildkit, layers, layout, lock, patches, process, render, source
 from higgs_image.errors import BuildError, EngineError, UsageError
 from higgs_image.hashing import sha256_bytes
 from higgs_image.layout import Image
@@ -68,7 +68,7 @@ def build(
     *,
     no_cache: bool = False,
 ) -> Built:
-    """Run the stages lock, source, render and build; what is current is skipped.
+    """Run the stages lock, source, patches, render and build; what is current is skipped.
 
     Args:
         workspace: where.
@@ -89,8 +89,10 @@ def build(
     watch.lap("lock")
     checkout = source.ensure(workspace, locked)
     watch.lap("source")
+    patched = patches.ensure(workspace, locked, checkout, overrides.without)
+    watch.lap("patches")
     context = render.write(
-        workspace, locked, render.compute(workspace, locked, checkout, overrides)
+        workspace, locked, render.compute(workspace, locked, checkout, patched, overrides)
     )
     watch.lap("render")
     target = workspace.layout(compression)

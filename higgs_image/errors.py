@@ -79,6 +79,12 @@ class NetworkError(HiggsError):
     transient = True
 
 
+class PatchError(HiggsError):
+    """A patch is malformed, or its target in the fork is not what it was written for."""
+
+    exit_code = 18
+
+
 class EngineError(HiggsError):
     """No usable container engine: none answers, or it lacks a feature that the build needs."""
 

@@ -176,6 +176,18 @@ class Recipe(_Table, frozen=True):
     sha256: Sha256
 
 
+class Patches(_Table, frozen=True):
+    """Our functions in the place of the fork's.
+
+    Attributes:
+        folder: the Python package that holds them.
+        sha256: hash of each patch's module, by its name.
+    """
+
+    folder: RelativePath
+    sha256: dict[str, Sha256]
+
+
 class _File(_Table, frozen=True):
     schema: int
     date: datetime.date
@@ -187,6 +199,7 @@ class _File(_Table, frozen=True):
     python: Python
     weights: list[Weights]
     recipe: Recipe
+    patches: Patches | None = None
 
 
 class Lock(_File, frozen=True):
@@ -328,10 +341,20 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
         "python.build_sha256": lock.python.build_sha256,
         "python.installer_sha256": lock.python.installer_sha256,
         "recipe.sha256": lock.recipe.sha256,
-    }
+    } | {f"{_PATCH}{name}": sha256 for name, sha256 in _patches(lock).items()}
     return [
-        Difference(key, locked[key], actual[key]) for key in locked if locked[key] != actual[key]
+        Difference(key, locked.get(key, _NONE), actual.get(key, _NONE))
+        for key in [*locked, *(key for key in actual if key not in locked)]
+        if locked.get(key) != actual.get(key)
     ]
+
+
+_PATCH = "patches.sha256."
+_NONE = "none"
+
+
+def _patches(lock: Lock) -> dict[str, str]:
+    return lock.patches.sha256 if lock.patches else {}
 
 
 def _covered(lock: Lock, root: Path) -> dict[str, str]:
@@ -353,6 +376,11 @@ def _covered(lock: Lock, root: Path) -> dict[str, str]:
                 "restore it from git, or correct the path",
             )
     hashes = {f"{key}_sha256": sha256_file(lock.file(name)) for key, name in files.items()}
+    if lock.patches:
+        from higgs_image import patches
+
+        found = patches.load(lock.file(lock.patches.folder))
+        hashes |= {f"{_PATCH}{patch.name}": patch.sha256 for patch in found}
     return hashes | {"recipe.sha256": tree_sha256(paths, root)}
 
 
@@ -383,7 +411,10 @@ def refresh(lock: Lock, root: Path) -> list[Difference]:
     if found:
         text = lock.path.read_bytes().decode()
         for difference in found:
-            text = _replace(lock.path, text, difference.key, f'"{difference.actual}"')
+            if difference.key.startswith(_PATCH):
+                text = _record_patch(lock.path, text, difference)
+            else:
+                text = _replace(lock.path, text, difference.key, f'"{difference.actual}"')
         today = datetime.datetime.now(datetime.UTC).date()
         text = _replace(lock.path, text, "date", today.isoformat())
         beside = lock.path.with_name(lock.path.name + ".new")
@@ -432,6 +463,26 @@ def _replace(path: Path, text: str, key: str, value: str) -> str:
             "write tables as [table] and each key on its own line",
         )
     lines[number - 1] = _VALUE.sub(lambda old: old[1] + value, lines[number - 1], count=1)
+    return "\n".join(lines)
+
+
+def _record_patch(path: Path, text: str, difference: Difference) -> str:
+    """Change, add or remove the line of one patch; added ones go to the end of the table."""
+    if _NONE not in (difference.locked, difference.actual):
+        return _replace(path, text, difference.key, f'"{difference.actual}"')
+    found, lines = _lines(text), text.split("\n")
+    if difference.actual == _NONE:
+        del lines[found[difference.key] - 1]
+    else:
+        below = [number for key, number in found.items() if key.startswith(_PATCH)]
+        table = found.get(_PATCH.rstrip("."))
+        if table is None:
+            raise LockError(
+                f"{path}:{_line_of(text, _PATCH)}: there is no table [patches.sha256]",
+                "write it, empty, below [patches]",
+            )
+        name = difference.key.removeprefix(_PATCH)
+        lines.insert(max([table, *below]), f'{name} = "{difference.actual}"')
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from higgs_image import layers as layers_
 from higgs_image.errors import BuildError, DriftError, SourceError, UsageError
 from higgs_image.hashing import files_below, sha256_bytes
 from higgs_image.lock import Lock
+from higgs_image.patches import Patched
 from higgs_image.source import Source
 from higgs_image.workspace import Workspace, replace_folder
 
@@ -38,10 +39,12 @@ class Overrides:
     Attributes:
         base_image: reference used instead of the locked base.
         extra_ca: PEM file with CA certificates that the build steps trust.
+        without: names of patches that are left out.
     """
 
     base_image: str | None = None
     extra_ca: Path | None = None
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a reference that would be more than a reference in the Dockerfile."""
@@ -60,8 +63,11 @@ class Overrides:
     def labels(self) -> dict[str, str]:
         """Return what the image says about its overrides."""
         labels = {}
+        overrides = [f"without-{name}" for name in sorted(self.without)]
         if self.base_image:
-            labels[LABEL + "overrides"] = "base-image"
+            overrides.insert(0, "base-image")
+        if overrides:
+            labels[LABEL + "overrides"] = " ".join(overrides)
         if self.extra_ca:
             labels[LABEL + "extra-ca-sha256"] = sha256_bytes(self.extra_ca.read_bytes())
         return labels
@@ -86,7 +92,9 @@ Files = dict[str, tuple[bytes, int]]
 """Path in the context to content and mode."""
 
 
-def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrides) -> Files:
+def compute(
+    workspace: Workspace, lock: Lock, source: Source, patched: Patched, overrides: Overrides
+) -> Files:
     """Return every file of the context. Reads only; the same inputs give the same bytes."""
     plan = layers_.load(workspace.layers_file)
     locked = layers_.requirements(lock.file(lock.python.requirements).read_text())
@@ -137,7 +145,11 @@ def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrid
             kind = "code" if path.suffix == ".py" else "assets"
             mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
             name = path.relative_to(folder).as_posix()
-            files[f"layers/{kind}/{site}/{name}"] = (path.read_bytes(), mode)
+            data = patched.files.get(name) or path.read_bytes()
+            files[f"layers/{kind}/{site}/{name}"] = (data, mode)
+    for name, data in patched.files.items():
+        files.setdefault(f"layers/code/{site}/{name}", (data, 0o644))
+    text("layers/code/usr/share/higgs-image/image.json", _image_json(lock, patched, overrides))
     for name in ("LICENSE", "NOTICE"):
         text(f"layers/code/usr/share/doc/higgs-image/{name}", (workspace.root / name).read_text())
     build_steps = workspace.root / "docker" / "build"
@@ -146,7 +158,7 @@ def compute(workspace: Workspace, lock: Lock, source: Source, overrides: Overrid
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
-    text("Dockerfile", _dockerfile(workspace, lock, used, overlays, overrides))
+    text("Dockerfile", _dockerfile(workspace, lock, used, overlays, patched, overrides))
     return dict(sorted(files.items()))
 
 
@@ -155,6 +167,7 @@ def _dockerfile(
     lock: Lock,
     used: list[layers_.Layer],
     overlays: list[str],
+    patched: Patched,
     overrides: Overrides,
 ) -> str:
     import jinja2
@@ -176,7 +189,7 @@ def _dockerfile(
             python=lock.python.version,
             layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
             overlays=overlays,
-            labels=labels(lock, overrides),
+            labels=labels(lock, patched, overrides),
             arguments=_server_arguments(lock),
         )
     except jinja2.TemplateError as error:
@@ -201,7 +214,21 @@ def _quoted(value: str) -> str:
     return '"' + re.sub(r'(["\\$])', r"\\\1", value) + '"'
 
 
-def labels(lock: Lock, overrides: Overrides) -> dict[str, str]:
+def _image_json(lock: Lock, patched: Patched, overrides: Overrides) -> str:
+    """Return what the image knows about itself at run time: weights, patches, origin."""
+    import json
+
+    facts = {
+        "tag": lock.tag + overrides.mark,
+        "lock_sha256": lock.sha256,
+        "fork": {"url": lock.fork.url, "commit": lock.fork.commit},
+        "weights": {x.role: {"repo": x.repo, "revision": x.revision} for x in lock.weights},
+        "patches": patched.patches,
+    }
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]:
     """Return the image's labels: OCI's standard annotation keys first, then our own."""
     base = overrides.base_image or lock.base.reference
     name, _, digest = base.partition("@")
@@ -223,9 +250,10 @@ def labels(lock: Lock, overrides: Overrides) -> dict[str, str]:
         LABEL + "submodule": f"{lock.submodule.url} {lock.submodule.commit}",
         LABEL + "wheel-sha256": lock.wheel.sha256,
         LABEL + "requirements-sha256": lock.python.requirements_sha256,
+        LABEL + "patches": " ".join(f"{x['name']}@{x['sha256'][:7]}" for x in patched.patches),
     }
     standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
-    return standard | own | overrides.labels()
+    return standard | {k: v for k, v in own.items() if v} | overrides.labels()
 
 
 def _server_arguments(lock: Lock) -> list[str]:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from invoke.context import Context
 from invoke.tasks import task
 
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 
+if TYPE_CHECKING:
+    from higgs_image.render import Overrides
+
 _OVERRIDES = {
     "base_image": "build on this image instead of the locked one (the result is marked -dev)",
     "extra_ca": "PEM file with CA certificates that the build must trust, such as a proxy's "
     "(the result is marked -dev)",
+    "without": "leave this patch out; can be given several times (the result is marked -dev)",
 }
+
+
+def _overrides(
+    c: Context, base_image: str | None, extra_ca: str | None, without: list[str]
+) -> Overrides:
+    from higgs_image.render import Overrides
+
+    return Overrides(
+        setting(c, "base_image", base_image) or None,
+        existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+        tuple(sorted(set(without))),
+    )
 
 
 @task(help={"json": JSON_HELP})
@@ -28,15 +46,45 @@ def source(_: Context, json: bool = False) -> None:
 
 
 @task(
+    iterable=["without"],
+    help={
+        "diff": "show what the patches change in the source",
+        "without": "leave this patch out; can be given several times",
+        "json": JSON_HELP,
+    },
+)
+def patches(_: Context, without: list[str], diff: bool = False, json: bool = False) -> None:
+    """List the patches and whether each fits the pinned source; fails if one does not."""
+    from higgs_image import lock as locks
+    from higgs_image import patches as patching
+    from higgs_image import source as sources
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        workspace = Workspace.default()
+        loaded = locks.load(workspace.lock_file)
+        roots = patching.roots_of(sources.ensure(workspace, loaded))
+        report = patching.report(loaded, roots, without)
+        if diff:
+            text = patching.diff(roots, patching.apply(report.patches, roots, without))
+            out.result({"diff": text}, text)
+        else:
+            out.result(report, report.text())
+            report.require_fit()
+
+
+@task(
+    iterable=["without"],
     help={
         "check": "fail if build/context differs from what the lock and templates give",
         "diff": "show that difference, write nothing",
         "json": JSON_HELP,
     }
-    | _OVERRIDES
+    | _OVERRIDES,
 )
 def render(
     c: Context,
+    without: list[str],
     check: bool = False,
     diff: bool = False,
     base_image: str | None = None,
@@ -45,6 +93,7 @@ def render(
 ) -> None:
     """Render the Dockerfile and a minimal build context into build/context."""
     from higgs_image import lock as locks
+    from higgs_image import patches as patching
     from higgs_image import render as renders
     from higgs_image import source as sources
     from higgs_image.errors import UsageError
@@ -54,11 +103,10 @@ def render(
         workspace = Workspace.default()
         loaded = locks.load(workspace.lock_file)
         locks.require_consistent(loaded, workspace.root)
-        overrides = renders.Overrides(
-            setting(c, "base_image", base_image) or None,
-            existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
-        )
-        wanted = renders.compute(workspace, loaded, sources.ensure(workspace, loaded), overrides)
+        overrides = _overrides(c, base_image, extra_ca, without)
+        checkout = sources.ensure(workspace, loaded)
+        patched = patching.ensure(workspace, loaded, checkout, overrides.without)
+        wanted = renders.compute(workspace, loaded, checkout, patched, overrides)
         if diff and check:
             raise UsageError("--check and --diff were both given", "give one of them")
         if diff:
@@ -72,7 +120,7 @@ def render(
             out.result(context, str(context.path))
 
 
-@task(help={
+@task(iterable=["without"], help={
     "push": "send the image to the registry under its immutable tag and read it back",
     "registry": "registry and path to push to (default: REGISTRY, then invoke.yaml)",
     "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
@@ -84,6 +132,7 @@ def render(
 } | _OVERRIDES)  # fmt: skip
 def build(
     c: Context,
+    without: list[str],
     push: bool = False,
     registry: str | None = None,
     name: str | None = None,
@@ -97,7 +146,6 @@ def build(
 ) -> None:
     """Build the image as an OCI layout, load it into the engine, and push it with --push."""
     from higgs_image import pipeline
-    from higgs_image.render import Overrides
     from higgs_image.workspace import Workspace
 
     with output(json) as out:
@@ -106,10 +154,7 @@ def build(
             name=setting(c, "image_name", name),
             registry=setting(c, "registry", registry) if push else None,
             compression=setting(c, "compression", compression),
-            overrides=Overrides(
-                setting(c, "base_image", base_image) or None,
-                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
-            ),
+            overrides=_overrides(c, base_image, extra_ca, without),
             load=load,
             no_cache=no_cache,
         )

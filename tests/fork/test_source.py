@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import lock, render, source
+from higgs_image import lock, patches, render, source
 from higgs_image.errors import KernelsChangedError, SourceError
 from higgs_image.hashing import git_tree_ids
 from higgs_image.lock import Lock
@@ -122,8 +122,9 @@ def test_a_commit_that_is_not_there(pinned: Lock, tmp_path: Path) -> None:
 
 
 def test_context_of_the_real_fork(pinned: Lock, fetched: source.Source, fresh: Workspace) -> None:
-    files = render.compute(fresh, pinned, fetched, Overrides())
-    assert files == render.compute(fresh, pinned, fetched, Overrides())
+    patched = patches.ensure(fresh, pinned, fetched)
+    files = render.compute(fresh, pinned, fetched, patched, Overrides())
+    assert files == render.compute(fresh, pinned, fetched, patched, Overrides())
     site = f"opt/venv/lib/python{pinned.python.version}/site-packages"
     for name in (
         f"layers/code/{site}/vllm/entrypoints/bosonai/api_server.py",

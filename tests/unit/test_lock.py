@@ -91,9 +91,9 @@ REFUSED: dict[str, tuple[Edit, str, str, str]] = {
         "remove it",
     ),
     "unknown table": (
-        lambda t: t + "[patches]\nx = 1\n",
-        "[patches]",
-        "unknown key patches",
+        lambda t: t + "[nonsense]\nx = 1\n",
+        "[nonsense]",
+        "unknown key nonsense",
         "remove it",
     ),
     "unknown key after U+2028": (

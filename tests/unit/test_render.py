@@ -16,6 +16,7 @@ import pytest
 from higgs_image import process, render
 from higgs_image.errors import BuildError, DriftError, LockError, SourceError, UsageError
 from higgs_image.hashing import sha256_bytes
+from higgs_image.patches import Patched
 from higgs_image.render import Files, Overrides
 from higgs_image.source import Source
 from higgs_image.workspace import PROJECT, Workspace
@@ -39,7 +40,9 @@ def source(tmp_path: Path) -> Source:
 
 
 def compute(project: Project, source: Source, overrides: Overrides | None = None) -> Files:
-    return render.compute(project.workspace, project.load(), source, overrides or Overrides())
+    return render.compute(
+        project.workspace, project.load(), source, Patched(), overrides or Overrides()
+    )
 
 
 def rendered(project: Project, source: Source) -> tuple[Files, render.Context]:
@@ -66,6 +69,7 @@ def test_context_is_minimal(project: Project, source: Source) -> None:
         f"layers/code/{SITE}/vllm/entrypoints/bosonai/api_server.py": "0o644",
         "layers/code/usr/share/doc/higgs-image/LICENSE": "0o644",
         "layers/code/usr/share/doc/higgs-image/NOTICE": "0o644",
+        "layers/code/usr/share/higgs-image/image.json": "0o644",
         "layers/packages/requirements.txt": "0o644",
         "layers/torch/requirements.txt": "0o644",
         "layers/vllm/requirements.txt": "0o644",
@@ -97,7 +101,7 @@ def test_local_wheel(project: Project, source: Source, tmp_path: Path) -> None:
     wheel = project.load().wheel.filename
     write(tmp_path / "wheels", {wheel: "wheel", "other.whl": "no"})
     workspace = replace(project.workspace, wheels=tmp_path / "wheels")
-    files = render.compute(workspace, project.load(), source, Overrides())
+    files = render.compute(workspace, project.load(), source, Patched(), Overrides())
     assert files[f"layers/vllm/wheels/{wheel}"] == (b"wheel", 0o644)
     assert not any("other.whl" in name for name in files)
 
@@ -330,7 +334,7 @@ def template(project: Project, source: Source, tmp_path: Path) -> Callable[[str]
         if text is not None:
             (root / "templates/Dockerfile.j2").write_text(text)
         workspace = replace(project.workspace, root=root)
-        return render.compute(workspace, project.load(), source, Overrides())
+        return render.compute(workspace, project.load(), source, Patched(), Overrides())
 
     return compute_with
 
@@ -461,3 +465,26 @@ def test_hadolint_has_no_complaint(
 def test_shell_of_the_build_steps_is_valid() -> None:
     script = PROJECT / "docker/build/certificates.sh"
     subprocess.run(["sh", "-n", script], check=True)
+
+
+def test_patched_files_take_the_place_of_the_forks_own(project: Project, source: Source) -> None:
+    patched = Patched(
+        {"vllm/__init__.py": b"patched = 1\n", "higgs_patches/mend.py": b"ours = 1\n"},
+        [{"name": "mend", "title": "Mends it", "issues": [], "sha256": "ab" * 32}],
+    )
+    files = render.compute(project.workspace, project.load(), source, patched, Overrides())
+    assert files[f"layers/code/{SITE}/vllm/__init__.py"] == (b"patched = 1\n", 0o644)
+    assert files[f"layers/code/{SITE}/higgs_patches/mend.py"] == (b"ours = 1\n", 0o644)
+    assert b'org.higgs-image.patches="mend@abababa"' in files["Dockerfile"][0]
+    facts = json.loads(files["layers/code/usr/share/higgs-image/image.json"][0])
+    assert facts["patches"] == patched.patches
+    assert facts["weights"]["generation"] == {"repo": "bosonai/model", "revision": "e" * 40}
+    assert facts["weights"]["semantic-model"]["revision"] is None
+    assert facts["tag"] == project.load().tag
+
+
+def test_a_patch_left_out_marks_the_image(project: Project) -> None:
+    overrides = Overrides("debian:12", without=("b", "a"))
+    assert overrides.labels()["org.higgs-image.overrides"] == "base-image without-a without-b"
+    assert Overrides(without=("a",)).mark.startswith("-dev-")
+    assert Overrides(without=("a",)).mark != Overrides(without=("b",)).mark

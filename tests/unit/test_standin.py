@@ -31,6 +31,7 @@ from higgs_image.errors import (
     UsageError,
 )
 from higgs_image.hashing import sha256_file
+from higgs_image.patches import Patched
 from higgs_image.render import Overrides
 from higgs_image.workspace import PROJECT, Workspace
 
@@ -98,7 +99,7 @@ def test_it_passes_the_stages_before_the_build(tmp_path: Path) -> None:
     lock.require_consistent(locked, made.root)
     checkout = source.ensure(made, locked)
     assert not (checkout.submodule / "boson_multimodal/audio_processing/__init__.py").exists()
-    files = render.compute(made, locked, checkout, Overrides())
+    files = render.compute(made, locked, checkout, Patched(), Overrides())
     assert b"FROM 127.0.0.1:1/base@sha256:aaaa" in files["Dockerfile"][0]
     for layer, name in (
         ("code", SERVER),
@@ -348,7 +349,9 @@ def test_the_other_routes(port: int) -> None:
 def test_it_takes_the_images_own_start_command(api_server: ModuleType, tmp_path: Path) -> None:
     made = standin.make(tmp_path)
     locked = lock.load(made.lock_file)
-    text = render.compute(made, locked, source.ensure(made, locked), Overrides())["Dockerfile"][0]
+    text = render.compute(made, locked, source.ensure(made, locked), Patched(), Overrides())[
+        "Dockerfile"
+    ][0]
     lines = text.decode().splitlines()
     (entry,) = (x for x in lines if x.startswith("ENTRYPOINT"))
     assert '"vllm.entrypoints.bosonai.api_server"' in entry
