@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from higgs_image.checkout import Actor, is_dead
 from higgs_image.errors import HiggsError, PromotionConflictError
-from higgs_image.release.checkout import Actor, is_dead
 from higgs_image.release.journal import ABANDONED, DONE, LOST, Move, Outcome, now, outcomes, tag_for
 
 log = logging.getLogger(__name__)

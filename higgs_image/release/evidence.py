@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from higgs_image.checkout import actor
 from higgs_image.errors import UsageError
 from higgs_image.hashing import sha256_bytes
 from higgs_image.release import journal
-from higgs_image.release.checkout import actor
 from higgs_image.release.journal import Entry, Journal, Push, Smoke
 from higgs_image.release.policy import Known
 from higgs_image.release.repository import Repository

@@ -24,8 +24,8 @@ from typing import Any
 
 import msgspec
 
+from higgs_image.checkout import Actor
 from higgs_image.errors import RegistryError
-from higgs_image.release.checkout import Actor
 from higgs_image.release.repository import Artifact, Repository
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from higgs_image.render import LABEL
 from higgs_image.smoke.record import Record
 
 SOURCE = "org.opencontainers.image.source"
-FORK = LABEL + "fork"
+
 LOCK = LABEL + "lock-sha256"
 
 _OF_THE_MACHINE = {"base-image": "its base image is not the locked one"}
@@ -65,7 +65,7 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
 
 def _origin(known: Known) -> list[Refusal]:
     found = []
-    source = known.labels.get(FORK, "") or known.labels.get(SOURCE, "")
+    source = known.labels.get(SOURCE, "")
     if source.startswith("file://"):
         found.append(
             Refusal(
@@ -102,9 +102,13 @@ def _origin(known: Known) -> list[Refusal]:
 def _overrides(known: Known) -> list[Refusal]:
     remedy = "build it without overrides, on a machine that reaches what versions.lock names"
     found = []
-    for name in filter(None, known.labels.get(LABEL + "overrides", "").split(",")):
-        words = _OF_THE_MACHINE.get(name.strip(), f"it was built with the override {name.strip()}")
-        found.append(Refusal(words, remedy, rehearsable=name.strip() in _OF_THE_MACHINE))
+    for name in known.labels.get(LABEL + "overrides", "").split():
+        words = _OF_THE_MACHINE.get(name) or (
+            f"the patch {name.removeprefix('without-')} was left out"
+            if name.startswith("without-")
+            else f"it was built with the override {name}"
+        )
+        found.append(Refusal(words, remedy, rehearsable=name in _OF_THE_MACHINE))
     if LABEL + "extra-ca-sha256" in known.labels:
         words = "it was built behind a proxy that the build was told to trust"
         found.append(Refusal(words, remedy, rehearsable=True))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from higgs_image.build import COMPRESSIONS
+from higgs_image.checkout import actor
 from higgs_image.errors import (
     HiggsError,
     RegistryNotFoundError,
@@ -19,7 +20,6 @@ from higgs_image.errors import (
     UsageError,
 )
 from higgs_image.release import claim, evidence, journal, policy
-from higgs_image.release.checkout import actor
 from higgs_image.release.journal import Journal, Move, Promote, Rollback
 from higgs_image.release.repository import INDEX_TYPES, Repository
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from higgs_image.checkout import Actor
 from higgs_image.errors import HiggsError, PromotionConflictError, RegistryUnavailableError
 from higgs_image.release import claim, journal
-from higgs_image.release.checkout import Actor
 from higgs_image.release.journal import Move, Outcome, Promote
 
 OLD = "sha256:" + "0" * 64

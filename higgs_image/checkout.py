@@ -36,6 +36,9 @@ class Checkout:
         return self.commit is not None and not self.changed
 
 
+UNKNOWN = Checkout(None)
+
+
 def look(root: Path) -> Checkout:
     """Find out what a checkout's state is. Changes nothing."""
 
