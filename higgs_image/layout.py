@@ -141,6 +141,11 @@ def unwrap(layout: Path, digest: str) -> tuple[str, bytes]:
         ) from None
 
 
+def predicate(statement: bytes) -> bytes:
+    """Return what an in-toto statement says of its subject, without the statement around it."""
+    return json.dumps(json.loads(statement)["predicate"]).encode()
+
+
 _REFERS = "vnd.docker.reference.digest"
 
 

@@ -33,7 +33,8 @@ def gather(repository: Repository, history: Journal, digest: str) -> tuple[Known
         if isinstance(entry.record, Smoke)
     ]
     labels = repository.config(digest).get("config", {}).get("Labels") or {}
-    push = pushes[-1] if pushes else None
+    clean = [push for push in pushes if push and push.clean]  # one is enough: it is the same digest
+    push = next(reversed(clean or pushes), None)
     return Known(digest, labels, push, smokes, repository.is_local), entries
 
 

@@ -1,0 +1,193 @@
+"""Releasing: release, promote, rollback, history, record, verify, cleanup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+
+_REGISTRY = {
+    "registry": "registry and path (default: REGISTRY, then invoke.yaml)",
+    "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
+    "json": JSON_HELP,
+}
+_CONDITIONS = {
+    "device_class": "gpu or cpu: on which the smoke test must have passed (default: DEVICE_CLASS, "
+    "then invoke.yaml)",
+    "force": "go over what is refused; needs --reason, and both are written down",
+    "reason": "why; written to the journal",
+    "rehearsal": "for a registry on loopback: also a stand-in, or a build on another base",
+}
+_DRY_RUN = "say what would be done, and do nothing"
+
+
+def _target(c: Context, registry: str | None, name: str | None) -> str:
+    from higgs_image import registry as registries
+    from higgs_image.errors import UsageError
+
+    found = setting(c, "registry", registry)
+    if not found:
+        raise UsageError(
+            "no registry is set", "REGISTRY=ghcr.io/your-org, or --registry, or invoke.yaml"
+        )
+    return registries.repository(found, setting(c, "image_name", name))
+
+
+@task(help={
+    "compression": "gzip, or zstd (moves custom-zstd)",
+    "base_image": "build on another base: only in a rehearsal",
+    "extra_ca": "PEM file with CA certificates that the build must trust: only in a rehearsal",
+    "promote": "move the tag at the end (default: yes)",
+    "dry_run": _DRY_RUN,
+} | _CONDITIONS | _REGISTRY)  # fmt: skip
+def release(
+    c: Context,
+    registry: str | None = None,
+    name: str | None = None,
+    compression: str | None = None,
+    base_image: str | None = None,
+    extra_ca: str | None = None,
+    promote: bool = True,
+    device_class: str | None = None,
+    force: bool = False,
+    reason: str = "",
+    rehearsal: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build, push, sign, smoke-test and promote; what is done already is skipped."""
+    from higgs_image.release import promote as promotions
+    from higgs_image.release import run
+    from higgs_image.render import Overrides
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        request = run.Request(
+            workspace=Workspace.default(),
+            target=_target(c, registry, name),
+            compression=setting(c, "compression", compression),
+            overrides=Overrides(
+                setting(c, "base_image", base_image) or None,
+                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+            ),
+            conditions=promotions.Request(
+                setting(c, "device_class", device_class), force, reason, rehearsal
+            ),
+            promote=promote,
+        )
+        if dry_run:
+            text = run.plan(request)
+            out.result({"plan": text.splitlines()[1:]}, text)
+        else:
+            report = run.run(request)
+            out.result(report, report.text())
+
+
+@task(
+    positional=["digest"],
+    help={"digest": "digest or immutable tag of a pushed image", "dry_run": _DRY_RUN}
+    | _CONDITIONS
+    | _REGISTRY,
+)
+def promote(
+    c: Context,
+    digest: str,
+    registry: str | None = None,
+    name: str | None = None,
+    device_class: str | None = None,
+    force: bool = False,
+    reason: str = "",
+    rehearsal: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Let the moving tag name a tested image, by its digest."""
+    from higgs_image.release import promote as promotions
+    from higgs_image.release import run
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        workspace = Workspace.default()
+        history = Journal(repository, workspace.build / "journal")
+        conditions = promotions.Request(
+            setting(c, "device_class", device_class), force, reason, rehearsal
+        )
+        if dry_run:
+            plan = promotions.plan_promotion(repository, history, digest, conditions)
+            out.result({"plan": plan}, plan.text())
+        else:
+            moved, notes = run.promote_with_notes(
+                repository, history, digest, conditions, workspace
+            )
+            out.result({"moved": moved, "notes": notes}, f"{moved.text()}\nnotes: {notes}")
+
+
+@task(help={
+    "reason": "why; written to the journal",
+    "to": "digest to go back to (default: the one before the present one)",
+    "moving": "the tag (default: custom)",
+    "yes": "do it; without this it is only planned",
+} | _REGISTRY)  # fmt: skip
+def rollback(
+    c: Context,
+    registry: str | None = None,
+    name: str | None = None,
+    reason: str = "",
+    to: str | None = None,
+    moving: str = "custom",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Let the moving tag name an image again that it named before."""
+    from higgs_image.release import promote as promotions
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        history = Journal(repository, Workspace.default().build / "journal")
+        if yes:
+            promotions.settle(repository, history)
+        plan = promotions.plan_rollback(repository, history, reason, moving, to)
+        if yes:
+            moved = promotions.apply(repository, history, plan)
+            out.result({"moved": moved}, moved.text())
+        else:
+            out.result({"plan": plan}, f"{plan.text()}\ndo it with --yes")
+
+
+@task(help=_REGISTRY)
+def history(
+    c: Context, registry: str | None = None, name: str | None = None, json: bool = False
+) -> None:
+    """Show what happened to the images: pushes, smoke tests, promotions, rollbacks."""
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        entries = Journal(repository).read()
+        text = "\n".join(entry.text() for entry in entries) or "nothing is recorded"
+        out.result({"entries": entries}, text)
+
+
+@task(positional=["file"], help={"file": "record of a smoke test, as JSON"} | _REGISTRY)
+def record(
+    c: Context, file: str, registry: str | None = None, name: str | None = None, json: bool = False
+) -> None:
+    """Write the verdict of a smoke test to the journal, from its record."""
+    from higgs_image.release import evidence
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        path = existing_file(file, "FILE")
+        assert path is not None  # noqa: S101 (a positional argument)
+        folder = Workspace.default().build / "journal"
+        entry = evidence.record_smoke(Journal(repository, folder), Path(path).read_bytes())
+        out.result({"entry": entry}, entry.text())
