@@ -292,6 +292,8 @@ def explain(output: str, reference: str) -> HiggsError:
         last = message[1].replace('\\"', '"')
     lower = last.lower()
     host = reference.split("/")[0]
+    for own in (reference, re.sub(r"@.*|:[^:/]*$", "", reference), host):
+        lower = lower.replace(own.lower(), "")  # a name may well have a 403 in it
     if "no space left on device" in lower:
         return DiskFullError(f"{reference}: {last}", "free disk space, then run again")
     if re.search(

@@ -250,6 +250,7 @@ class Journal:
     def __init__(self, repository: Repository, folder: Path | None = None) -> None:
         self.repository = repository
         self._folder = folder
+        self._known: dict[str, Record] = {}  # a record is written once
 
     def write(
         self,
@@ -292,9 +293,12 @@ class Journal:
         Raises:
             RegistryError: it is gone, or is none.
         """
+        if tag in self._known:
+            return self._known[tag]
         manifest = self.repository.manifest(tag) or {}
         try:
-            return decode(manifest["annotations"][RECORD])
+            self._known[tag] = decode(manifest["annotations"][RECORD])
+            return self._known[tag]
         except (KeyError, msgspec.MsgspecError) as error:
             raise RegistryError(
                 f"{self.repository.reference(tag)} is no record of the journal: {error}",

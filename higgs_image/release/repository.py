@@ -63,6 +63,7 @@ class Repository:
     def __init__(self, name: str, auth: registry.Credentials) -> None:
         self.name = name
         self._auth = auth
+        self._known: dict[str, dict[str, Any]] = {}  # what a digest names never changes
 
     @property
     def is_local(self) -> bool:
@@ -83,6 +84,8 @@ class Repository:
         Raises:
             RegistryConflictError: the registry answers with another content than the digest names.
         """
+        if what in self._known:
+            return self._known[what]
         data = registry.manifest_of(self.reference(what), self._auth)
         if data is None:
             return None
@@ -93,10 +96,14 @@ class Repository:
                 "the registry, or a proxy before it, is damaged or lies: nothing was done",
             )
         document: dict[str, Any] = json.loads(data)
+        if what.startswith("sha256:"):
+            self._known[what] = document
         return document
 
     def config(self, digest: str) -> dict[str, Any]:
         """Return an image's configuration."""
+        if (known := self._known.get(f"config of {digest}")) is not None:
+            return known
         data = registry.inspect(self.reference(digest), self._auth, "--config", "--raw")
         if data is None:
             raise RegistryNotFoundError(
@@ -110,6 +117,7 @@ class Repository:
                 "the registry, or a proxy before it, is damaged or lies: nothing was done",
             )
         document: dict[str, Any] = json.loads(data)
+        self._known[f"config of {digest}"] = document
         return document
 
     def tags(self) -> list[str]:

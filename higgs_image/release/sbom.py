@@ -185,7 +185,7 @@ def make(root: Path, image: layout.Image, name: str) -> bytes:
 
 
 def _component(package: Package, release: str) -> Component:
-    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
