@@ -18,7 +18,7 @@ from higgs_image import checkout as checkouts
 from higgs_image import layout, process, registry
 from higgs_image import lock as locks
 from higgs_image.errors import ReleaseRefusedError, ToolMissingError, UsageError
-from higgs_image.release import evidence, journal, notes, promote, signature
+from higgs_image.release import evidence, journal, notes, promote, provenance, signature
 from higgs_image.release import push as pushes
 from higgs_image.release.journal import Journal, Promote, Push
 from higgs_image.release.repository import Repository, open_repository
@@ -138,7 +138,7 @@ def run(request: Request, smoke: Smoke | None = None) -> Report:
     digest = pushed.digest
     with open_repository(request.target) as repository:
         history = Journal(repository, request.journal_folder)
-        signed = _sign(repository, entry, digest)
+        signed = sign(repository, entry, digest)
         verdict = _smoke(request, repository, history, digest, smoke)
         moved, path, commands = None, None, []
         if request.promote:
@@ -168,7 +168,7 @@ def _require_clean(request: Request) -> None:
     )
 
 
-def _sign(repository: Repository, entry: journal.Entry, digest: str) -> str:
+def sign(repository: Repository, entry: journal.Entry, digest: str) -> str:
     """Sign the image and what is known of it; return with what, empty if that is not possible."""
     signer = signature.signer()
     if signer is None:
@@ -184,7 +184,7 @@ def _sign(repository: Repository, entry: journal.Entry, digest: str) -> str:
     buildkit = layout.predicate(files[pushes.BUILDKIT]) if pushes.BUILDKIT in files else None
     attestations = {
         "cyclonedx": files[pushes.SBOM],
-        "slsaprovenance1": files[pushes.PROVENANCE],
+        provenance.PREDICATE_TYPE: files[pushes.PROVENANCE],
     } | ({"slsaprovenance02": buildkit} if buildkit else {})
     signature.sign(repository.name, digest, signer, attestations)
     log.info("sign: %s with %s", repository.reference(digest), signer.words())

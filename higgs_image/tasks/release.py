@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from invoke.context import Context
@@ -191,3 +192,62 @@ def record(
         folder = Workspace.default().build / "journal"
         entry = evidence.record_smoke(Journal(repository, folder), Path(path).read_bytes())
         out.result({"entry": entry}, entry.text())
+
+
+@task(
+    positional=["image"],
+    help={
+        "image": "digest or tag; the moving tag by default",
+        "key": "public key of cosign whose signature is believed",
+        "identity": "regular expression of the workflow whose signature is believed",
+        "layers": "also fetch the image and compare its layers with its list of packages",
+        "rebuild": "also build the lock again and compare the digests",
+        "device_class": _CONDITIONS["device_class"],
+        "base_image": "build on another base, for --rebuild",
+        "extra_ca": "PEM file with CA certificates that the build must trust, for --rebuild",
+    }
+    | _REGISTRY,
+)
+def verify(
+    c: Context,
+    image: str = "custom",
+    registry: str | None = None,
+    name: str | None = None,
+    key: str | None = None,
+    identity: str = "",
+    layers: bool = False,
+    rebuild: bool = False,
+    device_class: str | None = None,
+    base_image: str | None = None,
+    extra_ca: str | None = None,
+    json: bool = False,
+) -> None:
+    """Say what is proven of an image: origin, contents, signature, tests; and what is not."""
+    from higgs_image import lock as locks
+    from higgs_image.errors import VerificationError
+    from higgs_image.release import signature, verify
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.render import Overrides
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        workspace = Workspace.default()
+        public = existing_file(key, "--key")
+        trust = signature.Trust(public, identity) if public or identity else None
+        done = verify.verify(
+            repository, Journal(repository), image, locks.load(workspace.lock_file), trust,
+            setting(c, "device_class", device_class), layers=layers,
+        )  # fmt: skip
+        compared = None
+        if rebuild:
+            overrides = Overrides(
+                setting(c, "base_image", base_image) or None,
+                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+            )
+            compared = verify.rebuild(repository, done, workspace, overrides)
+        text = "\n".join(x.text() for x in (done, compared) if x)
+        wrong = [x.check for x in done.failed]
+        wrong += ["rebuild"] if compared and not compared.same else []
+        out.result({"ok": not wrong, "verification": done, "rebuild": compared}, text)
+    sys.exit(VerificationError.exit_code if wrong else 0)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-CODES = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
+CODES = {
+    401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOOMANYREQUESTS",
+}  # fmt: skip
 """What registries name these errors (OCI distribution specification)."""
 
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}

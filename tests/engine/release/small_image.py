@@ -67,6 +67,9 @@ def labels(lock: Lock) -> dict[str, str]:
         "org.opencontainers.image.base.name": lock.base.image,
         "org.opencontainers.image.base.digest": lock.base.digest,
         "org.higgs-image.lock-sha256": lock.sha256,
+        "org.higgs-image.wheel-sha256": lock.wheel.sha256,
+        "org.higgs-image.requirements-sha256": lock.python.requirements_sha256,
+        "org.higgs-image.submodule": f"{lock.submodule.url} {lock.submodule.commit}",
         "org.higgs-image.patches": "voices@1234567",
     }
 
@@ -132,7 +135,7 @@ def make(
     subject = [{"name": "_", "digest": {"sha256": digest[7:]}}]
     statement = {"_type": "https://in-toto.io/Statement/v0.1",
                  "predicateType": "https://slsa.dev/provenance/v0.2", "subject": subject,
-                 "predicate": {"buildType": "x", "materials": []}}  # fmt: skip
+                 "predicate": {"builder": {"id": ""}, "buildType": "x"}}  # fmt: skip
     said.write_text(json.dumps(statement))
     return Built(
         image, folder, tag or lock.tag, "gzip", False, False, checkout=checkout, provenance=said
