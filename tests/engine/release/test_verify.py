@@ -26,19 +26,10 @@ from higgs_image.release import (
 )
 from higgs_image.release.journal import Journal
 from higgs_image.release.repository import open_repository
+from tests.engine.test_registry import HTPASSWD, SECRET
 
 from . import small_image
-from .test_registry import HTPASSWD, SECRET
-from .test_release import (  # noqa: F401 (fixtures)
-    Release,
-    lock,
-    quick,
-    release,
-    repository,
-    served,
-    target,
-    workspace,
-)
+from .conftest import Release
 
 pytestmark = pytest.mark.engine
 
