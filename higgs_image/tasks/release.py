@@ -251,3 +251,36 @@ def verify(
         wrong += ["rebuild"] if compared and not compared.same else []
         out.result({"ok": not wrong, "verification": done, "rebuild": compared}, text)
     sys.exit(VerificationError.exit_code if wrong else 0)
+
+
+@task(
+    iterable=["pins"],
+    help={
+        "keep": "how many of the newest images stay",
+        "pins": "file whose digests and tags stay; can be given several times",
+        "yes": "do it; without this it is only planned",
+    }
+    | _REGISTRY,
+)
+def cleanup(
+    c: Context,
+    pins: list[str],
+    keep: int = 10,
+    registry: str | None = None,
+    name: str | None = None,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Delete old images: not what was promoted, is pinned, or is among the newest."""
+    from higgs_image.release import cleanup as cleanups
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        store = cleanups.store_of(repository)
+        plan = cleanups.look(
+            repository, Journal(repository), store, keep, cleanups.pins_in(map(Path, pins))
+        )
+        done = cleanups.apply(repository, store, plan) if yes else []
+        title = "deleted:" if yes else "would do (do it with --yes):"
+        out.result({"plan": plan, "deleted": done}, f"{title}\n{plan.text()}")
