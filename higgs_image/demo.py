@@ -95,6 +95,7 @@ class Demo:
         """Return the result as a person reads it."""
         total = sum(self.seconds.values())
         parts = ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
+        variables = " ".join(f"-e {name}={value}" for name, value in standin.ENVIRONMENT.items())
         return "\n".join([
             self.built.text(),
             f"audio   {self.audio} ({self.audio_seconds:.2f} s)",
@@ -106,7 +107,8 @@ class Demo:
             *(f"  - {line}" for line in self.unproved),
             *(["notes:", *(f"  - {line}" for line in self.notes)] if self.notes else []),
             "",
-            f"start it:      docker run --rm --publish 127.0.0.1:8000:8000 {self.reference}",
+            f"start it:      docker run --rm --publish 127.0.0.1:8000:8000 {variables} "
+            f"{self.reference}",
             f"its registry:  {self.registry}",
             "the real one:  see README.md, invoke build",
         ])  # fmt: skip
@@ -395,6 +397,7 @@ def _container(client: DockerClient, reference: str, folder: Path) -> Iterator[C
         reference,
         labels={MARK: "1", PLACE: str(folder)},
         ports={"8000/tcp": ("127.0.0.1", 0)},
+        environment=standin.ENVIRONMENT,
     )
     try:
         container.start()

@@ -185,3 +185,6 @@ class UpdateError(HiggsError):
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+SMOKE_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 41}
+"""Exit codes of a smoke test by its verdict; 1 is also that of an error without a code."""

@@ -149,6 +149,10 @@ def compute(
             files[f"layers/{kind}/{site}/{name}"] = (data, mode)
     for name, data in patched.files.items():
         files.setdefault(f"layers/code/{site}/{name}", (data, 0o644))
+    start_code = workspace.root / "docker" / "runtime"
+    for path in files_below(start_code / "higgs_runtime"):
+        name = f"layers/code/{site}/{path.relative_to(start_code).as_posix()}"
+        files[name] = (path.read_bytes(), 0o644)
     text("layers/code/usr/share/higgs-image/image.json", _image_json(lock, patched, overrides))
     for name in ("LICENSE", "NOTICE"):
         text(f"layers/code/usr/share/doc/higgs-image/{name}", (workspace.root / name).read_text())
@@ -190,7 +194,6 @@ def _dockerfile(
             layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
             overlays=overlays,
             labels=labels(lock, patched, overrides),
-            arguments=_server_arguments(lock),
         )
     except jinja2.TemplateError as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -254,22 +257,6 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
     }
     standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
     return standard | {k: v for k, v in own.items() if v} | overrides.labels()
-
-
-def _server_arguments(lock: Lock) -> list[str]:
-    """Flags with which the server starts on a GPU of 24 GB, on the pinned weights."""
-    model, tokenizer = lock.weights_for("generation"), lock.weights_for("audio-tokenizer")
-    return [
-        "--host", "0.0.0.0",  # noqa: S104 (a container is reached from outside)
-        "--port", "8000",
-        "--model", model.repo, "--revision", model.revision or "main",
-        "--served-model-name", "higgs-audio-v2",
-        "--audio-tokenizer-type", tokenizer.repo,
-        "--limit-mm-per-prompt", "audio=50",
-        "--max-model-len", "8192",
-        "--gpu-memory-utilization", "0.8",
-        "--disable-mm-preprocessor-cache",
-    ]  # fmt: skip
 
 
 def digest(files: Files) -> str:

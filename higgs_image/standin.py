@@ -34,6 +34,9 @@ COMPILED = ("csrc", "cmake", "CMakeLists.txt")
 DISK_GB = 2.0
 """Free disk that a cold build of it needs."""
 
+ENVIRONMENT = {"HIGGS_DEVICE": "cpu", "HIGGS_MODEL": "/srv", "HIGGS_AUDIO_TOKENIZER": "/srv"}
+"""What a container of its image needs: it has no use for a GPU and weights."""
+
 NO_BASE = "127.0.0.1:5000/debian-base@sha256:" + 64 * "0"
 """A base image that exists nowhere, for what does not build."""
 
@@ -41,7 +44,7 @@ _DATES = {"submodule": "2025-07-28T12:00:00+00:00",
           "base": "2025-07-29T12:00:00+00:00",
           "fork": "2025-07-30T12:00:00+00:00"}  # fmt: skip
 _NAME, _EMAIL = "Stand-in", "stand-in@localhost"
-_RECIPE = ["docker/build", "templates", "LICENSE", "NOTICE"]
+_RECIPE = ["docker/build", "docker/runtime", "templates", "LICENSE", "NOTICE"]
 
 
 def workspace_in(folder: Path, root: Path = PROJECT) -> Workspace:

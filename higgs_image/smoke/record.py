@@ -21,6 +21,8 @@ SCHEMA = 1
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Measured = dict[str, float | int | str | bool]
+"""Figures and other evidence; a name says its unit, such as `first_audio_s`."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
 
 
@@ -70,7 +72,7 @@ class Check(_Table, frozen=True):
         required: whether the whole can pass without it.
         reason: why it failed or could not decide; empty where it passed.
         seconds: how long it took.
-        measured: figures and other evidence; a name says its unit, such as `first_audio_s`.
+        measured: figures and other evidence.
         files: recordings and other evidence, relative to the record.
     """
 
@@ -79,7 +81,7 @@ class Check(_Table, frozen=True):
     required: bool
     reason: str = ""
     seconds: Seconds = 0.0
-    measured: dict[str, float | int | str | bool] = {}
+    measured: Measured = {}
     files: list[str] = []
 
 
@@ -106,7 +108,7 @@ class Record(_Table, frozen=True):
     started: datetime.datetime
     seconds: Seconds
     checks: list[Check]
-    container: dict[str, float | int | str | bool] = {}
+    container: Measured = {}
 
     @property
     def passed(self) -> bool:

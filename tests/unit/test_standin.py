@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import wave
 import zipfile
 from collections.abc import Callable, Iterator
@@ -342,23 +344,56 @@ def test_the_other_routes(port: int) -> None:
     assert json.loads(ask(port, "GET", "/v1/audio/voices")[2]) == {"voices": ["beep"]}
     assert json.loads(ask(port, "GET", "/v1/models")[2])["data"][0]["id"] == "higgs-audio-v2"
     assert json.loads(ask(port, "GET", "/version")[2]) == {"version": "0.8.3"}
-    for path in ("/ping", "/metrics", "/"):
+    assert ask(port, "GET", "/ping")[0] == 200
+    for path in ("/metrics", "/"):
         assert ask(port, "GET", path)[0] == 404
 
 
-def test_it_takes_the_images_own_start_command(api_server: ModuleType, tmp_path: Path) -> None:
+def test_the_image_has_the_start_code_and_starts_with_it(tmp_path: Path) -> None:
     made = standin.make(tmp_path)
     locked = lock.load(made.lock_file)
-    text = render.compute(made, locked, source.ensure(made, locked), Patched(), Overrides())[
-        "Dockerfile"
-    ][0]
-    lines = text.decode().splitlines()
-    (entry,) = (x for x in lines if x.startswith("ENTRYPOINT"))
-    assert '"vllm.entrypoints.bosonai.api_server"' in entry
-    (command,) = (x for x in lines if x.startswith("CMD ["))
-    options = api_server.parse(json.loads(command.removeprefix("CMD ")))
-    assert options.port == 8000 and options.served_model_name == "higgs-audio-v2"
-    assert options.host == ".".join("0000")
+    files = render.compute(made, locked, source.ensure(made, locked), Patched(), Overrides())
+    lines = files["Dockerfile"][0].decode().splitlines()
+    assert 'ENTRYPOINT ["tini", "-s", "--", "python3", "-m", "higgs_runtime"]' in lines
+    folder = "layers/code/opt/venv/lib/python3.11/site-packages/higgs_runtime"
+    assert f"{folder}/__main__.py" in files and f"{folder}/server_flags.txt" in files
+    assert not any("pycache" in name for name in files)
+
+
+def test_it_tells_the_start_code_and_finishes_what_is_running(
+    api_server: ModuleType, tone: ModuleType
+) -> None:
+    release = threading.Event()
+
+    def speak(text: str) -> bytes:
+        release.wait(10)
+        return bytes(tone.speak(text))
+
+    with api_server.Server(("127.0.0.1", 0), speak, {"beep": ""}, {}) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        port = server.server_port
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        threading.Thread(target=server.follow, args=(theirs,), daemon=True).start()
+        assert ours.recv(64) == b"ready\n"
+        assert ask(port, "GET", "/ping")[0] == 200
+        answers: list[int] = []
+        running = threading.Thread(
+            target=lambda: answers.append(speech(port, input="Hello", voice="beep")[0])
+        )
+        running.start()
+        while server.running == 0:
+            time.sleep(0.01)
+        ours.sendall(b"drain\n")
+        while ask(port, "GET", "/ping")[0] == 200:
+            time.sleep(0.01)
+        assert speech(port, input="Hello", voice="beep")[0] == 503
+        assert answers == []
+        release.set()
+        assert ours.recv(64) == b"drained\n"
+        running.join()
+        assert answers == [200]
+        server.shutdown()
 
 
 @pytest.fixture

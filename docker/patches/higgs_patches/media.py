@@ -48,7 +48,7 @@ PATCH = {
             "name": "MediaConnector.fetch_audio_async",
             "how": "replace",
             "with": "fetch_audio_async",
-            "sha256": "",
+            "sha256": "0937bd5b16275a88e67212674620ff9ab0ce74d30dc214b76d10b1b424963d90",
             "fixed": r"allowed_media_domains",
         },
     ],

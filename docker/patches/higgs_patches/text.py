@@ -63,6 +63,29 @@ def clean(text: str, special_tokens: tuple[str, ...]) -> str:
     return "".join(kept)
 
 
+class WithoutTokens:
+    """Takes special tokens out of a text that comes in pieces, which may cut a token in two."""
+
+    def __init__(self, special_tokens: tuple[str, ...]) -> None:
+        self._tokens = special_tokens
+        self._pattern = re.compile("|".join(map(re.escape, special_tokens)) or r"(?!)")
+        self._held = ""
+
+    def add(self, piece: str, *, last: bool = False) -> str:
+        """The text that is certain now; of the last piece, all that is left."""
+        text = self._pattern.sub("", self._held + piece)
+        certain = len(text) if last else self._first_doubtful(text)
+        self._held = text[certain:]
+        return text[:certain]
+
+    def _first_doubtful(self, text: str) -> int:
+        longest = max(map(len, self._tokens), default=0)
+        for start in range(max(0, len(text) - longest + 1), len(text)):
+            if any(token.startswith(text[start:]) for token in self._tokens):
+                return start
+        return len(text)
+
+
 class _Endings:
     """Finds whether a text ends in one of some tokens: a trie of the folded tokens, reversed."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from higgs_patches.text import clean, special_tokens_of
+from higgs_patches.text import WithoutTokens, clean, special_tokens_of
 
 TOKENS = (
     "<|reserved_special_token_12|>",
@@ -112,3 +112,20 @@ class Tokenizer:
 
 def test_special_tokens_are_all_added_and_special_ones() -> None:
     assert special_tokens_of(Tokenizer()) == ("<|AUDIO_OUT|>", "<|eot_id|>", "<|AUDIO|>")
+
+
+def test_tokens_are_taken_out_of_pieces_wherever_those_are_cut() -> None:
+    text = "<|AUDIO|>a <|AUDIO_OUT|><|AUDIO_OUT|>b < |> <|AUD c<|eot_id|> <|AUDIO"
+    for size in range(1, len(text) + 1):
+        taker = WithoutTokens(TOKENS)
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        out = [taker.add(piece) for piece in pieces]
+        assert "".join(out) + taker.add("", last=True) == "a b < |> <|AUD c <|AUDIO", size
+
+
+def test_text_that_begins_no_token_is_not_held_back() -> None:
+    taker = WithoutTokens(TOKENS)
+    assert taker.add("5 < 6") == "5 < 6"
+    assert taker.add("<|") == ""
+    assert taker.add("x") == "<|x"
+    assert WithoutTokens(()).add("<|AUDIO|>") == "<|AUDIO|>"

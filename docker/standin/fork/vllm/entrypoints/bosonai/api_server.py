@@ -1,7 +1,9 @@
 """Stands for the speech server: the same module path, flags and routes, and a tone for a voice.
 
 It shows that an image starts, answers and ends as the real one should. It loads no weights and
-needs no GPU. Standard library only, apart from what proves that the image is complete.
+needs no GPU. Standard library only, apart from what proves that the image is complete. What the
+real server does by a middleware it does itself: it answers /ping, tells the start code that it is
+ready, and finishes what is running when it is told to take nothing new.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -41,6 +45,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    allow_reuse_port = True  # the start code answers on the port until this server does
 
     def __init__(
         self,
@@ -52,6 +57,31 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         super().__init__(address, Handler)
         self.speak, self.voices, self.version, self.model = speak, voices, version, model
+        self.draining, self.running = False, 0
+        self._changed = threading.Condition()
+
+    def begin(self) -> bool:
+        """Count a request as running; False if none are taken any more."""
+        with self._changed:
+            self.running += not self.draining
+            return not self.draining
+
+    def finish(self) -> None:
+        """Count a request as finished."""
+        with self._changed:
+            self.running -= 1
+            self._changed.notify_all()
+
+    def follow(self, control: socket.socket) -> None:
+        """Say that it is ready; when told so, take nothing new and say when nothing runs."""
+        control.sendall(b"ready\n")
+        while b"drain" not in (said := control.recv(64)):
+            if not said:
+                return
+        with self._changed:
+            self.draining = True
+            self._changed.wait_for(lambda: self.running == 0)
+        control.sendall(b"drained\n")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -62,9 +92,11 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """Answer /health, /version, /v1/models and /v1/audio/voices."""
+        """Answer /ping, /health, /version, /v1/models and /v1/audio/voices."""
         path = self.path.partition("?")[0]
-        if path == "/health":
+        if path == "/ping":
+            self._json(503 if self.server.draining else 200, {})
+        elif path == "/health":
             self._send(200, b"", "text/plain")
         elif path == "/version":
             self._json(200, dict(self.server.version))
@@ -78,6 +110,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer /v1/audio/speech."""
+        if not self.server.begin():
+            self.close_connection = True
+            self._error(503, "the server is ending")
+            return
         try:
             body = self._body()
             if self.path.partition("?")[0] != "/v1/audio/speech":
@@ -86,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, self.server.speak(self._text(body)), "audio/wav")
         except BadRequest as error:
             self._error(400, str(error))
+        finally:
+            self.server.finish()
 
     def _body(self) -> bytes:
         try:
@@ -120,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(value).encode(), "application/json")
 
     def _error(self, status: int, message: str) -> None:
-        kind = "BadRequestError" if status == 400 else "NotFoundError"
+        kind = {400: "BadRequestError", 404: "NotFoundError"}.get(status, "ServerError")
         self._json(status, {"object": "error", "message": message, "type": kind, "code": status})
 
     def _send(self, status: int, body: bytes, kind: str) -> None:
@@ -177,6 +215,9 @@ def main(arguments: list[str]) -> int:
 
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
+        if number := os.environ.pop("HIGGS_CONTROL_FD", ""):
+            control = socket.socket(fileno=int(number))
+            threading.Thread(target=server.follow, args=(control,), daemon=True).start()
         print(f"listening on {options.host}:{server.server_port}", flush=True)
         server.serve_forever(poll_interval=0.1)
     return 0

@@ -1,0 +1,222 @@
+"""The weights: which repositories the server needs, and whether they are all on the disk.
+
+They lie in the Hugging Face cache, where every other program finds them, too. Beside a snapshot
+that was downloaded and checked lies a record of its files; as long as they are there with the
+recorded sizes, a start makes no request. `hub` downloads what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from higgs_runtime import log
+from higgs_runtime.errors import BadSetting, NotCached
+from higgs_runtime.image import Image
+from higgs_runtime.settings import Settings
+
+VOLUMES = ("/workspace", "/runpod-volume")
+"""Where platforms mount what outlives a container."""
+
+SEMANTIC_PATCH = "audio_tokenizer"
+"""The patch with which the semantic model is taken from the audio tokenizer's own file."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Wanted(NamedTuple):
+    """Weights that the server needs.
+
+    Attributes:
+        what: for a person.
+        repo: on the hub, or a folder.
+        revision: commit, branch or tag.
+        by_name: the server asks for it by name, not by path, and for no revision.
+    """
+
+    what: str
+    repo: str
+    revision: str
+    by_name: bool = False
+
+
+class Place(NamedTuple):
+    """Where the server finds its weights.
+
+    Attributes:
+        model, audio_tokenizer: folders.
+    """
+
+    model: str
+    audio_tokenizer: str
+
+
+def home(settings: Settings, environment: Mapping[str, str]) -> Path:
+    """Return HF_HOME: what was set, or on the volume that outlives the container, or the default.
+
+    Raises:
+        BadSetting: nothing can be written there.
+    """
+    if settings.hf_home:
+        folder = Path(settings.hf_home)
+    else:
+        volume = next((x for x in VOLUMES if os.path.ismount(x)), None)
+        cache = f"{volume}/.cache" if volume else environment.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = Path(cache).expanduser() / "huggingface"
+    if settings.offline:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(
+            f"weights cannot be kept in {folder}: {error.strerror}",
+            "set HF_HOME to a folder that can be written",
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise BadSetting(
+            f"weights cannot be kept in {folder}: it is read-only for this user",
+            "set HF_HOME to a folder that can be written, or HIGGS_OFFLINE=1 if they are there",
+        )
+    return folder
+
+
+def cache_folder(hf_home: Path, environment: Mapping[str, str]) -> Path:
+    """Return the folder of the hub's cache."""
+    return Path(environment.get("HF_HUB_CACHE") or hf_home / "hub")
+
+
+def wanted(settings: Settings, image: Image) -> list[Wanted]:
+    """Return the repositories that the server loads: the model and the audio tokenizer.
+
+    The codec's semantic model is a repository of its own. With our patch the server takes it from
+    the audio tokenizer's file, unless a revision of it is set; without, it loads its main branch.
+    """
+    needed = [
+        Wanted("model", settings.model, settings.model_revision),
+        Wanted("audio tokenizer", settings.audio_tokenizer, settings.audio_tokenizer_revision),
+    ]
+    semantic, revision = image.semantic_model, settings.semantic_model_revision
+    if semantic is None:
+        return needed
+    if revision:
+        needed.append(Wanted("semantic model", semantic.repo, revision))
+    elif SEMANTIC_PATCH not in image.patches:
+        pinned = semantic.revision or "main"
+        needed.append(Wanted("semantic model", semantic.repo, pinned, by_name=True))
+    return needed
+
+
+def ensure(
+    needed: list[Wanted],
+    cache: Path,
+    *,
+    offline: bool,
+    progress: Callable[[str], None],
+) -> Place:
+    """Make sure that all weights are on the disk; download what is not.
+
+    Args:
+        needed: what `wanted` returned.
+        cache: the hub's cache.
+        offline: make no request.
+        progress: is told what is going on.
+
+    Raises:
+        Refused: they are not, and why.
+    """
+    found = {entry: locate(entry, cache) for entry in needed}
+    missing = [entry for entry, folder in found.items() if folder is None]
+    if missing and offline:
+        for entry in missing:
+            found[entry] = _unrecorded(entry, cache)
+            if found[entry] is None:
+                raise NotCached(
+                    f"{entry.repo} at {entry.revision} is not in {cache}, and HIGGS_OFFLINE is set",
+                    "start once without HIGGS_OFFLINE, or put the weights there",
+                )
+            log.warning(f"{entry.what} {entry.repo}: found in {cache}, not checked")
+    elif missing:
+        from higgs_runtime import hub
+
+        found.update(hub.download(missing, cache, progress))
+    else:
+        log.info("weights: all there, nothing to download")
+    for entry, folder in found.items():
+        if entry.by_name and folder is not None and not Path(entry.repo).is_dir():
+            _point_main_at(entry, cache, folder.name)
+    folders = [str(found[entry]) for entry in needed]
+    return Place(folders[0], folders[1])
+
+
+def locate(entry: Wanted, cache: Path) -> Path | None:
+    """Return the folder of weights that are complete; None if something is missing."""
+    if Path(entry.repo).is_dir():
+        return Path(entry.repo)
+    commit = _commit(entry, cache)
+    if commit is None:
+        return None
+    snapshot = repo_folder(entry.repo, cache) / "snapshots" / commit
+    try:
+        files = json.loads(record_file(entry.repo, commit, cache).read_bytes())["files"]
+        whole = all((snapshot / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return snapshot if whole else None
+
+
+def write_record(repo: str, commit: str, cache: Path, files: Mapping[str, int]) -> None:
+    """Write down that a snapshot is complete and was checked: name and size of every file."""
+    path = record_file(repo, commit, cache)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps({"files": dict(files)}, indent=1))
+    beside.replace(path)
+
+
+def record_file(repo: str, commit: str, cache: Path) -> Path:
+    """Return the path of the record of a snapshot."""
+    return repo_folder(repo, cache) / f"higgs-checked-{commit}.json"
+
+
+def repo_folder(repo: str, cache: Path) -> Path:
+    """Return the folder of a repository in the hub's cache."""
+    return cache / f"models--{repo.replace('/', '--')}"
+
+
+def _commit(entry: Wanted, cache: Path) -> str | None:
+    if COMMIT.fullmatch(entry.revision):
+        return entry.revision
+    with suppress(OSError):
+        return (repo_folder(entry.repo, cache) / "refs" / entry.revision).read_text().strip()
+    return None
+
+
+def _unrecorded(entry: Wanted, cache: Path) -> Path | None:
+    """Return a snapshot that another program put there; None if it is visibly incomplete."""
+    commit = _commit(entry, cache)
+    folder = repo_folder(entry.repo, cache)
+    snapshot = folder / "snapshots" / (commit or "-")
+    if record_file(entry.repo, commit or "-", cache).exists() or not snapshot.is_dir():
+        return None
+    broken = any(not path.exists() for path in snapshot.rglob("*"))
+    return None if broken or list(folder.glob("blobs/*.incomplete")) else snapshot
+
+
+def _point_main_at(entry: Wanted, cache: Path, commit: str) -> None:
+    """The server asks for the branch `main` of this repository; let it find the pinned commit."""
+    reference = repo_folder(entry.repo, cache) / "refs" / "main"
+    with suppress(OSError):
+        if reference.read_text() == commit:
+            return
+    try:
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+    except OSError as error:
+        raise NotCached(
+            f"{reference} does not name {commit[:7]} and cannot be written: {error.strerror}",
+            "make the cache writable for one start",
+        ) from None

@@ -1,0 +1,400 @@
+"""A whole smoke test: from an image's name to a record with its evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import math
+import os
+import shutil
+import struct
+import time
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from higgs_image import build, lock, process
+from higgs_image.errors import EngineError, UsageError
+from higgs_image.render import LABEL
+from higgs_image.smoke import container, cpu, record, report
+from higgs_image.smoke.checks import CHECKS, OWN_VOICE, START, Check, Context, Failed, Undecided
+from higgs_image.smoke.client import Broken, Client
+from higgs_image.smoke.container import NotReady, Server, Setup
+from higgs_image.smoke.record import Device, Image, Record
+from higgs_image.workspace import Workspace
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = {"gpu": 1800.0, "cpu": 300.0}
+"""Time to become healthy, unless told otherwise; on a GPU the weights may have to be downloaded."""
+
+CACHE = "higgs-audio-weights"
+"""Volume that keeps the real weights from one run to the next. It is not removed."""
+WORKSPACE = "/workspace"
+"""Where the image looks for a volume to keep weights on."""
+VOICES = "/mnt/voices"
+"""Where the folder with a voice of our own is mounted."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `invoke smoke` was asked for.
+
+    Attributes:
+        image: name or digest; empty: the image that was built last.
+        device: `gpu`, `cpu`, or `auto`: a GPU if the engine has one.
+        gpus: ids of GPUs, or `all`.
+        timeout: seconds until it has to be healthy; 0: as START_SECONDS has it.
+        keep: leave the container behind, for looking at it.
+        shm_size: of /dev/shm; empty: the host's IPC namespace.
+        cache: volume or folder for the real weights.
+        only: names of checks; empty: all. What is left out is not decided.
+        patience: seconds without a byte after which an answer counts as hanging.
+        random_weights: give a container on a CPU the stand-in device and its weights. The small
+            stand-in of the fork needs neither.
+    """
+
+    image: str = ""
+    device: str = "auto"
+    gpus: str = "all"
+    timeout: float = 0.0
+    keep: bool = False
+    shm_size: str = ""
+    cache: str = CACHE
+    only: frozenset[str] = field(default_factory=frozenset)
+    patience: float = 180.0
+    random_weights: bool = True
+
+
+def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
+    """Start the image, check it, end it, and write the record and its evidence.
+
+    Returns:
+        The record and the folder that holds it.
+
+    Raises:
+        UsageError: device or check unknown, or no image was built yet.
+        EngineError: no engine, no such image, or the engine refused to start it.
+    """
+    _validate(options)
+    started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
+    with workspace.exclusive("smoke"), engine() as (client, host):
+        container.remove_leftovers(client, workspace.build)
+        reference = options.image or last_built(workspace)
+        image = describe(client, reference)
+        kind = options.device if options.device != "auto" else find_device(client)
+        folder = _fresh_folder(workspace, image, kind)
+        log.info("smoke: %s on %s", reference, kind)
+        setup = _setup(client, workspace, options, reference, kind, folder)
+        checks, device, ended = _observe(setup, host, options, kind, folder)
+        verdict, reason = record.overall(checks)
+        done = Record(
+            schema=record.SCHEMA,
+            verdict=verdict,
+            reason=reason,
+            image=image,
+            device=device,
+            started=started.replace(microsecond=0),
+            seconds=round(time.monotonic() - begun, 1),
+            checks=checks,
+            container=ended,
+        )
+        record.save(done, folder / "record.json")
+        report.save(done, folder)
+        return done, folder
+
+
+def _validate(options: Options) -> None:
+    if options.device not in ("auto", "gpu", "cpu"):
+        raise UsageError(f"device {options.device!r} is unknown", "use auto, gpu or cpu")
+    known = {START, *(check.name for check in CHECKS)}
+    if unknown := sorted(options.only - known):
+        raise UsageError(
+            f"there is no check {', '.join(unknown)}", f"there are {', '.join(sorted(known))}"
+        )
+
+
+# -- the engine and the image ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[tuple[DockerClient, str | None]]:
+    """Yield a client of the engine that the docker command uses, and that engine's address.
+
+    Raises:
+        EngineError: it does not answer, or refused something.
+    """
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    import docker
+
+    host = os.environ.get("DOCKER_HOST")
+    if not host:
+        asked = process.run(
+            ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+        )
+        host = asked.out.strip() or None
+    try:
+        environment = os.environ | ({"DOCKER_HOST": host} if host else {})
+        with contextlib.closing(docker.from_env(environment=environment)) as client:
+            yield client, host
+    except (DockerException, RequestException) as error:
+        raise EngineError(
+            f"the engine refused: {error}", "see invoke doctor, then run again"
+        ) from None
+
+
+def last_built(workspace: Workspace) -> str:
+    """Return the name by which the engine has the image that was built last.
+
+    Raises:
+        UsageError: none was built, or the engine does not have it any more.
+    """
+    states = [workspace.build / "state" / f"build-{name}.json" for name in build.COMPRESSIONS]
+    found = sorted((x for x in states if x.is_file()), key=lambda x: x.stat().st_mtime)
+    remedy = "build one: invoke build; or name one: invoke smoke --image IMAGE"
+    if not found:
+        raise UsageError("no image was built yet", remedy)
+    digest = str(workspace.read_state(found[-1].stem).get("digest"))
+    if build.engine_digest(digest) is None:
+        raise UsageError(f"the engine does not have {digest}, which was built last", remedy)
+    return digest
+
+
+def describe(client: DockerClient, reference: str) -> Image:
+    """Return which image it is; one that the engine lacks is pulled.
+
+    Raises:
+        EngineError: it is neither there nor to be had.
+    """
+    from docker.errors import APIError, ImageNotFound
+
+    try:
+        try:
+            found = client.images.get(reference)
+        except ImageNotFound:
+            log.info("smoke: pulling %s", reference)
+            found = client.images.pull(reference)
+    except APIError as error:
+        raise EngineError(
+            f"there is no image {reference}: {error.explanation or error}",
+            "build it, load it, or log in to the registry that has it",
+        ) from None
+    labels = found.labels or {}
+    return Image(
+        reference=reference,
+        digest=_digest(reference, str(found.id), found.attrs.get("RepoDigests") or []),
+        tag=str(labels.get("org.opencontainers.image.version", "")),
+        lock_sha256=labels.get(LABEL + "lock-sha256") or None,
+    )
+
+
+def _digest(reference: str, identity: str, known: list[str]) -> str | None:
+    """Return the digest that a registry has it by.
+
+    The containerd store's ids are such digests; the classic store knows only what it pulled.
+    """
+    name, _, digest = reference.rpartition("@")
+    if digest.startswith("sha256:") and (name or digest == identity):
+        return digest
+    digests = [entry.rpartition("@")[2] for entry in known]
+    if identity in digests:
+        return identity
+    return digests[0] if digests else None
+
+
+def find_device(client: DockerClient) -> str:
+    """Return `gpu` if the engine can give containers one, else `cpu`."""
+    return "gpu" if "nvidia" in (client.info().get("Runtimes") or {}) else "cpu"
+
+
+def _device(server: Server | None, kind: str) -> Device:
+    if kind == "cpu":
+        return Device("cpu", _processor(), os.cpu_count() or 1)
+    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    lines = ((server.output_of(*query) if server else None) or "unknown, ").splitlines()
+    name, _, driver = lines[0].partition(", ")
+    return Device("gpu", name, len(lines), driver)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "unknown"
+
+
+# -- the container ---------------------------------------------------------------------------------
+
+
+def _fresh_folder(workspace: Workspace, image: Image, kind: str) -> Path:
+    """Return an empty folder for the evidence; an earlier run's of the same image is dropped."""
+    name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
+    folder = workspace.build / "smoke" / f"{name}-{kind}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _setup(
+    client: DockerClient,
+    workspace: Workspace,
+    options: Options,
+    reference: str,
+    kind: str,
+    folder: Path,
+) -> Setup:
+    voices = folder / "voices"
+    write_voice(voices)
+    environment = {"HIGGS_VOICES_DIR": VOICES}
+    mounts = {str(voices): VOICES}
+    writable: set[str] = set()
+    if kind == "gpu":
+        cache = str(Path(options.cache).resolve()) if "/" in options.cache else options.cache
+        mounts[cache] = WORKSPACE
+        writable.add(cache)
+        if token := os.environ.get("HF_TOKEN"):
+            environment["HF_TOKEN"] = token
+    elif options.random_weights:
+        locked = lock.load(workspace.lock_file)
+        made = cpu.weights(client, workspace, reference, locked)
+        mounts |= {str(cpu.package(workspace)): cpu.DEVICE, str(made): cpu.WEIGHTS}
+        environment |= cpu.ENVIRONMENT
+    return Setup(
+        image=reference,
+        place=workspace.build,
+        environment=environment,
+        mounts=mounts,
+        writable=frozenset(writable),
+        gpus=options.gpus if kind == "gpu" else "",
+        shm_size=options.shm_size,
+        keep=options.keep,
+    )
+
+
+def write_voice(folder: Path) -> None:
+    """Write a folder with one voice, as a user of the image would: a WAV file and config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rate = 24_000
+    with wave.open(str(folder / "voice.wav"), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        for tick in range(3 * rate):
+            swell = math.sin(math.pi * (tick / rate * 4 % 1))  # four syllables a second
+            pitch = sum(math.sin(2 * math.pi * 150 * n * tick / rate) / n for n in (1, 2, 3))
+            out.writeframesraw(struct.pack("<h", int(8_000 * swell * pitch)))
+    voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
+    (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
+
+
+def _observe(
+    setup: Setup, host: str | None, options: Options, kind: str, folder: Path
+) -> tuple[list[record.Check], Device, dict[str, float | int | str | bool]]:
+    """Start the container, make the checks, and return them with how it ended."""
+    timeout = options.timeout or START_SECONDS[kind]
+    with container.created(setup, host) as handle:
+        begun = time.monotonic()
+        server: Server | None = None
+        try:
+            server, seconds = container.start(handle, timeout)
+        except NotReady as error:
+            checks = [_start_check("fail", error.reason, time.monotonic() - begun)]
+            log.info("smoke: start: fail: %s\n%s", error.reason, error.tail)
+            checks += [_not_made(check, kind, "the server did not start") for check in CHECKS]
+        else:
+            log.info("smoke: healthy after %.1f s", seconds)
+            server.client = Client(server.client.port, patience=options.patience)
+            device = _device(server, kind)
+            context = Context(server, folder, real=kind == "gpu")
+            checks = [_start_check("pass", "", seconds, {"health_s": round(seconds, 1)})]
+            checks += _make(context, kind, options.only)
+            return checks, device, _end(server, folder)
+        with contextlib.suppress(Exception):
+            server = Server(handle.get_wrapped_container())
+        return checks, _device(None, kind), _end(server, folder)
+
+
+def _start_check(
+    verdict: record.Verdict, reason: str, seconds: float, measured: record.Measured | None = None
+) -> record.Check:
+    return record.Check(START, verdict, True, reason, round(seconds, 2), measured or {})
+
+
+def _make(context: Context, kind: str, only: frozenset[str]) -> list[record.Check]:
+    """Make all checks that are wanted; once the server is gone, none can decide any more."""
+    done: list[record.Check] = []
+    gone = ""
+    for check in CHECKS:
+        if only and check.name not in only:
+            done.append(_not_made(check, kind, "it was not asked for"))
+        elif gone:
+            done.append(_not_made(check, kind, gone))
+        else:
+            done.append(made := _made(check, context, kind))
+            log.info("smoke: %s: %s%s", made.name, made.verdict,
+                     f": {made.reason}" if made.reason else "")  # fmt: skip
+            if check.name != "stop" and not context.server.alive:
+                state = context.server.state()
+                gone = f"the server ended with status {state['ExitCode']} in {check.name}"
+                if made.verdict != "fail":
+                    done[-1] = record.Check(
+                        made.name, "fail", made.required, gone, made.seconds, made.measured
+                    )
+    return done
+
+
+def _made(check: Check, context: Context, kind: str) -> record.Check:
+    begun = time.monotonic()
+    before = {path.name for path in context.folder.iterdir()}
+    measured: record.Measured = {}
+    verdict: record.Verdict = "pass"
+    reason = ""
+    try:
+        measured = check.run(context)
+        with contextlib.suppress(KeyError):  # it may just have ended
+            context.memory_mb = max(context.memory_mb, context.server.memory_mb())
+    except (Failed, Broken) as error:
+        verdict, reason = "fail", str(error)
+    except Undecided as error:
+        verdict, reason = "inconclusive", str(error)
+    except (KeyError, TypeError, IndexError) as error:
+        verdict, reason = "fail", f"the answer has not the form it should: {error!r}"
+    files = sorted({path.name for path in context.folder.iterdir()} - before)
+    return record.Check(
+        check.name,
+        verdict,
+        kind in check.on,
+        reason,
+        round(time.monotonic() - begun, 2),
+        measured,
+        files,
+    )
+
+
+def _not_made(check: Check, kind: str, why: str) -> record.Check:
+    return record.Check(check.name, "inconclusive", kind in check.on, why)
+
+
+def _end(server: Server | None, folder: Path) -> record.Measured:
+    """Keep the log and say how the container stands."""
+    if server is None:
+        return {}
+    (folder / "server.log").write_text(server.logs(), encoding="utf-8")
+    state = server.state()
+    return {
+        "id": str(server.container.id),
+        "status": str(state["Status"]),
+        "exit_code": int(state["ExitCode"]),
+        "out_of_memory": bool(state.get("OOMKilled")),
+        "restarts": int(state["RestartCount"]),
+    }

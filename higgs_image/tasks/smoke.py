@@ -1,0 +1,67 @@
+"""invoke smoke."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from higgs_image.tasks.output import output
+
+
+@task(
+    iterable=["only"],
+    help={
+        "image": "name or digest of the image (default: the one that was built last)",
+        "device": "gpu: real weights; cpu: the stand-in device and random weights; auto (default)",
+        "gpus": "ids of GPUs, such as 0,1 (default: all)",
+        "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
+        "CPU)",
+        "keep": "leave the container behind, for looking at it",
+        "shm_size": "size of /dev/shm, such as 2g (default: the host's IPC namespace on a GPU)",
+        "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
+        "only": "make only this check; can be given several times; the verdict is then open",
+        "json": "write the record to this file, too",
+        "junit": "write a JUnit report to this file, too",
+    },
+)
+def smoke(
+    _: Context,
+    only: list[str],
+    image: str = "",
+    device: str = "auto",
+    gpus: str = "all",
+    timeout: float = 0.0,
+    keep: bool = False,
+    shm_size: str = "",
+    cache: str = "higgs-audio-weights",
+    json: str | None = None,
+    junit: str | None = None,
+) -> None:
+    """Start an image as a user would, let it speak, and say pass (0), fail (1) or open (41)."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
+    from higgs_image.smoke import report
+    from higgs_image.smoke.run import Options, run
+    from higgs_image.workspace import Workspace
+
+    with output() as out:
+        options = Options(
+            image=image,
+            device=device,
+            gpus=gpus,
+            timeout=timeout,
+            keep=keep,
+            shm_size=shm_size,
+            cache=cache,
+            only=frozenset(only),
+        )
+        record, folder = run(Workspace.default(), options)
+        for wanted, name in ((json, "record.json"), (junit, "junit.xml")):
+            if wanted:
+                Path(wanted).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, wanted)
+        out.result(record, f"{report.text(record)}\nevidence {folder}")
+    sys.exit(SMOKE_EXIT_CODES[record.verdict])

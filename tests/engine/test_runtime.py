@@ -1,0 +1,271 @@
+"""The stand-in image started by its own entrypoint: states, signals, processes, SSH, programs."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from higgs_image import build, standin
+from higgs_image.render import Overrides
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def image(
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+) -> Iterator[str]:
+    """The stand-in image, with a server that can be slow and can die."""
+    folder = tmp_path_factory.mktemp("runtime")
+    server = (standin.PROJECT / "docker/standin/fork" / SERVER).read_text()
+    changed = server.replace("    def _text(", SLOW + "\n    def _text(", 1).replace(
+        "self.server.speak(self._text(body))", "self._slowly(body)", 1
+    )
+    assert changed.count("_slowly") == 2
+    workspace = standin.make(folder, base, changes={SERVER: changed})
+    built = build.build(workspace, overrides=overrides)
+    reference = build.load(workspace, built, overrides, "runtime-test")
+    yield reference
+    docker("image", "rm", "--force", reference)
+
+
+SERVER = "vllm/entrypoints/bosonai/api_server.py"
+
+STOP_SERVER = """
+import glob, os, signal
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    if b"vllm.entrypoints.bosonai.api_server" in open(path, "rb").read().split(bytes(1)):
+        os.kill(int(path.split("/")[2]), signal.SIGSTOP)
+"""
+
+SLOW = '''
+    def _slowly(self, body: bytes) -> bytes:
+        """Speak; `wait 2` takes 2 s, and `die` kills the server as a dead engine does."""
+        text = self._text(body)
+        if text.startswith("wait "):
+            import time
+            time.sleep(float(text.split()[1]))
+        if text == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.server.speak(text)
+'''
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0 or not check, done.stderr
+    return (done.stdout + done.stderr).strip()
+
+
+class Container:
+    """A running container of the image."""
+
+    def __init__(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
+        variables = [f"--env={name}={value}" for name, value in standin.ENVIRONMENT.items()]
+        self.name = docker(
+            "run", "--detach", "--publish", "127.0.0.1::8000", "--publish", "127.0.0.1::22",
+            *variables, *options, image, *arguments,
+        )  # fmt: skip
+
+    def port(self, inside: int) -> int:
+        return int(docker("port", self.name, str(inside)).split("\n")[0].rpartition(":")[2])
+
+    def ask(self, path: str, value: object = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port(8000), timeout=30)
+        try:
+            body = None if value is None else json.dumps(value)
+            connection.request("POST" if body else "GET", path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def speak(self, text: str) -> tuple[int, bytes]:
+        return self.ask("/v1/audio/speech", {"input": text, "voice": "beep"})
+
+    @property
+    def log(self) -> str:
+        return docker("logs", self.name)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if condition():
+                    return
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.1)
+
+    def ready(self) -> None:
+        self.wait(lambda: self.ask("/ping")[0] == 200)
+
+    def run(self, *command: str) -> str:
+        return docker("exec", self.name, *command)
+
+    def status(self) -> int:
+        return int(docker("wait", self.name))
+
+    def state(self, what: str) -> str:
+        return docker("inspect", "--format", f"{{{{.State.{what}}}}}", self.name)
+
+
+MakeContainer = Callable[..., Container]
+
+
+@pytest.fixture
+def start(image: str) -> Iterator[MakeContainer]:
+    made: list[Container] = []
+
+    def make(*arguments: str, options: tuple[str, ...] = ()) -> Container:
+        made.append(Container(image, *arguments, options=options))
+        return made[-1]
+
+    yield make
+    for container in made:
+        docker("rm", "--force", "--volumes", container.name)
+
+
+def test_it_serves_and_ends_with_0(start: MakeContainer) -> None:
+    container = start()
+    container.ready()
+    assert container.speak("Hello")[0] == 200
+    answers: list[int] = []
+    slow = threading.Thread(target=lambda: answers.append(container.speak("wait 3")[0]))
+    slow.start()
+    time.sleep(0.5)
+    stopping = threading.Thread(target=lambda: docker("stop", "--time", "30", container.name))
+    stopping.start()
+    container.wait(lambda: container.ask("/ping")[0] == 503)
+    assert container.speak("Hello")[0] == 503
+    stopping.join()
+    slow.join()
+    assert answers == [200], container.log
+    assert container.status() == 0
+    assert "no request is running" in container.log
+
+
+@pytest.mark.parametrize("options", [(), ("--init",)])
+def test_a_dead_server_ends_the_container(start: MakeContainer, options: tuple[str, ...]) -> None:
+    container = start(options=options)
+    container.ready()
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        container.speak("die")
+    assert container.status() == 137
+    assert "the server was killed by signal 9" in container.log
+
+
+def test_orphans_are_reaped(start: MakeContainer) -> None:
+    container = start()
+    container.ready()
+    container.run("sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.1 & ) ; done; sleep 1")
+    states = container.run("sh", "-c", "cat /proc/[0-9]*/stat | awk '{print $2, $3}'")
+    assert "(tini)" in states and " Z" not in states, states
+    assert container.run("cat", "/proc/1/comm") == "tini"
+
+
+def test_health_check(start: MakeContainer) -> None:
+    container = start(
+        "--port", "8000", options=("--health-interval=1s", "--health-start-period=0s")
+    )
+    container.wait(lambda: container.state("Health.Status") == "healthy")
+    assert container.run("cat", "/run/higgs-image/ping") == "http://127.0.0.1:8000/ping"
+    other = start(options=("--env=PORT=9000", "--health-interval=1s"))
+    other.wait(lambda: other.state("Health.Status") == "healthy")
+    container.run("python3", "-c", STOP_SERVER)
+    container.wait(lambda: container.state("Health.Status") == "unhealthy")
+
+
+def test_flags_variables_and_other_programs(image: str, start: MakeContainer) -> None:
+    container = start("--served-model-name", "flag", options=("--env=HIGGS_SERVED_MODEL_NAME=env",))
+    container.ready()
+    assert json.loads(container.ask("/v1/models")[1])["data"][0]["id"] == "flag"
+    listed = docker("run", "--rm", image, "--help")
+    assert "HIGGS_MAX_MODEL_LEN" in listed and len(listed.splitlines()) <= 40
+    assert docker("run", "--rm", image, "bash", "-c", "echo $((6 * 7))") == "42"
+    refused = subprocess.run(["docker", "run", "--rm", image, "--max-model-lne", "1"],
+                             capture_output=True, text=True)  # fmt: skip
+    assert refused.returncode == 2 and "write --max-model-len" in refused.stderr
+    gone = subprocess.run(["docker", "run", "--rm", image], capture_output=True, text=True)
+    assert gone.returncode == 10 and "sees no NVIDIA GPU" in gone.stderr
+
+
+def test_as_another_user_and_read_only(start: MakeContainer) -> None:
+    container = start(options=("--user=65534:65534", "--read-only", "--tmpfs=/tmp",
+                               "--env=HF_HOME=/tmp/hf", "--cap-drop=ALL"))  # fmt: skip
+    container.ready()
+    assert container.speak("Hello")[0] == 200
+
+
+def test_hooks(start: MakeContainer, tmp_path: Path) -> None:
+    (tmp_path / "pre_start.sh").write_text("echo hook before")
+    (tmp_path / "post_start.sh").write_text("echo hook after")
+    container = start(options=(f"--volume={tmp_path}/pre_start.sh:/pre_start.sh:ro",
+                               f"--volume={tmp_path}/post_start.sh:/post_start.sh:ro"))  # fmt: skip
+    container.wait(lambda: "hook after" in container.log)
+    assert container.log.index("hook before") < container.log.index("listening on")
+
+
+# --- SSH
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    if not shutil.which("ssh") or not shutil.which("ssh-keygen"):
+        pytest.skip("needs an SSH client")
+    path = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+def ssh(container: Container, key: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["ssh", "-F", "none", "-i", key, "-p", str(container.port(22)), "-o", "BatchMode=yes",
+         "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no",
+         "-o", f"UserKnownHostsFile={key}.hosts", "root@127.0.0.1", *command],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_ssh_with_the_key_and_nothing_else(start: MakeContainer, key: Path, tmp_path: Path) -> None:
+    public = Path(f"{key}.pub").read_text()
+    container = start(options=(f"--env=PUBLIC_KEY={public}",))
+    container.ready()
+    assert "sshd: port 22" in container.log and public.split()[1] not in container.log
+    done = ssh(container, key, "which python3; id -u")
+    assert done.stdout.split() == ["/opt/venv/bin/python3", "0"], done.stderr
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"],
+                   check=True)  # fmt: skip
+    assert "Permission denied (publickey)" in ssh(container, tmp_path / "other", "id").stderr
+    assert container.ask("/ping")[0] == 200
+
+    other = start(options=(f"--env=PUBLIC_KEY={public}",))
+    other.ready()
+    hosts = [docker("exec", x.name, "sh", "-c", "cat /tmp/sshd-*/ed25519.pub").split()[1]
+             for x in (container, other)]  # fmt: skip
+    assert hosts[0] != hosts[1], "each container has host keys of its own"
+
+
+def test_without_a_key_nothing_listens_for_ssh(start: MakeContainer) -> None:
+    container = start()
+    container.ready()
+    with socket.create_connection(("127.0.0.1", container.port(22)), 10) as client:
+        client.settimeout(10)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+    assert container.run("sh", "-c", "ls /etc/ssh").find("host") < 0
+
+
+def test_what_is_no_key_is_said(start: MakeContainer) -> None:
+    container = start(options=("--env=PUBLIC_KEY=nonsense",))
+    container.ready()
+    assert "sshd was not started: PUBLIC_KEY is no list of public keys" in container.log

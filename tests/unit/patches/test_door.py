@@ -1,0 +1,122 @@
+"""The door: how much a request may bring."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
+
+from higgs_patches import door
+from higgs_patches.chat_fields import Refused
+from higgs_patches.door import WholeBody, decoded, with_door, with_limited_headers
+
+
+def ask(*pieces: bytes, length: int | None = None, gone: bool = False) -> tuple[list[Any], Any]:
+    """What WholeBody answers to a request in these pieces, and what the application gets."""
+    got: list[bytes] = []
+    sent: list[Any] = []
+    waiting: list[dict[str, Any]] = [
+        {"type": "http.request", "body": piece, "more_body": gone or place < len(pieces) - 1}
+        for place, piece in enumerate(pieces)
+    ]
+    waiting.append({"type": "http.disconnect"})
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Callable[[], Any], send: Any) -> None:
+        message = await receive()
+        assert message["more_body"] is False
+        got.append(message["body"])
+        assert (await receive())["type"] == "http.disconnect"
+
+    headers = [] if length is None else [(b"Content-Length", str(length).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    asyncio.run(WholeBody(app)(scope, receive, send))
+    return sent, got
+
+
+def test_a_body_is_passed_on_as_a_whole() -> None:
+    assert ask(b"abc", b"", b"def") == ([], [b"abcdef"])
+    assert ask(b"") == ([], [b""])
+
+
+def test_a_body_at_the_limit_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY", 10)
+    assert ask(b"12345", b"67890", length=10)[1] == [b"1234567890"]
+
+
+@pytest.mark.parametrize("length", [None, 11, 10**30])
+def test_a_body_beyond_the_limit_is_413(
+    length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_BODY", 10)
+    sent, got = ask(b"123456", b"789012", length=length)
+    assert got == []
+    assert sent[0]["status"] == 413
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert "larger than" in json.loads(sent[1]["body"])["error"]["message"]
+
+
+def test_a_body_that_is_announced_as_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY", 10)
+    assert ask(b"123", length=11)[0][0]["status"] == 413
+
+
+def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_ELEMENTS", 10)
+    assert ask(b"[1,1,1,1,1,1,1,1,1,1,1]")[0][0]["status"] == 413
+    assert ask(b"[{},{},{}]") == ([], [b"[{},{},{}]"])
+
+
+def test_who_leaves_before_the_end_reaches_nothing() -> None:
+    assert ask(b"abc", gone=True) == ([], [])
+
+
+def test_the_limit_stands_behind_every_other_middleware() -> None:
+    from fastapi import FastAPI
+    from starlette.middleware.cors import CORSMiddleware
+
+    def build_app(args: Any) -> Any:
+        app = FastAPI()
+        app.add_middleware(CORSMiddleware)
+        return app
+
+    app = with_door(build_app)(None)
+    assert [entry.cls for entry in app.user_middleware] == [CORSMiddleware, WholeBody]
+
+
+def test_the_parser_with_limits_is_used() -> None:
+    async def serve_http(app: Any, **kwargs: Any) -> Any:
+        return kwargs
+
+    served = with_limited_headers(serve_http)
+    assert asyncio.run(served("app", host="x")) == {"host": "x", "http": "h11"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"a": "\xff"}', "not valid JSON"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not valid JSON"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_json(body: bytes, message: str) -> None:
+    with pytest.raises(Refused, match=message) as refused:
+        decoded(body)
+    assert len(str(refused.value)) < 500
+
+
+def test_what_is_json() -> None:
+    assert decoded(b'{"a": [1, null]}') == {"a": [1, None]}

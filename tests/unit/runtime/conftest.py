@@ -1,0 +1,90 @@
+"""What the start code's tests share: a hub and GPUs that are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from higgs_runtime.image import Image, Weights
+
+from tests.unit.runtime.hub_server import Hub, Server
+
+IMAGE = Image(
+    tag="20260102-1234567-89abcde",
+    generation=Weights("bosonai/model", "1" * 40),
+    audio_tokenizer=Weights("bosonai/tokenizer", "2" * 40),
+    semantic_model=Weights("bosonai/hubert", None),
+)
+
+RTX_4090 = "gpu=NVIDIA GeForce RTX 4090,24564,24000,8,9"
+A100_40 = "gpu=NVIDIA A100-SXM4-40GB,40960,40300,8,0"
+A100_80 = "gpu=NVIDIA A100-SXM4-80GB,81920,81000,8,0"
+H100 = "gpu=NVIDIA H100 80GB HBM3,81559,81000,9,0"
+L40S = "gpu=NVIDIA L40S,46068,45500,8,9"
+RTX_5090 = "gpu=NVIDIA GeForce RTX 5090,32607,32000,12,0"
+B200 = "gpu=NVIDIA B200,183359,183000,10,0"
+T4 = "gpu=Tesla T4,15360,15000,7,5"
+RTX_4080 = "gpu=NVIDIA GeForce RTX 4080,16376,16000,8,9"
+DRIVER = "driver=550.90.07;cuda=12040"
+
+
+@pytest.fixture(scope="session")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a library that stands for NVIDIA's; FAKE_NVML says what it answers."""
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc, to build a stand-in for NVIDIA's library")
+    folder = tmp_path_factory.mktemp("nvml")
+    source = Path(__file__).with_name("nvml.c")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", source], check=True
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Server:
+    """The hub for the whole run: its address has to be known when the library is imported."""
+    server = Server()
+    os.environ["HF_ENDPOINT"] = server.url
+    return server
+
+
+@pytest.fixture
+def hub(hub_server: Server) -> Iterator[Hub]:
+    """The hub with the weights of IMAGE, and nothing wrong with it."""
+    hub_server.hub.reset()
+    model = {
+        "config.json": b'{"model": 1}',
+        "model-1.safetensors": os.urandom(300_000),
+        "model-2.safetensors": os.urandom(200_000),
+    }
+    hub_server.hub.add("bosonai/model", "1" * 40, model)
+    tokenizer = {"config.json": b"{}", "sub/model.pth": os.urandom(150_000)}
+    hub_server.hub.add("bosonai/tokenizer", "2" * 40, tokenizer)
+    hub_server.hub.add("bosonai/hubert", "3" * 40, {"model.safetensors": os.urandom(120_000)})
+    yield hub_server.hub
+
+
+@pytest.fixture
+def image_file(tmp_path: Path) -> Path:
+    """The facts that the image's build writes, for IMAGE."""
+    path = tmp_path / "image.json"
+    roles = {
+        "generation": IMAGE.generation,
+        "audio-tokenizer": IMAGE.audio_tokenizer,
+        "semantic-model": IMAGE.semantic_model,
+    }
+    weights = {role: {"repo": x.repo, "revision": x.revision} for role, x in roles.items()}
+    facts = {
+        "weights": weights,
+        "patches": [{"name": "voices"}],
+        "lock_sha256": "0" * 64,
+        "tag": IMAGE.tag,
+    }
+    path.write_text(json.dumps(facts))
+    return path

@@ -1,0 +1,204 @@
+"""A hub on loopback: what huggingface_hub 0.34 asks of huggingface.co, answered from memory.
+
+Metadata of a revision with sizes and hashes; small files straight, large ones by a redirect to
+"another host" with X-Linked-ETag and X-Linked-Size; byte ranges; error codes in X-Error-Code. What
+goes wrong is told in advance: statuses, connections that break off, damaged bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+LARGE = 100_000
+"""Files of this size and more are stored as large files, as git-lfs has them."""
+
+
+@dataclass
+class Failure:
+    """An answer that is given instead of the right one.
+
+    Attributes:
+        path: pattern of the paths that it is for.
+        status: of the answer.
+        headers: of the answer.
+        times: how often.
+    """
+
+    path: str
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    times: int = 10**9
+
+
+@dataclass
+class Hub:
+    """The hub's content, what goes wrong, and what it was asked.
+
+    Attributes:
+        repos: name to commit to path to content.
+        branches: name to branch to commit.
+        failures: the first that matches is taken.
+        cut: break so many downloads off, each after `cut_after` bytes.
+        damage: damage so many downloads of large files.
+        asked: method, path and Range of every request.
+        tokens: what Authorization held.
+    """
+
+    repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    branches: dict[str, dict[str, str]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    cut: int = 0
+    cut_after: int = 50_000
+    damage: int = 0
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+
+    def add(self, repo: str, commit: str, files: dict[str, bytes], branch: str = "main") -> None:
+        self.repos.setdefault(repo, {})[commit] = files
+        self.branches.setdefault(repo, {})[branch] = commit
+
+    def reset(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def downloads(self, name: str = "") -> list[tuple[str, str]]:
+        """Path and Range of the requests that fetched content."""
+        return [(p, r) for m, p, r in self.asked if m == "GET" and "/api/" not in p and name in p]
+
+
+def blob_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._handle(body=False)
+
+    def do_GET(self) -> None:
+        self._handle(body=True)
+
+    def _handle(self, body: bool) -> None:
+        hub = self.server.hub
+        path = self.path.partition("?")[0]
+        hub.asked.append((self.command, path, self.headers.get("Range", "")))
+        hub.tokens.append(self.headers.get("Authorization", ""))
+        for failure in hub.failures:
+            if failure.times > 0 and re.search(failure.path, path):
+                failure.times -= 1
+                self._send(failure.status, b"{}", failure.headers, body)
+                return
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
+            self._metadata(match[1], match[2], body)
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._file(match[1], match[2], match[3], body)
+        elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/([^/]+)/(.+)", path):
+            self._content(self.server.hub.repos[match[1]][match[2]][match[3]], {}, body)
+        else:
+            self._send(404, b"{}", {}, body)
+
+    def _find(self, repo: str, revision: str, body: bool) -> tuple[str, dict[str, bytes]] | None:
+        hub = self.server.hub
+        if repo not in hub.repos:  # the real one hides what a visitor may not see
+            self._send(401, b'{"error": "Invalid username or password."}', {}, body)
+            return None
+        commit = hub.branches[repo].get(revision, revision)
+        if commit not in hub.repos[repo]:
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
+            return None
+        return commit, hub.repos[repo][commit]
+
+    def _metadata(self, repo: str, revision: str, body: bool) -> None:
+        if (found := self._find(repo, revision, body)) is None:
+            return
+        commit, files = found
+        siblings = []
+        for name, data in files.items():
+            entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": blob_id(data)}
+            if len(data) >= LARGE:
+                sha256 = hashlib.sha256(data).hexdigest()
+                entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
+            siblings.append(entry)
+        value = {"id": repo, "sha": commit, "siblings": siblings}
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body)
+
+    def _file(self, repo: str, revision: str, name: str, body: bool) -> None:
+        if (found := self._find(repo, revision, body)) is None:
+            return
+        commit, files = found
+        if name not in files:
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
+            return
+        data = files[name]
+        headers = {"X-Repo-Commit": commit}
+        if len(data) < LARGE:
+            self._content(data, headers | {"ETag": f'"{blob_id(data)}"'}, body)
+            return
+        self._send(302, b"", headers | {
+            "Location": f"http://localhost:{self.server.server_port}/cdn/{repo}/{commit}/{name}",
+            "X-Linked-Size": str(len(data)),
+            "X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "ETag": f'"{blob_id(data)}"',
+        }, body)  # fmt: skip
+
+    def _content(self, data: bytes, headers: dict[str, str], body: bool) -> None:
+        hub = self.server.hub
+        status, start = 200, 0
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            start = int(match[1])
+            if start >= len(data):
+                self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"}, body)
+                return
+            status = 206
+            headers = headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        piece = data[start:]
+        large = len(data) >= LARGE and body
+        if large and hub.damage > 0:
+            hub.damage -= 1
+            piece = bytes([piece[0] ^ 1]) + piece[1:]
+        if large and hub.cut > 0:
+            hub.cut -= 1
+            self._send(status, piece, headers, body, most=hub.cut_after)
+            self.close_connection = True
+        else:
+            self._send(status, piece, headers, body)
+
+    def _send(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str],
+        body: bool,
+        most: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data[:most])
+
+
+class Server(ThreadingHTTPServer):
+    """The hub's HTTP server on a free loopback port."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hub = Hub()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"

@@ -1,0 +1,167 @@
+"""The middleware alone, called as a server calls it; test_start.py has it inside a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from typing import Any
+
+import pytest
+from higgs_runtime import gate
+from higgs_runtime.gate import DRAIN, DRAINED, READY, Gate
+
+
+async def call(app: Any, path: str, kind: str = "http") -> tuple[int, Any]:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": kind, "path": path, "headers": []}, receive, send)
+    return sent[0]["status"], b"".join(x.get("body", b"") for x in sent)
+
+
+class Application:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.seen: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            return
+        self.seen.append(f"{scope['type']} {scope['path']}")
+        if scope["path"] == "/slow":
+            await self.go.wait()
+        if scope["path"] == "/broken":
+            raise ZeroDivisionError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """The start code's end of the socket."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setenv(gate.CONTROL, str(theirs.detach()))
+    monkeypatch.setenv(gate.WARMUP, "0")
+    ours.settimeout(10)
+    return ours
+
+
+async def opened(app: Any) -> Gate:
+    made = Gate(app)
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "lifespan.startup.complete"
+
+    await made({"type": "lifespan", "app": app}, None, send)  # type: ignore[arg-type]
+    return made
+
+
+async def turn() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+
+
+def test_drained_is_said_when_the_last_request_has_ended(control: socket.socket) -> None:
+    async def run() -> None:
+        app = Application()
+        made = await opened(app)
+        assert control.recv(100) == READY
+        first, second = (asyncio.ensure_future(call(made, "/slow")) for _ in range(2))
+        await turn()
+        control.send(DRAIN)
+        await turn()
+        control.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            control.recv(100)
+        status, body = await call(made, "/v1/audio/speech")
+        assert status == 503 and json.loads(body)["error"]["message"] == "the server is ending"
+        assert await call(made, "/ping") == (503, b'{"status": "ending"}')
+        assert (await call(made, "/health"))[0] == 503
+        assert (await call(made, "/metrics"))[0] == 200
+        first.cancel()  # a client that has gone counts as an end, too
+        app.go.set()
+        assert (await second)[0] == 200
+        await turn()
+        assert control.recv(100) == DRAINED
+
+    asyncio.run(run())
+
+
+def test_drained_is_said_at_once_when_nothing_runs(control: socket.socket) -> None:
+    async def run() -> None:
+        made = await opened(Application())
+        with pytest.raises(ZeroDivisionError):
+            await call(made, "/broken")
+        control.send(DRAIN)
+        await turn()
+        assert control.recv(100) == READY + DRAINED
+
+    asyncio.run(run())
+
+
+def test_the_end_of_the_start_code_is_no_end_of_the_server(control: socket.socket) -> None:
+    async def run() -> None:
+        made = await opened(Application())
+        control.close()
+        await turn()
+        assert (await call(made, "/x"))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_without_start_code() -> None:
+    async def run() -> None:
+        app = Application()
+        made = await opened(app)
+        assert await call(made, "/ping") == (200, b'{"status": "ready"}')
+        assert await call(made, "/v1/models") == (200, b"ok")
+        await call(made, "/socket", kind="websocket")
+        assert app.seen == ["http /v1/models", "websocket /socket"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "logged"),
+    [("/ping", 200, False), ("/ping", 204, False), ("/health", 200, False), ("/ping", 503, True),
+     ("/metrics?x=1", 200, False), ("/v1/audio/speech", 200, True), ("/pingpong", 200, True)],
+)  # fmt: skip
+def test_what_platforms_ask_all_the_time_is_not_logged(
+    path: str, status: int, logged: bool
+) -> None:
+    arguments = ("127.0.0.1:1", "GET", path, "1.1", status)
+    record = logging.LogRecord("uvicorn.access", 20, "", 1, '%s - "%s %s %s" %d', arguments, None)
+    assert gate._worth_logging(record) == logged
+    other = logging.LogRecord("uvicorn.access", 20, "", 1, "something else", None, None)
+    assert gate._worth_logging(other)
+
+
+def test_the_server_s_own_lines_are_quiet_during_the_warm_up_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(gate.WARMUP, "10")
+    levels: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        levels.append(logging.getLogger("vllm.entrypoints.logger").getEffectiveLevel())
+        body = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/audio/voices": ["plain", "names"]}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(body.get(scope["path"]))
+                    .encode()})  # fmt: skip
+
+    logging.getLogger("vllm").setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, "vllm.higgs_runtime")
+    asyncio.run(gate.warm_up(app, None))
+    assert levels == 5 * [logging.WARNING]
+    assert logging.getLogger("vllm").level == logging.INFO
+    assert "warm-up took" in caplog.text and "mp3" in caplog.text

@@ -1,0 +1,205 @@
+"""GPUs that are not here, by a library that stands for NVIDIA's: accepted, limited, refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from higgs_runtime import errors, gpu
+from higgs_runtime.gpu import Machine
+
+from higgs_image.workspace import PROJECT
+from tests.unit.runtime import conftest
+from tests.unit.runtime.conftest import (
+    A100_40,
+    A100_80,
+    B200,
+    DRIVER,
+    H100,
+    L40S,
+    RTX_4080,
+    RTX_4090,
+    RTX_5090,
+    T4,
+)
+
+
+@pytest.fixture
+def look(nvml: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Return a function that looks at the GPUs which are described."""
+    monkeypatch.setattr(gpu, "LIBRARY", str(nvml / "libnvidia-ml.so.1"))
+
+    def found(*parts: str, **environment: str) -> Machine:
+        os.environ["FAKE_NVML"] = ";".join(parts)
+        return gpu.look(environment)
+
+    yield found
+    os.environ.pop("FAKE_NVML", None)
+
+
+@pytest.mark.parametrize(
+    ("card", "utilization", "length"),
+    [
+        (RTX_4090, 0.85, 8192),
+        ("gpu=NVIDIA L4,23034,22490,8,9", 0.85, 8192),
+        ("gpu=NVIDIA A10G,23028,22500,8,6", 0.85, 8192),
+        ("gpu=NVIDIA RTX 5000 Ada Generation,32760,32300,8,9", 0.85, 8192),
+        (A100_40, 0.90, 16384),
+        (L40S, 0.90, 16384),
+        (A100_80, 0.90, 16384),
+        (H100, 0.90, 16384),
+        ("gpu=NVIDIA H200,143771,143000,9,0", 0.90, 16384),
+    ],
+)
+def test_limits(look, card: str, utilization: float, length: int) -> None:  # type: ignore[no-untyped-def]
+    machine = look(DRIVER, card)
+    assert gpu.check(machine, 1) == []
+    assert gpu.limits(machine) == (utilization, length)
+
+
+def test_what_is_read(look) -> None:  # type: ignore[no-untyped-def]
+    machine = look(DRIVER, RTX_4090, H100)
+    assert (machine.driver, machine.cuda) == ("550.90.07", 12040)
+    assert machine.gpus[0] == ("NVIDIA GeForce RTX 4090", 24564, 24000, (8, 9))
+    assert gpu.describe(machine, 2) == "NVIDIA GeForce RTX 4090, 24.0 GiB, driver 550.90.07"
+    assert "1 more GPU is not used" in gpu.describe(machine, 1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "says"),
+    [
+        ([DRIVER, RTX_5090], errors.UnsupportedGpu, r"RTX 5090 \(sm_120\).*Blackwell"),
+        ([DRIVER, B200], errors.UnsupportedGpu, r"B200 \(sm_100\).*Blackwell"),
+        ([DRIVER, T4], errors.UnsupportedGpu, r"Tesla T4 \(sm_75\).*bfloat16"),
+        ([DRIVER, RTX_4080], errors.GpuTooSmall, r"RTX 4080 has 16\.0 GiB of memory.*needs 21\.5"),
+        ([DRIVER, "gpu=NVIDIA GeForce RTX 4090,24564,9000,8,9"], errors.GpuTooSmall,
+         r"has 8\.8 GiB of memory free"),
+        (["driver=535.183.01;cuda=12020", RTX_4090], errors.DriverTooOld,
+         r"driver 535\.183\.01 runs CUDA up to 12\.2, the image needs 12\.4"),
+    ],
+)  # fmt: skip
+def test_refusals(look, parts: list[str], kind: type[errors.Refused], says: str) -> None:  # type: ignore[no-untyped-def]
+    [found] = gpu.check(look(*parts), 1)
+    assert type(found) is kind and found.hint
+    with pytest.raises(kind, match=says):
+        raise found
+
+
+def test_every_refusal_has_a_code_of_its_own() -> None:
+    kinds = [x for x in vars(errors).values() if isinstance(x, type) and x is not errors.Refused]
+    codes = [kind.exit_code for kind in kinds]
+    assert len(set(codes)) == len(codes) and not {0, 1, 70, 126, 127, 137} & set(codes)
+
+
+def test_tensor_parallel(look) -> None:  # type: ignore[no-untyped-def]
+    two, four = look(DRIVER, H100, H100), look(DRIVER, *4 * [H100])
+    assert gpu.check(two, 1) == gpu.check(two, 2) == gpu.check(four, 2) == []
+    for number in (3, 4):
+        [found] = gpu.check(four, number)
+        assert isinstance(found, errors.TensorParallelRefused)
+        assert f"over {number} GPUs" in found.message and "one container for each GPU" in found.hint
+    with pytest.raises(errors.BadSetting, match="is 2, the container sees 1 GPU"):
+        gpu.check(look(DRIVER, H100), 2)
+    assert len(gpu.check(look(DRIVER, H100, RTX_5090), 2)) == 1, "every used GPU is looked at"
+    assert gpu.check(look(DRIVER, H100, RTX_5090), 1) == []
+
+
+def test_no_gpu(look, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(errors.NoGpu, match="shows this container no GPU"):
+        look(DRIVER)
+    for code, says in ((9, "not loaded"), (18, "reboot the host"), (999, "answers 999")):
+        with pytest.raises(errors.NoGpu, match=says):
+            look(f"init={code}")
+    monkeypatch.setattr(gpu, "LIBRARY", "libno-such-library.so.1")
+    with pytest.raises(errors.NoGpu, match="sees no NVIDIA GPU") as caught:
+        look()
+    assert "--gpus all" in caught.value.hint and "HIGGS_DEVICE=cpu" in caught.value.hint
+
+
+def test_a_library_that_is_too_old_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "old.c"
+    source.write_text("int nvmlInit_v2(void) { return 0; }")
+    monkeypatch.setattr(gpu, "LIBRARY", str(tmp_path / "old.so"))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "old.so", source], check=True)
+    with pytest.raises(errors.NoGpu, match="does not tell its GPUs"):
+        gpu.look({})
+
+
+def test_visible_devices(look) -> None:  # type: ignore[no-untyped-def]
+    def names(visible: str) -> list[str]:
+        machine = look(DRIVER, RTX_4090, H100, L40S, CUDA_VISIBLE_DEVICES=visible)
+        return [card.name.split()[-1] for card in machine.gpus]
+
+    assert names("1") == ["HBM3"]
+    assert names("2, 0") == ["L40S", "4090"]
+    assert names("GPU-0000abc1") == ["HBM3"], "by the beginning of its id"
+    assert names("0,7,1") == ["4090"], "what follows a wrong one is not seen"
+    for nothing in ("", "-1", "NoDevFiles", "MIG-1234"):
+        with pytest.raises(errors.NoGpu):
+            names(nothing)
+
+
+def test_a_slice_that_does_not_say_everything(look) -> None:  # type: ignore[no-untyped-def]
+    machine = look(DRIVER, "gpu=NVIDIA H100 MIG 3g.40gb,0,0,0,0")
+    assert machine.gpus[0][1:] == (None, None, None)
+    assert gpu.check(machine, 1) == []
+    assert gpu.limits(machine) == gpu.limits(None) == (0.85, 8192)
+
+
+# --- the whole start
+
+
+def start(nvml: Path, image_file: Path, *parts: str, **more: str) -> tuple[int, str, float]:
+    """Start as the image does; returns exit code, last line of the log, and seconds."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT / "docker/runtime"),
+                   "LD_LIBRARY_PATH": str(nvml), "FAKE_NVML": ";".join(parts),
+                   "HIGGS_IMAGE_FILE": str(image_file), "HF_ENDPOINT": "http://127.0.0.1:1",
+                   "HF_HOME": str(image_file.parent / "hf"), "PORT": "0"} | more  # fmt: skip
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "higgs_runtime"], env=environment, capture_output=True, text=True
+    )
+    return (
+        done.returncode,
+        (done.stdout + done.stderr).strip().split("\n")[-1],
+        (time.monotonic() - began),
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ([DRIVER], 10),
+        (["driver=535.183.01;cuda=12020", RTX_4090], 11),
+        ([DRIVER, RTX_5090], 12),
+        ([DRIVER, RTX_4080], 13),
+        ([DRIVER, *4 * [A100_80]], 14),
+    ],
+)
+def test_a_refusal_is_one_line_and_a_code_before_anything_is_fetched(
+    nvml: Path, image_file: Path, parts: list[str], code: int
+) -> None:
+    more = {"HIGGS_TENSOR_PARALLEL_SIZE": "4"} if code == 14 else {}
+    found, line, _ = start(nvml, image_file, *parts, PORT="18999", **more)
+    assert found == code, line
+    assert line.startswith("higgs: ERROR: ") and ": " in line[14:]
+    assert not (image_file.parent / "hf").exists()
+
+
+def test_force_goes_on(nvml: Path, image_file: Path) -> None:
+    found, line, _ = start(
+        nvml, image_file, DRIVER, RTX_5090, PORT="18998", HIGGS_FORCE="1", HIGGS_OFFLINE="1"
+    )
+    assert found == errors.NotCached.exit_code, line
+
+
+def test_constants_are_those_of_the_cards() -> None:
+    """The thresholds separate the cards that exist."""
+    sizes = [int(part.split(",")[1]) for part in vars(conftest).values()
+             if isinstance(part, str) and part.startswith("gpu=")]  # fmt: skip
+    assert not [size for size in sizes if abs(size - gpu.SMALLEST_MIB) < 500]
+    assert not [size for size in sizes if abs(size - gpu.LARGE_MIB) < 2000]

@@ -1,0 +1,515 @@
+"""The entrypoint as a process, with a stand-in for the speech server: from the first line to 0."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from higgs_runtime.errors import BadSetting, HookFailed, NotCached, PortTaken
+
+from higgs_image.workspace import PROJECT
+
+SERVER = Path(__file__).with_name("server")
+PATIENCE = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Start:
+    """The entrypoint, running."""
+
+    def __init__(self, image_file: Path, arguments: tuple[str, ...], variables: dict[str, str]):
+        self.port = free_port()
+        models = image_file.parent / "weights"
+        models.mkdir(exist_ok=True)
+        (models / "bosonai/hubert").mkdir(parents=True, exist_ok=True)
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{PROJECT / 'docker/runtime'}:{SERVER}",
+            "PYTHONUNBUFFERED": "1",
+            "HOME": str(image_file.parent),
+            "HIGGS_IMAGE_FILE": str(image_file),
+            "HIGGS_DEVICE": "cpu",
+            "HIGGS_MODEL": str(models),
+            "HIGGS_AUDIO_TOKENIZER": str(models),
+            "PORT": str(self.port),
+        }
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "higgs_runtime", "--host", "127.0.0.1", *arguments],
+            env=environment | variables, cwd=models, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, what: str | Callable[[], bool]) -> None:
+        """Wait for a line of the log, or until a function says so."""
+        deadline = time.monotonic() + PATIENCE
+        while not (what in self.log if isinstance(what, str) else what()):
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.01)
+
+    def ask(
+        self, path: str, value: object = None, port: int = 0, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
+        try:
+            body = None if value is None else json.dumps(value)
+            connection.request("POST" if body else "GET", path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def ping(self, port: int = 0) -> int:
+        return self.ask("/ping", port=port)[0]
+
+    def end(self) -> int:
+        code = self.process.wait(PATIENCE)
+        self._reader.join()
+        return code
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.end()
+
+    @property
+    def engine(self) -> int:
+        self.wait_for("\nengine ")
+        [line] = [line for line in self.lines if line.startswith("engine ")]
+        return int(line.split()[1])
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+MakeStart = Callable[..., Start]
+
+
+@pytest.fixture
+def start(image_file: Path) -> Iterator[MakeStart]:
+    """Return a function that starts; what it started is ended in every case."""
+    running: list[Start] = []
+
+    def make(*arguments: str, **variables: str) -> Start:
+        running.append(Start(image_file, arguments, variables))
+        return running[-1]
+
+    yield make
+    for one in running:
+        engines = [int(x.split()[1]) for x in one.lines if x.startswith("engine ")]
+        for process in (one.process.pid, *engines):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL) if process == one.process.pid else os.kill(
+                    process, signal.SIGKILL
+                )
+        one.process.wait()
+
+
+def patched(monkeypatch: pytest.MonkeyPatch, before: str, make: Callable[[], Start]) -> Start:
+    """Start with some lines of Python run before the entrypoint's own."""
+    script = f"{before}\nimport os, sys\nfrom higgs_runtime import __main__ as start\n"
+    script += "sys.exit(start.main(sys.argv[1:], os.environ))"
+    popen = subprocess.Popen
+
+    def changed(command: list[str], **keywords: Any) -> Any:
+        return popen([command[0], "-c", script, *command[3:]], **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", changed)
+        return make()
+
+
+def speech(pieces: int = 1, pause: float = 0.0) -> dict[str, Any]:
+    return {"model": "m", "voice": "v", "input": "t", "response_format": "pcm",
+            "pieces": pieces, "pause": pause}  # fmt: skip
+
+
+# --- from the first line to ready
+
+
+def test_loading_ready_and_the_end(start: MakeStart) -> None:
+    run = start(TEST_LOADING_SECONDS="1")
+    engine = run.engine
+    assert run.ping() == 204
+    status, answer = run.ask("/v1/audio/speech", speech())
+    assert status == 503 and b"the server is starting: loading the model" in answer
+    run.wait_for("higgs: ready: http://localhost:")
+    assert run.ping() == 200
+    assert run.ask("/v1/audio/speech", speech(2)) == (200, b"soundsound.")
+    assert "higgs: curl http://localhost:" in run.log
+    assert run.stop() == 0
+    assert "no request is running" in run.log
+    assert not alive(engine)
+
+
+def test_no_connection_is_refused_at_any_time(start: MakeStart) -> None:
+    run = start(TEST_LOADING_SECONDS="0.5")
+    run.wait_for(lambda: bool(run.lines))
+    statuses: list[int] = []
+    while statuses.count(200) < 20:
+        try:
+            statuses.append(run.ping())
+        except ConnectionRefusedError:
+            assert not statuses, "it answered before"
+    assert set(statuses) == {204, 200}
+
+
+def test_the_server_s_command_line(start: MakeStart, tmp_path: Path) -> None:
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices/config.json").write_text("{}")
+    run = start(
+        "--seed", "7", "--max-model-len", "2048",
+        HIGGS_MAX_MODEL_LEN="4096", HIGGS_SERVED_MODEL_NAME="one two",
+        HIGGS_EXTRA_ARGS="--dtype half", HIGGS_VOICES_DIR=str(tmp_path / "voices"),
+        HIGGS_API_KEY="0123456789", HF_TOKEN="hf_x",
+        HIGGS_GPU_MEMORY_UTILIZATION="0.5", RUNPOD_API_KEY="rp", HF_HOME=str(tmp_path / "hf"),
+    )  # fmt: skip
+    run.wait_for("higgs: ready")
+    environment = json.loads(run.ask("/environment")[1])
+    weights = str(tmp_path / "weights")
+    assert json.loads(environment["ARGUMENTS"]) == [
+        "--host", "127.0.0.1", "--port", str(run.port), "--model", weights,
+        "--audio-tokenizer-type", weights, "--served-model-name", "one", "two",
+        "--max-model-len", "2048", "--gpu-memory-utilization", "0.5",
+        "--tensor-parallel-size", "1", "--middleware", "higgs_runtime.gate.Gate",
+        "--voice-presets-dir", str(tmp_path / "voices"), "--limit-mm-per-prompt", "audio=50",
+        "--disable-mm-preprocessor-cache", "--dtype", "half", "--seed", "7",
+    ]  # fmt: skip
+    assert environment["VLLM_API_KEY"] == "0123456789"
+    assert environment["HF_HUB_OFFLINE"] == "1" and environment["VLLM_USE_V1"] == "1"
+    assert environment["HF_HOME"] == str(tmp_path / "hf")
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "HF_TOKEN" not in environment and "PUBLIC_KEY" not in environment
+    assert not [line for line in run.lines if "0123456789" in line or "hf_x" in line]
+
+
+def test_a_default_gives_way_to_a_flag_of_the_server(start: MakeStart) -> None:
+    run = start("--limit-mm-per-prompt", "audio=4", "--disable_mm_preprocessor_cache")
+    run.wait_for("higgs: ready")
+    arguments = json.loads(json.loads(run.ask("/environment")[1])["ARGUMENTS"])
+    assert arguments.count("--limit-mm-per-prompt") == 1
+    assert "--disable-mm-preprocessor-cache" not in arguments
+
+
+def test_a_port_for_ping_of_its_own(start: MakeStart) -> None:
+    port = free_port()
+    run = start(TEST_LOADING_SECONDS="1", PORT_HEALTH=str(port))
+    run.wait_for("engine")
+    assert run.ping(port) == run.ping() == 204
+    run.wait_for("higgs: ready")
+    run.wait_for(lambda: run.ping(port) == 200)
+    assert run.ping() == 200
+    assert run.ask("/v1/models", port=port)[0] == 404
+
+
+def test_ipv6(start: MakeStart) -> None:
+    run = start("--host", "::1", TEST_LOADING_SECONDS="0.2")
+    try:
+        run.wait_for("higgs: ready")
+    except AssertionError:
+        if "cannot be used" in run.log:
+            pytest.skip(run.lines[-1])
+        raise
+
+
+def test_a_certificate_of_its_own_is_left_alone(start: MakeStart, tmp_path: Path) -> None:
+    run = start("--ssl-certfile", "x", "--ssl-keyfile", "y", TEST_LOADING_SECONDS="1")
+    run.wait_for("engine")
+    with pytest.raises(ConnectionRefusedError):
+        run.ping()
+    run.wait_for("higgs: ready")
+
+
+# --- warm-up
+
+
+def test_warm_up_comes_before_ready_and_is_nobody_s(start: MakeStart) -> None:
+    run = start(TEST_FIRST_SECONDS="0.5", HIGGS_API_KEY="0123456789")
+    run.wait_for("speech pcm")
+    assert run.ping() == 204, "not ready yet"
+    run.wait_for("higgs: ready")
+    said = [line for line in run.lines if line.startswith("speech")]
+    assert said == [f"speech {x} someone test-model" for x in ("pcm", "wav", "mp3")]
+    assert "POST /v1/audio/speech" not in run.log
+    assert run.ask("/v1/audio/speech", speech())[0] == 401
+    key = {"Authorization": "Bearer 0123456789"}
+    assert run.ask("/v1/audio/speech", speech(), headers=key)[0] == 200
+    run.wait_for('"POST /v1/audio/speech HTTP/1.1" 200')
+    assert "/ping" not in run.log.partition("higgs: ready")[2], "platforms ask that all the time"
+
+
+def test_warm_up_can_be_switched_off(start: MakeStart) -> None:
+    run = start(HIGGS_WARMUP_SECONDS="0")
+    run.wait_for("higgs: ready")
+    assert "speech" not in run.log.replace("audio/speech", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"TEST_FIRST_SECONDS": "600", "HIGGS_WARMUP_SECONDS": "1"}, "was given up after 1 s"),
+        ({"TEST_SPEECH": "broken"}, "failed, the first requests will be slower: /v1/audio/speech"),
+    ],
+)
+def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting(
+    start: MakeStart, variables: dict[str, str], says: str
+) -> None:
+    run = start(**variables)
+    run.wait_for("higgs: ready")
+    assert says in run.log
+
+
+# --- the end
+
+
+def test_running_requests_are_finished_and_new_ones_refused(start: MakeStart) -> None:
+    run = start()
+    run.wait_for("higgs: ready")
+    answers: list[tuple[int, bytes]] = []
+    asking = [
+        threading.Thread(
+            target=lambda: answers.append(run.ask("/v1/audio/speech", speech(10, 0.15)))
+        )
+        for _ in range(3)
+    ]
+    before = run.log.count("speech pcm")
+    for one in asking:
+        one.start()
+    run.wait_for(lambda: run.log.count("speech pcm") == before + 3)
+    run.process.send_signal(signal.SIGTERM)
+    run.wait_for("stopping: no new requests, up to 25 s")
+    assert run.ping() == 503
+    status, answer = run.ask("/v1/audio/speech", speech())
+    assert status == 503 and b"the server is ending" in answer
+    assert run.ask("/health")[0] == 503
+    assert run.end() == 0
+    for one in asking:
+        one.join()
+    assert answers == 3 * [(200, 10 * b"sound" + b".")]
+    assert "stopping: no request is running after" in run.log
+
+
+def test_requests_that_take_too_long_are_cut_off(start: MakeStart) -> None:
+    run = start(HIGGS_DRAIN_SECONDS="1")
+    run.wait_for("higgs: ready")
+    before = run.log.count("speech pcm")
+    threading.Thread(target=_ignore, args=(run,), daemon=True).start()
+    run.wait_for(lambda: run.log.count("speech pcm") == before + 1)
+    began = time.monotonic()
+    assert run.stop() == 0
+    assert 1.0 <= time.monotonic() - began < 20
+    assert "requests that were still running are cut off after 1.0 s" in run.log
+
+
+def _ignore(run: Start) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        run.ask("/v1/audio/speech", speech(1000, 0.5))
+
+
+def test_a_second_signal_ends_the_wait(start: MakeStart) -> None:
+    run = start(HIGGS_DRAIN_SECONDS="600")
+    run.wait_for("higgs: ready")
+    before = run.log.count("speech pcm")
+    threading.Thread(target=_ignore, args=(run,), daemon=True).start()
+    run.wait_for(lambda: run.log.count("speech pcm") == before + 1)
+    run.process.send_signal(signal.SIGINT)
+    run.wait_for("stopping:")
+    assert run.stop() == 0
+    assert "cut short by a second signal" in run.log
+
+
+def test_a_signal_while_it_loads(start: MakeStart) -> None:
+    run = start(TEST_LOADING_SECONDS="600")
+    engine = run.engine
+    assert run.stop() == 0
+    assert "stopped while it was starting" in run.log
+    assert not alive(engine)
+
+
+def test_a_server_that_does_not_end_is_killed(
+    start: MakeStart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = "from higgs_runtime import server; server.END_SECONDS = 1.0"
+    run = patched(monkeypatch, before, start)
+    run.wait_for("higgs: ready")
+    engine = run.engine
+    server = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(server, signal.SIGSTOP)  # deaf to every signal but one
+    assert run.stop() == 0
+    assert "did not end within 1 s and was killed" in run.log
+    assert not alive(engine) and not alive(server)
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", 70), ("1", 1), ("3", 3)])
+@pytest.mark.parametrize("when", ["starting", "serving"])
+def test_a_server_that_ends_by_itself(
+    start: MakeStart, when: str, code: str, expected: int
+) -> None:
+    if when == "starting":
+        run = start(TEST_EXIT=code)
+    else:
+        run = start()
+        run.wait_for("higgs: ready")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            run.ask(f"/end?{code}")
+    assert run.end() == expected
+    text = f"ERROR: the server ended with {code}"
+    assert f"{text} while it was starting" in run.log if when == "starting" else text in run.log
+    [engine] = [int(line.split()[1]) for line in run.lines if line.startswith("engine ")]
+    assert not alive(engine)
+
+
+def test_a_server_that_is_killed(start: MakeStart) -> None:
+    run = start()
+    run.wait_for("higgs: ready")
+    engine = run.engine
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        run.ask("/crash")
+    assert run.end() == 137
+    assert "killed by signal 9 (SIGKILL)" in run.log
+    assert not alive(engine)
+
+
+# --- before the server
+
+
+def test_hooks(start: MakeStart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, with hooks at other places."""
+    pre, post = tmp_path / "pre.sh", tmp_path / "post.sh"
+    before = (
+        "import pathlib; from higgs_runtime import pod\n"
+        f"pod.pre_start.__defaults__ = (pathlib.Path({str(pre)!r}),)\n"
+        f"pod.post_start.__defaults__ = (pathlib.Path({str(post)!r}),)"
+    )
+    pre.write_text("echo before; exit 4")
+    failed = patched(monkeypatch, before, start)
+    assert failed.end() == HookFailed.exit_code
+    assert "pre.sh ended with 4" in failed.log and "engine" not in failed.log
+    pre.write_text("echo before; [ $PORT -gt 1 ]")  # not executable, as RunPod runs them by bash
+    post.write_text("echo after; exit 5")
+    run = patched(monkeypatch, before, start)
+    run.wait_for("post.sh ended with 5")
+    lines = [
+        x for x in run.lines if x in ("before", "after") or x.startswith(("engine", "higgs: re"))
+    ]
+    assert [x.split()[0] for x in lines] == ["before", "engine", "higgs:", "after"]
+    assert run.ping() == 200
+    assert run.stop() == 0
+
+
+def test_a_taken_port(start: MakeStart) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = start(PORT=str(taken.getsockname()[1]))
+        assert run.end() == PortTaken.exit_code
+    assert "cannot be used: Address already in use" in run.lines[-1]
+
+
+def test_bad_settings_end_at_once(start: MakeStart) -> None:
+    run = start(HIGGS_MAX_MODEL_LEN="8k")
+    assert run.end() == BadSetting.exit_code
+    assert run.lines == [
+        "higgs: ERROR: HIGGS_MAX_MODEL_LEN is '8k', which cannot be used: allowed: 512 to 131072"
+    ]
+
+
+def test_offline_without_weights(start: MakeStart, tmp_path: Path) -> None:
+    for variable in ("HIGGS_OFFLINE", "HF_HUB_OFFLINE"):
+        run = start(**{variable: "1"}, HIGGS_MODEL="", HF_HOME=str(tmp_path / "hf"))
+        assert run.end() == NotCached.exit_code
+        assert "bosonai/model at 1111" in run.lines[-1]
+
+
+def test_a_signal_during_a_download(start: MakeStart, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = start(HIGGS_MODEL="", HF_HOME=str(tmp_path / "hf"),
+                    HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")  # fmt: skip
+        silent.accept()
+        assert run.ping() == 204
+        status, answer = run.ask("/health")
+        assert status == 503 and b"asking the hub" in answer
+        began = time.monotonic()
+        assert run.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_warnings(start: MakeStart) -> None:
+    run = start("--host", "0.0.0.0", RUNPOD_POD_ID="abc123", HIGGS_VOICE_DIR="/x")
+    run.wait_for("higgs: ready")
+    assert "WARNING: no API key: anybody on the internet can use https://abc123-" in run.log
+    assert "nothing reads the variable HIGGS_VOICE_DIR: is HIGGS_VOICES_DIR meant?" in run.log
+    assert f"higgs: ready: https://abc123-{run.port}.proxy.runpod.net" in run.log
+
+
+def test_weights_from_the_hub(start: MakeStart, hub: Any, hub_server: Any, tmp_path: Path) -> None:
+    """First start: downloaded. Second: nothing asked. The server gets folders and no network."""
+    home = tmp_path / "hf"
+    for first in (True, False):
+        hub.asked.clear()
+        run = start(HIGGS_MODEL="", HIGGS_AUDIO_TOKENIZER="", HF_HOME=str(home),
+                    HF_ENDPOINT=hub_server.url)  # fmt: skip
+        run.wait_for("higgs: ready")
+        arguments = json.loads(json.loads(run.ask("/environment")[1])["ARGUMENTS"])
+        model = arguments[arguments.index("--model") + 1]
+        assert model == f"{home}/hub/models--bosonai--model/snapshots/{'1' * 40}"
+        assert Path(model, "config.json").is_file()
+        assert bool(hub.asked) == first
+        assert run.stop() == 0
+
+
+# --- other programs, and help
+
+
+def run_once(image_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "higgs_runtime", *arguments], capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT / "docker/runtime"),
+             "HIGGS_IMAGE_FILE": str(image_file)},
+    )  # fmt: skip
+
+
+def test_another_program(image_file: Path) -> None:
+    done = run_once(image_file, "bash", "-c", "echo $0 $PPID; exit 7", "x y")
+    assert done.returncode == 7 and done.stdout.startswith("x y ")
+    missing = run_once(image_file, "no-such-program")
+    assert missing.returncode == 127 and "no-such-program: No such file" in missing.stderr
+    assert run_once(image_file, "/etc/passwd").returncode == 126
+
+
+def test_help(image_file: Path) -> None:
+    for flag in ("--help", "-h"):
+        done = run_once(image_file, flag)
+        assert done.returncode == 0 and "HIGGS_MAX_MODEL_LEN" in done.stdout
+    assert run_once(Path("/no/such/file"), "--help").returncode == 0

@@ -1,0 +1,458 @@
+"""Weights from a hub on loopback: downloaded, checked, resumed, refused in plain words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from higgs_runtime import weights
+from higgs_runtime.errors import (
+    BadSetting,
+    DiskTooSmall,
+    HubBusy,
+    HubNotFound,
+    HubRefused,
+    NotCached,
+    Refused,
+    WeightsDamaged,
+)
+from higgs_runtime.image import Weights
+from higgs_runtime.settings import Settings, read
+from higgs_runtime.weights import Wanted
+
+from higgs_image.workspace import PROJECT
+from tests.unit.runtime.conftest import IMAGE
+from tests.unit.runtime.hub_server import Failure, Hub, Server
+
+MODEL = Wanted("model", "bosonai/model", "1" * 40)
+TOKENIZER = Wanted("audio tokenizer", "bosonai/tokenizer", "2" * 40)
+SEMANTIC = Wanted("semantic model", "bosonai/hubert", "main", by_name=True)
+ALL = [MODEL, TOKENIZER, SEMANTIC]
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch, hub_server: Server) -> list[float]:
+    """Nobody waits between attempts; returns how long it would have been."""
+    from higgs_runtime import hub as client
+
+    waited: list[float] = []
+    monkeypatch.setattr(client, "sleep", waited.append)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    return waited
+
+
+def ensure(cache: Path, needed: list[Wanted] | None = None, offline: bool = False) -> weights.Place:
+    return weights.ensure(needed or ALL, cache, offline=offline, progress=lambda _: None)
+
+
+def refused(kind: type[Refused], cache: Path, needed: list[Wanted] | None = None) -> Refused:
+    with pytest.raises(Refused) as caught:
+        ensure(cache, needed)
+    assert type(caught.value) is kind, caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_first_start_downloads_and_the_second_asks_nobody(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ensure(tmp_path)
+    for folder, repo, commit in (
+        (place.model, "bosonai/model", "1" * 40),
+        (place.audio_tokenizer, "bosonai/tokenizer", "2" * 40),
+    ):
+        for name, data in hub.repos[repo][commit].items():
+            assert (Path(folder) / name).read_bytes() == data
+    said = capsys.readouterr().out
+    assert "downloading model bosonai/model at 1111111: 0.0 GB" in said
+    assert "downloaded and checked semantic model bosonai/hubert at 3333333" in said
+    assert (tmp_path / "models--bosonai--hubert/refs/main").read_text() == "3" * 40
+
+    hub.asked.clear()
+    assert ensure(tmp_path) == place
+    assert ensure(tmp_path, offline=True) == place
+    assert hub.asked == []
+    assert "all there" in capsys.readouterr().out
+
+
+def test_a_branch_is_resolved_once_and_then_kept(hub: Hub, tmp_path: Path) -> None:
+    entry = Wanted("model", "bosonai/model", "main")
+    place = ensure(tmp_path, [entry, TOKENIZER, SEMANTIC])
+    assert place.model.endswith("1" * 40)
+    hub.add("bosonai/model", "9" * 40, {"config.json": b"newer"})
+    assert ensure(tmp_path, [entry, TOKENIZER, SEMANTIC]) == place
+
+
+def test_the_server_finds_the_pinned_semantic_model_by_its_name(hub: Hub, tmp_path: Path) -> None:
+    """It asks for the branch main; a later commit there must not be taken."""
+    hub.add("bosonai/hubert", "4" * 40, {"model.safetensors": os.urandom(120_000)})
+    pinned = Wanted("semantic model", "bosonai/hubert", "3" * 40, by_name=True)
+    ensure(tmp_path, [MODEL, TOKENIZER, pinned])
+    assert (tmp_path / "models--bosonai--hubert/refs/main").read_text() == "3" * 40
+    (tmp_path / "models--bosonai--hubert/refs/main").write_text("4" * 40)
+    ensure(tmp_path, [MODEL, TOKENIZER, pinned], offline=True)
+    assert (tmp_path / "models--bosonai--hubert/refs/main").read_text() == "3" * 40
+
+
+def test_folders_are_taken_as_they_are(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    own = [entry._replace(repo=str(tmp_path / "mine")) for entry in ALL]
+    place = ensure(tmp_path / "cache", own)
+    assert place == weights.Place(str(tmp_path / "mine"), str(tmp_path / "mine"))
+    assert hub.asked == []
+
+
+# --- interruptions
+
+
+def test_a_connection_that_breaks_off_is_gone_on_with(
+    hub: Hub, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More often than it would be tried again without any progress."""
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    data = os.urandom(1_000_000)
+    hub.repos["bosonai/model"]["1" * 40] = {"big.safetensors": data}
+    hub.cut, hub.cut_after = 9, 105_000
+    place = ensure(tmp_path)
+    assert (Path(place.model) / "big.safetensors").read_bytes() == data
+    starts = [
+        int(r.removeprefix("bytes=").rstrip("-") or 0) for _, r in hub.downloads("/cdn/boson")
+    ]
+    assert starts[:10] == [100_000 * n for n in range(10)]
+    assert waits == [1.0] * 9
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from higgs_runtime import weights
+entry = weights.Wanted("model", "bosonai/model", "1" * 40)
+weights.ensure([entry, entry], Path(sys.argv[1]), offline=False, progress=lambda _: None)
+"""
+
+
+def test_a_killed_download_is_gone_on_with(hub: Hub, hub_server: Server, tmp_path: Path) -> None:
+    data = os.urandom(30_000_000)
+    hub.repos["bosonai/model"]["1" * 40] = {"big.safetensors": data}
+    hub.cut, hub.cut_after = 10**6, 11_000_000  # it hangs there, until it is killed
+    release = threading.Event()
+    write = hub_server.RequestHandlerClass._send
+
+    def slow(self, *arguments, **keywords):  # type: ignore[no-untyped-def]
+        write(self, *arguments, **keywords)
+        if keywords.get("most"):
+            self.wfile.flush()
+            release.wait(30)
+
+    hub_server.RequestHandlerClass._send = slow  # type: ignore[method-assign]
+    blobs = tmp_path / "models--bosonai--model/blobs"
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, tmp_path],
+            env=os.environ | {"PYTHONPATH": str(PROJECT / "docker/runtime")},
+        )
+        deadline = time.monotonic() + 30
+        while not any(f.stat().st_size >= 10_000_000 for f in blobs.glob("*.incomplete")):
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+    finally:
+        hub_server.RequestHandlerClass._send = write  # type: ignore[method-assign]
+        release.set()
+    hub.cut = 0
+    hub.asked.clear()
+    place = ensure(tmp_path, [MODEL, TOKENIZER, SEMANTIC])
+    assert (Path(place.model) / "big.safetensors").read_bytes() == data
+    [(_, asked)] = hub.downloads("big.safetensors")[-1:]
+    assert asked.startswith("bytes=1") and int(asked[6:-1]) >= 10_000_000
+
+
+def test_a_partial_file_that_is_too_long_is_dropped(hub: Hub, tmp_path: Path) -> None:
+    import hashlib
+
+    data = hub.repos["bosonai/model"]["1" * 40]["model-1.safetensors"]
+    blobs = tmp_path / "models--bosonai--model/blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(data).hexdigest()}.incomplete").write_bytes(data + b"more")
+    assert (Path(ensure(tmp_path).model) / "model-1.safetensors").read_bytes() == data
+
+
+# --- checked
+
+
+def test_a_damaged_file_is_fetched_again(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.damage = 1
+    place = ensure(tmp_path)
+    for name, data in hub.repos["bosonai/model"]["1" * 40].items():
+        assert (Path(place.model) / name).read_bytes() == data
+    assert "is not what the hub says it is: fetching it again" in capsys.readouterr().out
+
+
+def test_a_file_that_stays_damaged_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.damage = 10**6
+    error = refused(WeightsDamaged, tmp_path)
+    assert "bosonai/model was damaged in two downloads" in error.message
+    assert not list(tmp_path.glob("models--bosonai--model/higgs-checked-*"))
+
+
+def test_a_small_file_is_checked_by_git_s_hash(hub: Hub, tmp_path: Path) -> None:
+    from higgs_runtime import hub as client
+
+    place = ensure(tmp_path)
+    snapshot = client.describe(client.HfApi(), MODEL)
+    assert client.damaged(snapshot, Path(place.model)) == []
+    config = Path(place.model, "config.json")
+    config.resolve().write_bytes(b'{"model": 2}')
+    assert client.damaged(snapshot, Path(place.model)) == [config]
+
+
+@pytest.mark.parametrize("how", ["truncated", "removed", "blob removed", "record damaged"])
+def test_a_second_start_notices_what_is_missing(hub: Hub, tmp_path: Path, how: str) -> None:
+    place = ensure(tmp_path)
+    path = Path(place.model, "model-1.safetensors")
+    record = weights.record_file("bosonai/model", "1" * 40, tmp_path)
+    if how == "truncated":
+        with path.resolve().open("r+b") as file:
+            file.truncate(1000)
+    elif how == "removed":
+        path.unlink()
+    elif how == "blob removed":
+        path.resolve().unlink()
+    else:
+        record.write_text('{"files": ')
+    hub.asked.clear()
+    assert ensure(tmp_path) == place
+    assert path.read_bytes() == hub.repos["bosonai/model"]["1" * 40]["model-1.safetensors"]
+    fetched = {path.rpartition("/")[2] for path, _ in hub.downloads()}
+    assert fetched <= {"model-1.safetensors"}, "what was whole is not fetched twice"
+    assert json.loads(record.read_text())["files"]["config.json"] == 12
+
+
+# --- what the hub answers
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "says", "way_out"),
+    [
+        (Failure("/api/", 401), HubRefused, "wants a login for bosonai/model", "HF_TOKEN"),
+        (Failure("/api/", 403), HubRefused, "may not read bosonai/model", "read access"),
+        (Failure("/api/", 403, {"X-Error-Code": "GatedRepo"}), HubRefused, "is gated", "licence"),
+        (Failure("/resolve/", 401), HubRefused, "wants a login", "HF_TOKEN"),
+        (Failure("/resolve/", 403), HubRefused, "may not read", "read access"),
+        (Failure("/cdn/", 403), HubRefused, "may not read", "read access"),
+        (Failure("/api/", 404), HubNotFound, "has no bosonai/model", "HIGGS_MODEL"),
+        (Failure("/api/", 404, {"X-Error-Code": "RepoNotFound"}), HubNotFound, "no bosonai/model",
+         "HIGGS_MODEL"),
+        (Failure("/resolve/", 404, {"X-Error-Code": "EntryNotFound"}), HubNotFound, "(404)", ""),
+        (Failure("/api/", 400), HubNotFound, "answers 400", "HIGGS_MODEL"),
+    ],
+)  # fmt: skip
+def test_definitive_answers_are_not_asked_for_again(
+    hub: Hub, tmp_path: Path, waits: list[float],
+    failure: Failure, kind: type[Refused], says: str, way_out: str,
+) -> None:  # fmt: skip
+    hub.failures.append(failure)
+    error = refused(kind, tmp_path)
+    assert says in error.message and way_out in error.hint
+    assert waits == []
+
+
+def test_an_unknown_repository_and_revision(hub: Hub, tmp_path: Path) -> None:
+    error = refused(HubRefused, tmp_path, [MODEL._replace(repo="bosonai/unknown"), TOKENIZER])
+    assert "or has no such repository (401)" in error.message
+    error = refused(HubNotFound, tmp_path, [MODEL._replace(revision="v9"), TOKENIZER])
+    assert "bosonai/model at v9" in error.message
+    error = refused(HubNotFound, tmp_path, [MODEL, TOKENIZER._replace(revision="5" * 40)])
+    assert "HIGGS_AUDIO_TOKENIZER" in error.hint
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("path", ["/api/", "/resolve/", "/cdn/"])
+def test_what_may_pass_is_tried_again(
+    hub: Hub, tmp_path: Path, waits: list[float], status: int, path: str
+) -> None:
+    hub.failures.append(Failure(path, status, times=2))
+    ensure(tmp_path)
+    if status != 429:  # that one the library repeats by itself as well
+        assert waits[:1] == [1.0]
+
+
+def test_a_hub_that_stays_busy_is_given_up(hub: Hub, tmp_path: Path, waits: list[float]) -> None:
+    hub.failures.append(Failure("/api/", 429, {"Retry-After": "45"}))
+    error = refused(HubBusy, tmp_path)
+    assert "limits the requests from this address (429)" in error.message
+    assert waits == [45.0] * 5
+    assert len(hub.asked) == 6
+
+    hub.failures[:] = [Failure("/api/", 503)]
+    waits.clear()
+    assert "the hub failed with 503" in refused(HubBusy, tmp_path).message
+    assert waits == [1.0, 2.0, 5.0, 10.0, 20.0]
+
+
+def test_a_long_wait_is_cut(hub: Hub, tmp_path: Path, waits: list[float]) -> None:
+    hub.failures.append(Failure("/api/", 429, {"Retry-After": "86400"}, times=1))
+    ensure(tmp_path)
+    assert waits == [120.0]
+
+
+def test_no_network(tmp_path: Path, hub: Hub, hub_server: Server, waits: list[float]) -> None:
+    """In a process of its own: nothing listens at that address, and that name does not exist."""
+    script = KILLED.replace("weights.ensure(", "hub.sleep = lambda _: None\nweights.ensure(")
+    script = script.replace("import weights", "import hub, weights")
+    for endpoint in ("http://127.0.0.1:1", "http://no-such-host.invalid"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path], capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(PROJECT / "docker/runtime"),
+                              "HF_ENDPOINT": endpoint},
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert f"NoNetwork: {endpoint} cannot be reached" in done.stderr
+        assert done.stdout.count("trying again in") == 5
+
+
+def test_the_token_is_sent(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    ensure(tmp_path)
+    assert "Bearer hf_secret" in hub.tokens
+
+
+# --- offline
+
+
+def test_offline_without_weights(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(NotCached, match="bosonai/model at 1111111"):
+        ensure(tmp_path, offline=True)
+    assert hub.asked == []
+
+
+def test_offline_with_a_cache_that_another_program_filled(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ensure(tmp_path)
+    for record in tmp_path.glob("*/higgs-checked-*"):
+        record.unlink()
+    assert ensure(tmp_path, offline=True) == place
+    assert "not checked" in capsys.readouterr().out
+    Path(place.model, "model-1.safetensors").resolve().unlink()
+    with pytest.raises(NotCached, match="bosonai/model"):
+        ensure(tmp_path, offline=True)
+
+
+# --- the disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_a_download(hub: Hub, small_disk: Path) -> None:
+    error = refused(DiskTooSmall, small_disk / "not/yet/there")
+    assert "the weights need 0.2 GB free" in error.message and "0.0 GB are" in error.message
+    assert hub.downloads() == []
+
+
+def test_a_disk_that_is_full_during_a_download(
+    hub: Hub, small_disk: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    from higgs_runtime import hub as client
+
+    hub.repos["bosonai/model"]["1" * 40]["model-1.safetensors"] = os.urandom(6_000_000)
+    monkeypatch.setattr(client, "require_room", lambda *_: None)  # another program filled it
+    error = refused(DiskTooSmall, small_disk)
+    assert "the disk is full" in error.message and waits == []
+    assert sum(f.stat().st_size for f in small_disk.rglob("*.incomplete")) > 1_000_000
+
+
+def test_a_full_quota_is_a_full_disk(hub: Hub, tmp_path: Path) -> None:
+    from higgs_runtime import hub as client
+
+    found, _ = client.explain(MODEL, OSError(errno.EDQUOT, "quota", "/cache/x"))
+    assert isinstance(found, DiskTooSmall) and "/cache/x" in found.message
+
+
+def test_what_is_nobody_s_fault_is_shown_as_it_is(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from higgs_runtime import hub as client
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(client, "snapshot_download", broken)
+    with pytest.raises(ZeroDivisionError):
+        ensure(tmp_path)
+
+
+# --- which
+
+
+def test_the_semantic_model_is_a_part_of_the_tokenizer_unless_somebody_says_so() -> None:
+    patched = IMAGE._replace(patches=frozenset({"audio_tokenizer"}))
+    assert weights.wanted(settings(), IMAGE) == ALL
+    assert weights.wanted(settings(), patched) == [MODEL, TOKENIZER]
+    own = weights.wanted(settings(HIGGS_SEMANTIC_MODEL_REVISION="v1"), patched)
+    assert own[2] == Wanted("semantic model", "bosonai/hubert", "v1")
+    pinned = IMAGE._replace(semantic_model=Weights("bosonai/hubert", "3" * 40))
+    assert weights.wanted(settings(), pinned)[2].revision == "3" * 40
+    own = weights.wanted(settings(HIGGS_MODEL="me/model", HIGGS_AUDIO_TOKENIZER="/codec"), IMAGE)
+    assert own[0] == Wanted("model", "me/model", "main") and own[1].repo == "/codec"
+
+
+# --- where
+
+
+def settings(**variables: str) -> Settings:
+    return read([], variables, IMAGE)
+
+
+def test_the_cache_is_on_the_volume_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts: list[str] = []
+    monkeypatch.setattr(weights.os.path, "ismount", lambda x: x in mounts)
+    monkeypatch.setattr(weights, "VOLUMES", (str(tmp_path / "workspace"), str(tmp_path / "volume")))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert weights.home(settings(), {}) == tmp_path / "home/.cache/huggingface"
+    assert weights.home(settings(), {"XDG_CACHE_HOME": f"{tmp_path}/xdg"}) == (
+        tmp_path / "xdg/huggingface"
+    )
+    mounts.append(str(tmp_path / "volume"))
+    assert weights.home(settings(), {}) == tmp_path / "volume/.cache/huggingface"
+    mounts.append(str(tmp_path / "workspace"))
+    assert weights.home(settings(), {}) == tmp_path / "workspace/.cache/huggingface"
+    own = str(tmp_path / "own")
+    assert weights.home(settings(HF_HOME=own), {}) == tmp_path / "own"
+    assert weights.cache_folder(Path("/x"), {}) == Path("/x/hub")
+    assert weights.cache_folder(Path("/x"), {"HF_HUB_CACHE": "/y"}) == Path("/y")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadSetting, match="cannot be kept in"):
+        weights.home(settings(HF_HOME=str(tmp_path / "file/x")), {})
+    assert weights.home(settings(HF_HOME="/proc/x", HIGGS_OFFLINE="1"), {}) == Path("/proc/x")
+    shutil.rmtree(tmp_path)
