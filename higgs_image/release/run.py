@@ -18,10 +18,10 @@ from higgs_image import checkout as checkouts
 from higgs_image import layout, process, registry
 from higgs_image import lock as locks
 from higgs_image.errors import ReleaseRefusedError, ToolMissingError, UsageError
-from higgs_image.release import evidence, journal, notes, promote, provenance, signature
+from higgs_image.release import evidence, journal, notes, policy, promote, provenance, signature
 from higgs_image.release import push as pushes
 from higgs_image.release.journal import Journal, Promote, Push
-from higgs_image.release.repository import Repository, open_repository
+from higgs_image.release.repository import Repository, open_repository, split
 from higgs_image.render import Overrides
 from higgs_image.workspace import Workspace, write_atomically
 
@@ -95,6 +95,24 @@ class Report:
         lines += [f"notes   {self.notes}"] if self.notes else []
         lines += [f"next:   {x}" for x in self.commands]
         return "\n".join(lines)
+
+
+def smoke_here(workspace: Workspace) -> Smoke:
+    """Return the smoke test on this machine's engine."""
+
+    def test(reference: str, device: str) -> bytes:
+        from higgs_image.smoke import run as smokes
+
+        name, digest = split(reference)
+        with open_repository(name) as repository:
+            labels = repository.config(digest).get("config", {}).get("Labels") or {}
+        # The small stand-in of the fork needs neither device nor weights.
+        real = not str(labels.get(policy.SOURCE, "")).startswith("file://")
+        options = smokes.Options(image=reference, device=device, random_weights=real)
+        _, folder = smokes.run(workspace, options)
+        return (folder / "record.json").read_bytes()
+
+    return test
 
 
 def plan(request: Request) -> str:

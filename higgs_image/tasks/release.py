@@ -42,6 +42,8 @@ def _target(c: Context, registry: str | None, name: str | None) -> str:
     "base_image": "build on another base: only in a rehearsal",
     "extra_ca": "PEM file with CA certificates that the build must trust: only in a rehearsal",
     "promote": "move the tag at the end (default: yes)",
+    "smoke": "test the pushed image on this machine (default: yes); else another machine does it, "
+    "with invoke smoke and invoke record",
     "dry_run": _DRY_RUN,
 } | _CONDITIONS | _REGISTRY)  # fmt: skip
 def release(
@@ -52,6 +54,7 @@ def release(
     base_image: str | None = None,
     extra_ca: str | None = None,
     promote: bool = True,
+    smoke: bool = True,
     device_class: str | None = None,
     force: bool = False,
     reason: str = "",
@@ -83,7 +86,7 @@ def release(
             text = run.plan(request)
             out.result({"plan": text.splitlines()[1:]}, text)
         else:
-            report = run.run(request)
+            report = run.run(request, run.smoke_here(request.workspace) if smoke else None)
             out.result(report, report.text())
 
 
