@@ -233,18 +233,31 @@ class Credentials:
         return flags
 
 
-@contextmanager
-def credentials(target: str) -> Iterator[Credentials]:
-    """Find the credentials for a repository; without any in the environment, docker's are used."""
-    host = target.split("/")[0]
+def login(host: str) -> tuple[str, str] | None:
+    """Return user and password for a registry from the environment; None: docker's are used.
+
+    Raises:
+        UsageError: there is a password without a user.
+    """
     user, secret = os.environ.get("REGISTRY_USER"), os.environ.get("REGISTRY_PASSWORD")
     if not secret and host == "ghcr.io":
         user, secret = os.environ.get("GITHUB_ACTOR", "token"), os.environ.get("GITHUB_TOKEN")
     if not secret:
-        yield Credentials(host, None)
-        return
+        return None
     if not user:
         raise UsageError("REGISTRY_PASSWORD is set, REGISTRY_USER is not", "set both, or neither")
+    return user, secret
+
+
+@contextmanager
+def credentials(target: str) -> Iterator[Credentials]:
+    """Find the credentials for a repository; without any in the environment, docker's are used."""
+    host = target.split("/")[0]
+    found = login(host)
+    if found is None:
+        yield Credentials(host, None)
+        return
+    user, secret = found
     token = base64.b64encode(f"{user}:{secret}".encode()).decode()
     fd = os.memfd_create("registry-auth", 0)
     try:

@@ -326,6 +326,16 @@ def _require_sense(repository: Repository, request: Request) -> None:
         )
 
 
+def digest_of(repository: Repository, what: str) -> str:
+    """Return the digest of an image.
+
+    Raises:
+        RegistryNotFoundError: there is no such image.
+        UsageError: it is an index.
+    """
+    return _find(repository, what)[0]
+
+
 def _find(repository: Repository, what: str) -> tuple[str, dict[str, Any]]:
     """Return digest and manifest of an image."""
     digest = what if what.startswith("sha256:") else repository.digest(what)

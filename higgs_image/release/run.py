@@ -17,7 +17,7 @@ from higgs_image import build as builds
 from higgs_image import checkout as checkouts
 from higgs_image import layout, process, registry
 from higgs_image import lock as locks
-from higgs_image.errors import ReleaseRefusedError, ToolMissingError, UsageError
+from higgs_image.errors import ReleaseRefusedError, ToolMissingError
 from higgs_image.release import evidence, journal, notes, policy, promote, provenance, signature
 from higgs_image.release import push as pushes
 from higgs_image.release.journal import Journal, Promote, Push
@@ -106,6 +106,12 @@ def smoke_here(workspace: Workspace) -> Smoke:
         name, digest = split(reference)
         with open_repository(name) as repository:
             labels = repository.config(digest).get("config", {}).get("Labels") or {}
+        if login := registry.login(name.split("/")[0]):
+            with smokes.engine() as (client, _):
+                log.info("smoke: pulling %s", reference)
+                client.images.pull(
+                    reference, auth_config={"username": login[0], "password": login[1]}
+                )
         # The small stand-in of the fork needs neither device nor weights.
         real = not str(labels.get(policy.SOURCE, "")).startswith("file://")
         options = smokes.Options(image=reference, device=device, random_weights=real)
@@ -113,6 +119,38 @@ def smoke_here(workspace: Workspace) -> Smoke:
         return (folder / "record.json").read_bytes()
 
     return test
+
+
+def record(
+    repository: Repository,
+    history: Journal,
+    what: str,
+    device_class: str,
+    smoke: Smoke,
+    file: Path | None = None,
+) -> tuple[journal.Entry, str]:
+    """Write the verdict of a smoke test to the journal.
+
+    Args:
+        repository: where the image is.
+        history: its journal.
+        what: a digest or tag.
+        device_class: what to test it on.
+        smoke: tests it.
+        file: the record of a test that was made elsewhere; None: test it now.
+
+    Returns:
+        The entry, and its verdict.
+
+    Raises:
+        RegistryNotFoundError: there is no such image.
+        UsageError: the record is malformed, or of another image.
+        HiggsError: the test could not be made.
+    """
+    digest = promote.digest_of(repository, what)
+    data = file.read_bytes() if file else smoke(repository.reference(digest), device_class)
+    told = evidence.load_smoke(data, digest)
+    return evidence.record_smoke(history, data), told.verdict
 
 
 def plan(request: Request) -> str:
@@ -223,12 +261,7 @@ def _smoke(
     verdict = last()
     if verdict.endswith(": pass") or smoke is None:
         return verdict
-    data = smoke(repository.reference(digest), wanted)
-    entry = evidence.record_smoke(history, data)
-    if entry.record.digest != digest:
-        raise UsageError(
-            f"the smoke test was of {entry.record.digest}, not of {digest}", "run it again"
-        )
+    record(repository, history, digest, wanted, smoke)
     return last()
 
 

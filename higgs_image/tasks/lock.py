@@ -17,6 +17,7 @@ from higgs_image.tasks.output import JSON_HELP, output
         "names, such as --update=fork,base",
         "min_age": "days that a Python package must be old to be taken (default: 14)",
         "dry_run": "with --update: say what would be taken, and change nothing",
+        "pull_request": "with --update, in a workflow: open or renew a pull request",
         "check": "only say whether versions.lock matches the files it covers; change nothing",
         "json": JSON_HELP,
     },
@@ -26,6 +27,7 @@ def lock(
     update: str | None = None,
     min_age: int = 14,
     dry_run: bool = False,
+    pull_request: bool = False,
     check: bool = False,
     json: bool = False,
 ) -> None:
@@ -44,7 +46,13 @@ def lock(
                 loaded, workspace.root, names,
                 min_age=datetime.timedelta(days=min_age), dry_run=dry_run,
             )  # fmt: skip
-            out.result(report, report.text())
+            url = ""
+            if pull_request:
+                from higgs_image.release import pull_request as pull_requests
+
+                title = f"Take newer pins: {', '.join(x.name for x in report.taken) or 'none'}"
+                url = pull_requests.open_or_renew(workspace.root, title, report.text())
+            out.result({"report": report, "pull_request": url}, f"{report.text()}\n{url}".strip())
             return
         if check:
             locks.require_consistent(loaded, workspace.root)

@@ -34,7 +34,8 @@ def _target(c: Context, registry: str | None, name: str | None) -> str:
         raise UsageError(
             "no registry is set", "REGISTRY=ghcr.io/your-org, or --registry, or invoke.yaml"
         )
-    return registries.repository(found, setting(c, "image_name", name))
+    # Registries know lower case only; the name of a GitHub account may have capitals.
+    return registries.repository(found.lower(), setting(c, "image_name", name))
 
 
 @task(help={
@@ -157,7 +158,7 @@ def rollback(
         history = Journal(repository, Workspace.default().build / "journal")
         if yes:
             promotions.settle(repository, history)
-        plan = promotions.plan_rollback(repository, history, reason, moving, to)
+        plan = promotions.plan_rollback(repository, history, reason, moving, to or None)
         if yes:
             moved = promotions.apply(repository, history, plan)
             out.result({"moved": moved}, moved.text())
@@ -179,22 +180,43 @@ def history(
         out.result({"entries": entries}, text)
 
 
-@task(positional=["file"], help={"file": "record of a smoke test, as JSON"} | _REGISTRY)
+@task(
+    positional=["digest"],
+    help={
+        "digest": "digest or immutable tag of a pushed image",
+        "file": "record of a smoke test that was made elsewhere (default: test it here)",
+        "device_class": "gpu or cpu: what to test it on (default: DEVICE_CLASS, then invoke.yaml)",
+    }
+    | _REGISTRY,
+)
 def record(
-    c: Context, file: str, registry: str | None = None, name: str | None = None, json: bool = False
+    c: Context,
+    digest: str,
+    file: str | None = None,
+    device_class: str | None = None,
+    registry: str | None = None,
+    name: str | None = None,
+    json: bool = False,
 ) -> None:
-    """Write the verdict of a smoke test to the journal, from its record."""
-    from higgs_image.release import evidence
+    """Smoke-test a pushed image by its digest, and write the verdict to the journal."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
+    from higgs_image.release import run
     from higgs_image.release.journal import Journal
     from higgs_image.release.repository import open_repository
     from higgs_image.workspace import Workspace
 
     with output(json) as out, open_repository(_target(c, registry, name)) as repository:
-        path = existing_file(file, "FILE")
-        assert path is not None  # noqa: S101 (a positional argument)
-        folder = Workspace.default().build / "journal"
-        entry = evidence.record_smoke(Journal(repository, folder), Path(path).read_bytes())
+        workspace = Workspace.default()
+        entry, verdict = run.record(
+            repository,
+            Journal(repository, workspace.build / "journal"),
+            digest,
+            setting(c, "device_class", device_class),
+            run.smoke_here(workspace),
+            existing_file(file, "--file"),
+        )
         out.result({"entry": entry}, entry.text())
+    sys.exit(SMOKE_EXIT_CODES[verdict])
 
 
 @task(
