@@ -17,7 +17,7 @@ from higgs_image import build as builds
 from higgs_image import checkout as checkouts
 from higgs_image import layout, process, registry
 from higgs_image import lock as locks
-from higgs_image.errors import ReleaseRefusedError, ToolMissingError
+from higgs_image.errors import ReleaseRefusedError
 from higgs_image.release import evidence, journal, notes, policy, promote, provenance, signature
 from higgs_image.release import push as pushes
 from higgs_image.release.journal import Journal, Promote, Push
@@ -230,12 +230,7 @@ def sign(repository: Repository, entry: journal.Entry, digest: str) -> str:
     if signer is None:
         log.info("sign: no (COSIGN_KEY is not set, and this is no workflow with an identity)")
         return ""
-    try:
-        process.find("cosign")
-    except ToolMissingError as error:
-        raise ToolMissingError(
-            error.message, "install cosign 2.5 or later; on Debian 13: apt-get install cosign"
-        ) from None
+    process.find("cosign")
     files = repository.files(entry.tag)
     buildkit = layout.predicate(files[pushes.BUILDKIT]) if pushes.BUILDKIT in files else None
     attestations = {

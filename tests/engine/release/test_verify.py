@@ -40,7 +40,7 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     try:
         process.find("cosign")
     except ToolMissingError as error:
-        pytest.skip(f"{error.message}: on Debian 13 apt-get install cosign; on 12 cosign/trixie")
+        pytest.skip(f"{error.message} ({error.hint})")
     return make_key(tmp_path / "keys", monkeypatch)
 
 

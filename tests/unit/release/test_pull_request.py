@@ -91,7 +91,6 @@ def test_it_is_opened_and_then_renewed(checkout: Path, api: Api) -> None:
     )  # fmt: skip
     remote = checkout.parent / "remote.git"
     assert git(remote, "show", f"{pull_request.BRANCH}:versions.lock") == "new"
-    assert "github-actions[bot]" in git(remote, "log", "-1", "--format=%an", pull_request.BRANCH)
 
     (checkout / "versions.lock").write_text("newer\n")
     pull_request.open_or_renew(checkout, "Take newer pins: base", "base")
