@@ -15,7 +15,7 @@ from typing import Any
 
 from higgs_image import build as builds
 from higgs_image import checkout as checkouts
-from higgs_image import layout, process, registry
+from higgs_image import layout, process, registry, standin
 from higgs_image import lock as locks
 from higgs_image.errors import ReleaseRefusedError
 from higgs_image.release import evidence, journal, notes, policy, promote, provenance, signature
@@ -112,9 +112,13 @@ def smoke_here(workspace: Workspace) -> Smoke:
                 client.images.pull(
                     reference, auth_config={"username": login[0], "password": login[1]}
                 )
-        # The small stand-in of the fork needs neither device nor weights.
-        real = not str(labels.get(policy.SOURCE, "")).startswith("file://")
-        options = smokes.Options(image=reference, device=device, random_weights=real)
+        small = str(labels.get(policy.SOURCE, "")).startswith("file://")
+        options = smokes.Options(
+            image=reference,
+            device=device,
+            random_weights=not small,  # the small stand-in of the fork needs no device and weights
+            environment=standin.ENVIRONMENT if small else {},
+        )
         _, folder = smokes.run(workspace, options)
         return (folder / "record.json").read_bytes()
 
