@@ -16,7 +16,8 @@ from higgs_image.workspace import Workspace
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1200)]
 
 ATTENTION = """
-import types, torch
+import types, torch, higgs_cpu
+higgs_cpu.prepare()
 from higgs_cpu.attention import CpuAttention, CpuAttentionBackend
 from higgs_cpu.worker import RewindableGenerator
 
