@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from higgs_image import buildkit, layers, layout, lock, patches, process, render, source
+from higgs_image import checkout as checkouts
+from higgs_image.checkout import UNKNOWN, Checkout
 from higgs_image.errors import BuildError, EngineError, UsageError
 from higgs_image.hashing import sha256_bytes
 from higgs_image.layout import Image
 from higgs_image.lock import Lock
 from higgs_image.render import Overrides
-from higgs_image.workspace import Workspace
+from higgs_image.workspace import Workspace, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Built:
         overridden: it was built with something other than the lock says; never released.
         skipped: nothing had changed, nothing was built.
         seconds: how long each stage took.
+        checkout: the project's commit, and whether its work tree was clean, when it was built.
+        provenance: what BuildKit says of it: an in-toto statement.
     """
 
     image: Image
@@ -50,6 +54,8 @@ class Built:
     overridden: bool
     skipped: bool
     seconds: dict[str, float] = field(default_factory=dict)
+    checkout: Checkout = UNKNOWN
+    provenance: Path | None = None
 
 
 def tag_of(locked: Lock, compression: str, overrides: Overrides) -> str:
@@ -87,33 +93,51 @@ def build(
     tag = tag_of(locked, compression, overrides)
     plan = layers.load(workspace.layers_file)
     watch.lap("lock")
-    checkout = source.ensure(workspace, locked)
+    sources = source.ensure(workspace, locked)
     watch.lap("source")
-    patched = patches.ensure(workspace, locked, checkout, overrides.without)
+    patched = patches.ensure(workspace, locked, sources, overrides.without)
     watch.lap("patches")
     context = render.write(
-        workspace, locked, render.compute(workspace, locked, checkout, patched, overrides)
+        workspace, locked, render.compute(workspace, locked, sources, patched, overrides)
     )
     watch.lap("render")
     target = workspace.layout(compression)
     key = sha256_bytes(f"{context.sha256} {compression} {locked.fork.epoch}".encode())
     with workspace.exclusive(f"build-{compression}"):
-        image = None if no_cache else current(workspace, compression, key)
+        found = checkouts.look(workspace.root)
+        recorded = _recorded_checkout(workspace, compression)
+        said = workspace.build / f"provenance-{compression}.json"
+        # What an unclean work tree built is built again once it is clean.
+        usable = not no_cache and said.exists() and (recorded.clean or not found.clean)
+        image = current(workspace, compression, key) if usable else None
         skipped = image is not None
         if image is None:
             needed = workspace.disk_gb or DISK_GB
             workspace.require_disk(
                 workspace.build, needed if not target.exists() else needed / 4, "a build"
             )
-            image = _buildx(workspace, locked, compression, overrides, tag, no_cache=no_cache)
-            layout.keep_only(target, image, tag)
-            workspace.write_state(
-                f"build-{compression}", {"key": key, "digest": image.digest, "tag": tag}
+            image, statement = _buildx(
+                workspace, locked, compression, overrides, tag, no_cache=no_cache
             )
+            layout.keep_only(target, image, tag)
+            write_atomically(said, statement)
+            recorded = found
+            state = {"key": key, "digest": image.digest, "tag": tag, "commit": found.commit,
+                     "clean": found.clean, "url": found.url}  # fmt: skip
+            workspace.write_state(f"build-{compression}", state)
     watch.lap("build")
     layout.check_budget(image, plan, compression)
     log.info("build: %s %s%s", tag, image.digest, " (unchanged)" if skipped else "")
-    return Built(image, target, tag, compression, bool(overrides.labels()), skipped, seconds)
+    return Built(
+        image, target, tag, compression, bool(overrides.labels()), skipped, seconds, recorded, said
+    )
+
+
+def _recorded_checkout(workspace: Workspace, compression: str) -> Checkout:
+    """Return the state of the project's checkout when the last build was made."""
+    state = workspace.read_state(f"build-{compression}")
+    changed = () if state.get("clean") else ("unknown",)
+    return Checkout(state.get("commit"), changed, state.get("url"))
 
 
 def current(workspace: Workspace, compression: str, key: str | None = None) -> Image | None:
@@ -135,7 +159,7 @@ def _buildx(
     tag: str,
     *,
     no_cache: bool,
-) -> Image:
+) -> tuple[Image, bytes]:
     target = workspace.layout(compression)
     arguments = [
         *_inputs(locked, overrides),
@@ -148,8 +172,10 @@ def _buildx(
         workspace.context,
         workspace.build / "logs" / f"build-{compression}.log",
         workspace.build / "state" / "buildx.json",
+        provenance=True,
     )
-    return layout.read(target, digest)
+    image, statement = layout.unwrap(target, digest)
+    return layout.read(target, image), statement
 
 
 def _inputs(locked: Lock, overrides: Overrides) -> list[str]:

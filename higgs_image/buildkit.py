@@ -78,6 +78,7 @@ def build(
     metadata: Path,
     *,
     show_steps: bool = True,
+    provenance: bool = False,
 ) -> str:
     """Run `docker buildx build` with progress that a person can follow.
 
@@ -87,15 +88,17 @@ def build(
         log_file: receives the whole output.
         metadata: receives what BuildKit says of the result.
         show_steps: False: only the export is shown, for a build whose steps are all cached.
+        provenance: also let BuildKit say what it did, in a manifest beside the image's.
 
     Returns:
-        The digest of the image manifest.
+        The digest of the image manifest; with provenance, of an index of both.
 
     Raises:
         HiggsError: classified from BuildKit's output.
     """
     name = builder()
-    command = ["docker", "buildx", "build", "--progress", "plain", "--provenance=false",
+    said = "mode=max" if provenance else "false"
+    command = ["docker", "buildx", "build", "--progress", "plain", f"--provenance={said}",
                "--sbom=false", "--metadata-file", str(metadata)]  # fmt: skip
     command += [*(["--builder", name] if name else []), *arguments, str(context)]
     log_file.parent.mkdir(parents=True, exist_ok=True)

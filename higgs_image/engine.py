@@ -62,7 +62,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def missing(machine: Machine, *, registry: bool) -> dict[str, str]:
+def missing(machine: Machine, *, registry: bool, signing: bool = False) -> dict[str, str]:
     """Return each thing that is missing or too old, by its Debian package, and what was found."""
 
     def low(found: Version | None, least: Version) -> bool:
@@ -84,15 +84,18 @@ def missing(machine: Machine, *, registry: bool) -> dict[str, str]:
         lack["docker-registry"] = "docker-registry, a local registry"
     if registry and not machine.mmdebstrap:
         lack["mmdebstrap"] = "mmdebstrap, which makes a base image from Debian's packages"
+    if signing and not machine.cosign:
+        lack["cosign"] = "cosign, which signs images and checks signatures"
     return lack
 
 
-def plan(machine: Machine, *, registry: bool = False) -> Plan:
+def plan(machine: Machine, *, registry: bool = False, signing: bool = False) -> Plan:
     """Say what has to be done on a machine. Contacts nothing, changes nothing.
 
     Args:
         machine: what was found.
         registry: also a local registry and mmdebstrap, for the demonstration.
+        signing: also cosign.
 
     Raises:
         ToolMissingError: something is missing and cannot be installed from here; the hint says
@@ -112,7 +115,7 @@ def plan(machine: Machine, *, registry: bool = False) -> Plan:
             "start it there, or unset DOCKER_HOST and DOCKER_CONTEXT (docker context use default) "
             "to use an engine on this machine",
         )
-    lack = missing(machine, registry=registry)
+    lack = missing(machine, registry=registry, signing=signing)
     start = machine.engine is None and not machine.unasked
     if not lack and not start:
         return Plan(notes=_store_notes(machine))
@@ -186,7 +189,7 @@ def _packages(machine: Machine, lack: dict[str, str]) -> tuple[str | None, tuple
     if machine.os_id == "ubuntu" and "docker-cli" in lack and "docker.io" not in names:
         names.insert(0, "docker.io")  # it holds the client there
     own = apt.archive(machine.sources, apt.OLD)
-    from_new = {"docker.io", "docker-cli", "docker-buildx"} & set(names)
+    from_new = {"docker.io", "docker-cli", "docker-buildx", "cosign"} & set(names)
     if machine.os_id != "debian" or not from_new or (own is None and machine.os_version != "12"):
         return None, tuple(names)
     packages = tuple(f"{x}/{apt.NEW}" if x in from_new else x for x in names)
@@ -268,12 +271,15 @@ class Report:
         return "\n".join([*head, *(f"note: {x}" for x in self.notes), *end])
 
 
-def run(workspace: Workspace, *, registry: bool = False, dry_run: bool = False) -> Report:
+def run(
+    workspace: Workspace, *, registry: bool = False, signing: bool = False, dry_run: bool = False
+) -> Report:
     """Install and start what is missing, and prove that it is there.
 
     Args:
         workspace: the log of a daemon that is started without systemd goes below its build folder.
         registry: also a local registry and mmdebstrap, for the demonstration.
+        signing: also cosign.
         dry_run: only say what would be done.
 
     Raises:
@@ -285,13 +291,15 @@ def run(workspace: Workspace, *, registry: bool = False, dry_run: bool = False) 
     """
     started = time.monotonic()
     machine = look()
-    todo = plan(machine, registry=registry)
+    todo = plan(machine, registry=registry, signing=signing)
     if todo.steps and not dry_run:
         with workspace.exclusive("engine"):
             _apply(todo, machine, workspace.build / "logs" / "dockerd.log")
         machine = look()
-        plan(machine, registry=registry)  # what could not be asked before can be now
-        left = missing(machine, registry=registry)
+        plan(
+            machine, registry=registry, signing=signing
+        )  # what could not be asked before can be now
+        left = missing(machine, registry=registry, signing=signing)
         if left:
             raise EngineError(
                 f"after the installation this is still missing: {'; '.join(left.values())}",

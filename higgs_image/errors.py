@@ -159,6 +159,36 @@ class ServiceError(HiggsError):
     exit_code = 42
 
 
+class ReleaseRefusedError(HiggsError):
+    """The image lacks what a release needs: evidence, a clean origin, a pin."""
+
+    exit_code = 50
+
+
+class PromotionConflictError(HiggsError):
+    """Another one moves the tag at the same time, or has moved it in between."""
+
+    exit_code = 51
+
+
+class VerificationError(HiggsError):
+    """An image is not what it claims to be."""
+
+    exit_code = 52
+
+
+class SigningError(HiggsError):
+    """A signature could not be made or checked: no key, no identity, no cosign."""
+
+    exit_code = 53
+
+
+class UpdateError(HiggsError):
+    """A newer pin could not be resolved, or does not fit the other pins."""
+
+    exit_code = 54
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 

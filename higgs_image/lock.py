@@ -71,6 +71,7 @@ class Fork(_Table, frozen=True):
         commit: what that was resolved to.
         tree: git's tree id of that commit: proves a checkout from its files alone.
         date: the commit's date; the image's creation date and SOURCE_DATE_EPOCH.
+        hold: why `invoke lock --update` leaves it alone unless it is named.
     """
 
     url: GitUrl
@@ -78,6 +79,7 @@ class Fork(_Table, frozen=True):
     commit: Commit
     tree: Commit
     date: datetime.datetime
+    hold: Text | None = None
 
     @property
     def epoch(self) -> int:
@@ -120,10 +122,11 @@ class Wheel(_Table, frozen=True):
 
 
 class BaseImage(_Table, frozen=True):
-    """The image that the build starts from."""
+    """The image that the build starts from. `hold`: as in `Fork`."""
 
     image: ImageName
     digest: Digest
+    hold: Text | None = None
 
     @property
     def reference(self) -> str:
@@ -140,6 +143,7 @@ class Python(_Table, frozen=True):
         requirements: what that was resolved to, with hashes: all that is in the image.
         build: what builds the packages that are published as source only.
         installer: what installs them all; never in the image.
+        hold: as in `Fork`.
     """
 
     version: PyVersion
@@ -151,6 +155,7 @@ class Python(_Table, frozen=True):
     build_sha256: Sha256
     installer: RelativePath
     installer_sha256: Sha256
+    hold: Text | None = None
 
 
 class Weights(_Table, frozen=True):
@@ -161,12 +166,14 @@ class Weights(_Table, frozen=True):
         role: what the server uses it for.
         revision: the pinned commit; absent only where `unpinned` says why.
         unpinned: why there is no revision yet.
+        hold: as in `Fork`.
     """
 
     repo: HubName
     role: Text
     revision: Commit | None = None
     unpinned: Text | None = None
+    hold: Text | None = None
 
 
 class Recipe(_Table, frozen=True):
@@ -463,6 +470,21 @@ def _replace(path: Path, text: str, key: str, value: str) -> str:
             "write tables as [table] and each key on its own line",
         )
     lines[number - 1] = _VALUE.sub(lambda old: old[1] + value, lines[number - 1], count=1)
+    return "\n".join(lines)
+
+
+def set_value(path: Path, text: str, key: str, value: str) -> str:
+    """Return the text of versions.lock with another value; the line loses its comment.
+
+    A revision takes the place of the line that says why there is none yet.
+    """
+    name = key.rpartition(".")[2]
+    lines = text.split("\n")
+    known = _lines(text)
+    number = known.get(key) or known.get(re.sub(r"revision$", "unpinned", key))
+    if number is None:
+        return _replace(path, text, key, value)  # which says what is wrong
+    lines[number - 1] = f"{name} = {value}" if name == "date" else f'{name} = "{value}"'
     return "\n".join(lines)
 
 

@@ -71,6 +71,7 @@ class Machine:
     skopeo: Version | None = None
     registry: bool = False
     mmdebstrap: bool = False
+    cosign: bool = False
     certificates: bool = True
     sources: tuple[AptSource, ...] = ()
     daemon_json: str | None = None
@@ -185,6 +186,7 @@ def look() -> Machine:
         skopeo=version_in(ask("skopeo", "--version").out),
         registry=_installed("docker-registry"),
         mmdebstrap=_installed("mmdebstrap"),
+        cosign=_installed("cosign"),
         certificates=Path("/etc/ssl/certs/ca-certificates.crt").exists(),
         sources=read_sources(),
         daemon_json=configured,

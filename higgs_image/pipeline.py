@@ -153,7 +153,12 @@ def run(request: Request) -> Report:
         workspace, request.compression, request.overrides, no_cache=request.no_cache
     )
     seconds = dict(built.seconds)
-    pushed = registry.push(built, target) if target else None
+    pushed = None
+    if target:
+        from higgs_image.release import push
+
+        locked = lock.load(workspace.lock_file)
+        pushed, _ = push.push(built, locked, target, workspace.build / "journal")
     if pushed:
         seconds["push"] = round(pushed.seconds, 3)
     engine, unpacked = None, None

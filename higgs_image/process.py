@@ -25,6 +25,7 @@ GRACE = 15.0
 _INSTALL = {
     "docker": "install Docker Engine 23 or later; on Debian as root: ./inv engine",
     "skopeo": "install skopeo 1.9.3 or later; on Debian as root: ./inv engine",
+    "cosign": "install cosign 2; on Debian as root: ./inv engine --signing",
     "docker-registry": "on Debian as root: ./inv engine --registry",
     "mmdebstrap": "on Debian as root: ./inv engine --registry",
     "hadolint": "it comes with the project's requirements: remove .venv and run ./inv again",

@@ -40,6 +40,9 @@ WAIT = 1.0
 ATTEMPTS = 4
 """How often a transient failure is tried; what has arrived by then is not sent again."""
 
+TIMEOUT = 120.0
+"""Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
+
 _REPOSITORY = re.compile(
     r"(?P<host>[\w.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?)(?P<path>(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
 )
@@ -129,7 +132,7 @@ def push(built: Built, target: str) -> Pushed:
             )
         transfer = _Transfer(built)
         log.info("push: %s", reference)
-        for attempt in _attempts("push"):
+        for attempt in attempts("push"):
             with attempt:
                 done = process.run(
                     ["skopeo", "--debug", "copy", "--preserve-digests", *auth.flags("dest"),
@@ -182,14 +185,25 @@ def digest_of(reference: str, auth: Credentials) -> str | None:
 
     The digest is computed from the manifest's bytes, not taken from a header.
     """
-    for attempt in _attempts("read"):
+    found = manifest_of(reference, auth)
+    return None if found is None else f"sha256:{sha256_bytes(found)}"
+
+
+def manifest_of(reference: str, auth: Credentials) -> bytes | None:
+    """Return a manifest's bytes; None if there is none."""
+    return inspect(reference, auth, "--raw")
+
+
+def inspect(reference: str, auth: Credentials, *flags: str) -> bytes | None:
+    """Return what `skopeo inspect` says of a reference; None if the registry does not know it."""
+    for attempt in attempts("read"):
         with attempt:
             found = process.run(
-                ["skopeo", "inspect", "--raw", *auth.flags(""), f"docker://{reference}"],
-                env=auth.env, pass_fds=auth.fds, timeout=120,
+                ["skopeo", "inspect", *flags, *auth.flags(""), f"docker://{reference}"],
+                env=auth.env, pass_fds=auth.fds, timeout=TIMEOUT,
             )  # fmt: skip
             if found.code == 0:
-                return f"sha256:{sha256_bytes(found.out.encode())}"
+                return found.out.encode()
             error = explain(found.err, reference)
             if isinstance(error, RegistryNotFoundError):
                 return None
@@ -219,18 +233,31 @@ class Credentials:
         return flags
 
 
-@contextmanager
-def credentials(target: str) -> Iterator[Credentials]:
-    """Find the credentials for a repository; without any in the environment, docker's are used."""
-    host = target.split("/")[0]
+def login(host: str) -> tuple[str, str] | None:
+    """Return user and password for a registry from the environment; None: docker's are used.
+
+    Raises:
+        UsageError: there is a password without a user.
+    """
     user, secret = os.environ.get("REGISTRY_USER"), os.environ.get("REGISTRY_PASSWORD")
     if not secret and host == "ghcr.io":
         user, secret = os.environ.get("GITHUB_ACTOR", "token"), os.environ.get("GITHUB_TOKEN")
     if not secret:
-        yield Credentials(host, None)
-        return
+        return None
     if not user:
         raise UsageError("REGISTRY_PASSWORD is set, REGISTRY_USER is not", "set both, or neither")
+    return user, secret
+
+
+@contextmanager
+def credentials(target: str) -> Iterator[Credentials]:
+    """Find the credentials for a repository; without any in the environment, docker's are used."""
+    host = target.split("/")[0]
+    found = login(host)
+    if found is None:
+        yield Credentials(host, None)
+        return
+    user, secret = found
     token = base64.b64encode(f"{user}:{secret}".encode()).decode()
     fd = os.memfd_create("registry-auth", 0)
     try:
@@ -241,7 +268,7 @@ def credentials(target: str) -> Iterator[Credentials]:
         os.close(fd)
 
 
-def _attempts(what: str) -> Iterator[_Attempt]:
+def attempts(what: str) -> Iterator[_Attempt]:
     """Yield attempts until one succeeds; waits longer each time between transient failures."""
     for number in range(1, ATTEMPTS + 1):
         attempt = _Attempt(what, last=number == ATTEMPTS, wait=WAIT * 2 ** (number - 1))
@@ -278,6 +305,8 @@ def explain(output: str, reference: str) -> HiggsError:
         last = message[1].replace('\\"', '"')
     lower = last.lower()
     host = reference.split("/")[0]
+    for own in (reference, re.sub(r"@.*|:[^:/]*$", "", reference), host):
+        lower = lower.replace(own.lower(), "")  # a name may well have a 403 in it
     if "no space left on device" in lower:
         return DiskFullError(f"{reference}: {last}", "free disk space, then run again")
     if re.search(

@@ -7,6 +7,7 @@ Fetched once, the stage works offline.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import re
@@ -190,6 +191,11 @@ def _recorded_url(repo: Repo, path: str) -> str:
         text = repo.git.config("--file", ".gitmodules", "--list")
     except GitCommandError:  # absent or malformed
         return ""
+    return _url_in(text, path)
+
+
+def _url_in(text: str, path: str) -> str:
+    """Return the URL of the submodule at `path` in what `git config --list` printed."""
     settings = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     names = (key.removesuffix(".path") for key, value in settings.items() if value == path)
     return next((settings[f"{x}.url"] for x in names if f"{x}.url" in settings), "")
@@ -200,6 +206,104 @@ def submodule_url(fork: str, recorded: str) -> str:
     if recorded.startswith(("./", "../")):
         return urljoin(fork.rstrip("/") + "/", recorded)
     return recorded
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What a commit of the fork brings with it.
+
+    Attributes:
+        tree: its tree id.
+        date: its date.
+        submodule_url: where .gitmodules takes the submodule from.
+        submodule_commit: what it records.
+        submodule_tree: the tree id of that commit.
+    """
+
+    tree: str
+    date: datetime.datetime
+    submodule_url: str
+    submodule_commit: str
+    submodule_tree: str
+
+
+def resolve(url: str, ref: str) -> str:
+    """Return the commit that a branch or tag of a repository names now.
+
+    Raises:
+        SourceError: there is no such repository or ref.
+        NetworkError: the git host did not answer.
+    """
+    from git import Git, GitCommandError
+
+    command = Git()
+    command.update_environment(GIT_TERMINAL_PROMPT="0")
+    names = (f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}")
+    try:
+        listed = command.execute(["git", *_PATIENCE, "ls-remote", url, *names])
+    except GitCommandError as error:
+        raise _explain("fork", url, ref, str(error.stderr or error)) from None
+    found = {
+        name: commit for commit, name in (line.split("\t") for line in str(listed).splitlines())
+    }
+    for name in (names[0], names[2], names[1]):  # what an annotated tag points to, not the tag
+        if name in found:
+            return found[name]
+    raise SourceError(f"{url} has no branch or tag {ref}", "correct fork.ref in versions.lock")
+
+
+_PATIENCE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60")
+
+
+def examine(lock: Lock, commit: str) -> Upstream:
+    """Fetch a commit of the fork without its files' history and say what it brings.
+
+    Raises:
+        KernelsChangedError: it changes something that is compiled.
+        SourceError: it has no submodule where the lock says.
+        NetworkError: the git host did not answer.
+    """
+    from git import GitCommandError, Repo
+
+    path = lock.submodule.path
+    with tempfile.TemporaryDirectory(prefix="higgs-upstream-") as folder:
+        try:
+            with Repo.init(Path(folder) / "fork") as repo:
+                repo.git.update_environment(GIT_TERMINAL_PROMPT="0", GIT_NO_REPLACE_OBJECTS="1")
+                repo.git.fetch(lock.fork.url, commit, depth=1, no_tags=True)
+                changed = [
+                    name
+                    for name, tree in lock.vllm.trees.items()
+                    if repo.git.rev_parse(f"{commit}:{name}") != tree
+                ]
+                if changed:
+                    raise KernelsChangedError(
+                        f"the fork's {commit[:7]} changes {', '.join(changed)} against "
+                        f"{lock.vllm.ref}: the locked wheel does not hold its kernels",
+                        "pin a base whose wheel has them first",
+                    )
+                entry = repo.git.ls_tree(commit, "--", path).split()
+                if len(entry) < 3 or entry[1] != "commit":
+                    raise SourceError(
+                        f"the fork at {commit[:7]} has no submodule at {path}",
+                        "correct submodule.path in versions.lock",
+                    )
+                text = repo.git.show(f"{commit}:.gitmodules")
+                modules = Path(folder) / ".gitmodules"
+                modules.write_text(text)
+                recorded = _url_in(repo.git.config("--file", str(modules), "--list"), path)
+                url = submodule_url(lock.fork.url, recorded)
+                tree = repo.git.rev_parse(f"{commit}^{{tree}}")
+                date = datetime.datetime.fromisoformat(
+                    repo.git.show("--no-patch", "--format=%cI", commit)
+                )
+            with Repo.init(Path(folder) / "submodule") as repo:
+                repo.git.update_environment(GIT_TERMINAL_PROMPT="0", GIT_NO_REPLACE_OBJECTS="1")
+                repo.git.fetch(url, entry[2], depth=1, no_tags=True)
+                submodule_tree = repo.git.rev_parse(f"{entry[2]}^{{tree}}")
+        except GitCommandError as error:
+            raise _explain("fork", lock.fork.url, commit, str(error.stderr or error)) from None
+    return Upstream(tree, date, url, entry[2], submodule_tree)
 
 
 def _check_kernels(fork: Path, lock: Lock) -> None:

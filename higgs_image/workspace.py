@@ -43,7 +43,15 @@ class Workspace:
 
     @classmethod
     def default(cls) -> Workspace:
-        """Return the workspace of the real image."""
+        """Return the workspace of the real image; with HIGGS_STANDIN, of a stand-in.
+
+        HIGGS_STANDIN names the folder of one that was made (higgs_image/standin.py): so every task
+        can be tried on it. Its images say that they are a stand-in, and none is released.
+        """
+        if folder := os.environ.get("HIGGS_STANDIN"):
+            from higgs_image import standin
+
+            return standin.workspace_in(Path(folder))
         return cls(PROJECT / "build", PROJECT / "versions.lock", PROJECT / "docker" / "layers.toml")
 
     @property

@@ -16,10 +16,12 @@ def machine() -> None:
     """An engine and its tools: in CI they are installed, never skipped; else asked for."""
     in_ci = os.environ.get("CI") == "true"
     try:
-        report = engine.run(Workspace.default(), registry=True, dry_run=not in_ci)
+        report = engine.run(Workspace.default(), registry=True, signing=True, dry_run=not in_ci)
     except HiggsError as error:
         if in_ci:
             raise
         pytest.skip(f"{error.message} ({error.hint})")
     if report.changed and not in_ci:
-        pytest.skip(f"run ./inv engine --registry first, it would: {'; '.join(report.done)}")
+        pytest.skip(
+            f"run ./inv engine --registry --signing first, it would: {'; '.join(report.done)}"
+        )

@@ -56,7 +56,7 @@ class Context:
         server: the running container.
         folder: takes recordings.
         real: it runs on real weights, so the sound has a meaning.
-        voice: the voice to ask for.
+        voice: the voice to ask for; found out when it is first needed.
         spoken: the sound of each format that was answered well.
         memory_mb: the largest that was seen.
     """
@@ -64,7 +64,7 @@ class Context:
     server: Server
     folder: Path
     real: bool
-    voice: str = VOICE
+    voice: str = ""
     spoken: dict[str, Sound] = field(default_factory=dict)
     memory_mb: float = 0.0
 
@@ -107,12 +107,7 @@ def models(context: Context) -> Measured:
 
 def voices(context: Context) -> Measured:
     """GET /v1/audio/voices lists at least one voice; the further checks take one of them."""
-    names = _voices(context)
-    if not names:
-        raise Failed("/v1/audio/voices is empty")
-    if context.voice not in names:
-        context.voice = ([name for name in names if name != OWN_VOICE] or names)[0]
-    return {"voices": len(names), "taken": context.voice}
+    return {"voices": len(_voices(context)), "taken": _voice(context)}
 
 
 def speech(form: str) -> Callable[[Context], Measured]:
@@ -302,7 +297,17 @@ START = "start"
 
 
 def _request(context: Context) -> dict[str, Any]:
-    return {"model": MODEL, "voice": context.voice, "input": TEXT, "response_format": "wav"}
+    return {"model": MODEL, "voice": _voice(context), "input": TEXT, "response_format": "wav"}
+
+
+def _voice(context: Context) -> str:
+    if not context.voice:
+        names = _voices(context)
+        if not names:
+            raise Failed("/v1/audio/voices is empty")
+        others = [name for name in names if name != OWN_VOICE] or names
+        context.voice = VOICE if VOICE in names else others[0]
+    return context.voice
 
 
 def _speak(context: Context, **change: Any) -> Answer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +35,9 @@ MARK = LABEL + "smoke"
 """Label of every container of ours: `run`, or `keep` where that was asked for."""
 PLACE = LABEL + "smoke-folder"
 """Label that tells whose it is, by the checkout's build folder."""
+
+OWNER = LABEL + "smoke-owner"
+"""Label that tells which process started it: name of the machine, process, time of its start."""
 
 PORT = 8000
 TAIL = 40
@@ -90,9 +95,7 @@ class Setup:
         """Return what the engine's API is told besides image, environment and mounts."""
         from docker.types import DeviceRequest
 
-        options: dict[str, Any] = {
-            "labels": {MARK: "keep" if self.keep else "run", PLACE: str(self.place)}
-        }
+        options: dict[str, Any] = {"labels": labels(self.place, keep=self.keep)}
         if self.gpus:
             wanted = {"count": -1} if self.gpus == "all" else {"device_ids": self.gpus.split(",")}
             options["device_requests"] = [DeviceRequest(**wanted, capabilities=[["gpu"]])]
@@ -100,6 +103,29 @@ class Setup:
         if self.shm_size:
             options["shm_size"] = self.shm_size
         return options
+
+
+def labels(place: Path, *, keep: bool = False) -> dict[str, str]:
+    """Return the labels by which a container is known as this process's."""
+    return {
+        MARK: "keep" if keep else "run",
+        PLACE: str(place),
+        OWNER: f"{platform.node()} {os.getpid()} {_started(os.getpid())}",
+    }
+
+
+def _started(process: int) -> str:
+    """Return when a process of this machine started, in the kernel's ticks; empty if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _is_left(owner: str) -> bool:
+    """Whether a process of this machine is gone; of another machine nobody here can tell."""
+    node, _, rest = owner.partition(" ")
+    process, _, started = rest.partition(" ")
+    return node == platform.node() and process.isdigit() and _started(int(process)) != started
 
 
 class Server:
@@ -223,8 +249,6 @@ def created(setup: Setup, host: str | None) -> Iterator[DockerContainer]:
         setup: how it is to be started.
         host: the engine's address, as DOCKER_HOST has it.
     """
-    import os
-
     environment = os.environ | ({"DOCKER_HOST": host} if host else {})
     container = DockerContainer(
         setup.image,
@@ -248,9 +272,10 @@ def created(setup: Setup, host: str | None) -> Iterator[DockerContainer]:
 
 def remove_leftovers(client: DockerClient, place: Path) -> list[str]:
     """Remove what a killed run of the same checkout left; return the ids."""
-    found = client.containers.list(
+    known = client.containers.list(
         all=True, filters={"label": [f"{MARK}=run", f"{PLACE}={place}"]}, ignore_removed=True
     )
+    found = [container for container in known if _is_left(container.labels.get(OWNER, ""))]
     for container in found:
         log.info("smoke: removing %s, left by a run that was killed", container.short_id)
         container.remove(force=True, v=True)

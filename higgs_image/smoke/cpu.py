@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from higgs_image.errors import EngineError
 from higgs_image.hashing import tree_sha256
 from higgs_image.lock import Lock
-from higgs_image.smoke.container import MARK, PLACE
+from higgs_image.smoke.container import labels
 from higgs_image.workspace import Workspace, replace_folder
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _run(
                 str(folder): {"bind": WEIGHTS, "mode": "rw"},
             },
             user=f"{os.getuid()}:{os.getgid()}",
-            labels={MARK: "run", PLACE: str(workspace.build)},
+            labels=labels(workspace.build),
             network_mode="none",
             remove=True,
         )

@@ -12,7 +12,7 @@ import shutil
 import struct
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,7 @@ class Options:
         patience: seconds without a byte after which an answer counts as hanging.
         random_weights: give a container on a CPU the stand-in device and its weights. The small
             stand-in of the fork needs neither.
+        environment: more variables for the container.
     """
 
     image: str = ""
@@ -71,6 +72,7 @@ class Options:
     only: frozenset[str] = field(default_factory=frozenset)
     patience: float = 180.0
     random_weights: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
@@ -203,7 +205,7 @@ def _digest(reference: str, identity: str, known: list[str]) -> str | None:
     The containerd store's ids are such digests; the classic store knows only what it pulled.
     """
     name, _, digest = reference.rpartition("@")
-    if digest.startswith("sha256:") and (name or digest == identity):
+    if name and digest.startswith("sha256:"):
         return digest
     digests = [entry.rpartition("@")[2] for entry in known]
     if identity in digests:
@@ -272,7 +274,7 @@ def _setup(
     return Setup(
         image=reference,
         place=workspace.build,
-        environment=environment,
+        environment=environment | dict(options.environment),
         mounts=mounts,
         writable=frozenset(writable),
         gpus=options.gpus if kind == "gpu" else "",

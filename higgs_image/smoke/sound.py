@@ -168,13 +168,13 @@ def _decode(data: bytes, form: Format) -> Sound:
 
 
 def _walk_pcm(data: bytes) -> None:
-    if len(data) % 2:
-        raise BadSound(f"{len(data)} bytes are no whole number of samples")
     for magic in (b"RIFF", b"ID3", b"fLaC", b"OggS", b'{"'):
         if data.startswith(magic):
             raise BadSound(f"it begins with {magic!r} instead of samples")
     if b'{"error' in data[-4000:] or b'{"object"' in data[-4000:]:
         raise BadSound("it ends with JSON")
+    if len(data) % 2:
+        raise BadSound(f"{len(data)} bytes are no whole number of samples")
 
 
 def _wav_data(data: bytes) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 from invoke.tasks import task
 
-from higgs_image.tasks.output import output
+from higgs_image.tasks.output import JSON_HELP, output
 
 
 @task(
@@ -21,3 +21,25 @@ def test(_: Context, suite: list[str], match: str | None = None) -> None:
 
     with output():
         checks.run(suite, ["-k", match] if match else [])
+
+
+@task(help={"json": JSON_HELP})
+def workflows(_: Context, json: bool = False) -> None:
+    """Check .github/workflows with zizmor and actionlint."""
+    from higgs_image import workflows
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        done = workflows.check(Workspace.default().root)
+        out.result(done, "zizmor and actionlint found nothing")
+
+
+@task(help={"yes": "do it; without this it is only planned", "json": JSON_HELP})
+def free_disk(_: Context, yes: bool = False, json: bool = False) -> None:
+    """Make room on a runner of GitHub Actions."""
+    from higgs_image import free_disk
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        done = free_disk.free(Workspace.default().root, dry_run=not yes)
+        out.result(done, done.text())

@@ -35,15 +35,24 @@ def doctor(c: Context, registry: str | None = None, json: bool = False) -> None:
 @task(
     help={
         "registry": "also install what the demonstration needs: docker-registry and mmdebstrap",
+        "signing": "also install cosign, which signs images and checks signatures",
         "dry_run": "say what would be done, and do nothing",
         "json": JSON_HELP,
     }
 )
-def engine(_: Context, registry: bool = False, dry_run: bool = False, json: bool = False) -> None:
+def engine(
+    _: Context,
+    registry: bool = False,
+    signing: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
     """Install and start what is missing for a build, on Debian as root."""
     from higgs_image import engine as engines
     from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        report = engines.run(Workspace.default(), registry=registry, dry_run=dry_run)
+        report = engines.run(
+            Workspace.default(), registry=registry, signing=signing, dry_run=dry_run
+        )
         out.result(report, report.text())

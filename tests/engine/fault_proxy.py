@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-CODES = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
+CODES = {
+    401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOOMANYREQUESTS",
+}  # fmt: skip
 """What registries name these errors (OCI distribution specification)."""
 
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}
@@ -24,7 +26,8 @@ class Fault:
     Attributes:
         method: of the request; a regular expression.
         path: a regular expression that is searched for in the path.
-        status: answer with this status; 0: reset the connection (after half of the body).
+        status: answer with this status; 0: reset the connection (after half of the body);
+            -1: pass on (after the delay).
         times: how often; later requests pass.
         headers: of the answer.
     """
@@ -35,6 +38,7 @@ class Fault:
     times: int = 1_000_000
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    body: bytes | None = None
     seen: int = 0
 
 
@@ -88,7 +92,7 @@ class FaultProxy:
         method, path = handler.command, handler.path
         length = int(handler.headers.get("Content-Length") or 0)
         fault = self._fault(method, path)
-        if fault and fault.delay:
+        if fault and fault.delay:  # seconds
             threading.Event().wait(fault.delay)
         if fault and fault.status == 0:
             handler.rfile.read(length // 2)
@@ -100,9 +104,10 @@ class FaultProxy:
         body = self._body(handler, length)
         with self._lock:
             self.requests.append((method, path, len(body)))
-        if fault and fault.status:
+        if fault and fault.status > 0:
             code = CODES.get(fault.status, "UNKNOWN")
             text = f'{{"errors":[{{"code":"{code}","message":"injected"}}]}}'.encode()
+            text = text if fault.body is None else fault.body
             handler.send_response(fault.status)
             for name, value in fault.headers.items():
                 handler.send_header(name, value)

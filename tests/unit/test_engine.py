@@ -309,6 +309,7 @@ def test_an_old_docker_that_does_not_run_is_replaced_with_its_client() -> None:
 
 
 def test_registry_is_an_extra_and_of_the_own_release() -> None:
+    assert engine.plan(READY, signing=True).packages == ("cosign/trixie",)
     assert engine.plan(READY, registry=True).packages == ("docker-registry", "mmdebstrap")
     assert engine.plan(but(READY, registry=True, mmdebstrap=True), registry=True) == engine.Plan()
 

@@ -349,7 +349,7 @@ def test_attempts_wait_longer_each_time(
     monkeypatch.setattr(registry.time, "sleep", waits.append)
     tries = 0
     with pytest.raises(RegistryUnavailableError, match="away"):
-        for attempt in registry._attempts("push"):
+        for attempt in registry.attempts("push"):
             with attempt:
                 tries += 1
                 raise RegistryUnavailableError("away")
@@ -365,7 +365,7 @@ def test_definitive_errors_end_at_once(
     monkeypatch.setattr(registry.time, "sleep", lambda _: pytest.fail("waited"))
     tries = 0
     with pytest.raises(type(error)):
-        for attempt in registry._attempts("push"):
+        for attempt in registry.attempts("push"):
             with attempt:
                 tries += 1
                 raise error
@@ -375,7 +375,7 @@ def test_definitive_errors_end_at_once(
 def test_success_ends_the_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.time, "sleep", lambda _: None)
     results = []
-    for attempt in registry._attempts("push"):
+    for attempt in registry.attempts("push"):
         with attempt:
             results.append(len(results))
             if len(results) < 3:

@@ -182,6 +182,12 @@ def test_text_and_utterances_in_any_order() -> None:
     assert values(pcm) == {5: 30, 6: 40}
 
 
+def test_an_utterance_is_complete_as_soon_as_text_follows() -> None:
+    outputs = [Output("", [row]) for row in utterance(30, 5)]
+    _, pcm = run(choice(), *outputs, Output("so"))
+    assert values(pcm) == {5: 30}
+
+
 def test_outputs_that_came_together_are_told_apart() -> None:
     """The engine puts outputs together when the reader is slow: text and rows lose their order."""
     rows = utterance(30, 5) + utterance(40, 6)
@@ -307,6 +313,14 @@ def test_a_stream() -> None:
     assert values(pcm) == {7: 60}
     assert all(len(sound["data"]) <= 64_000 for sound in sounds)
     assert every[-3]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_events_are_never_longer_than_a_second_of_sound() -> None:
+    every = events(Result([Output("", utterance(200, 7), finish_reason="stop")], finished=True))
+    sounds = [event["choices"][0]["delta"].get("audio") for event in every[:-1]]
+    data = [base64.b64decode(sound["data"]) for sound in sounds if sound]
+    assert values(b"".join(data)) == {7: 200}
+    assert max(map(len, data)) == 48_000
 
 
 def test_an_error_in_a_stream_is_an_event_and_the_last_one() -> None:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +27,14 @@ LARGEST_BODY = 1_000_000
 LONGEST_TEXT = 4_096
 MODEL = "higgs-audio-v2"
 
+SLOWEST, FASTEST = 0.25, 4.0
+HEADER = 44
+"""Bytes before the samples of a WAV file."""
+PIECE, PAUSE = 24_000, 0.02
+"""PCM comes in pieces of half a second, in bytes, with a pause in seconds after each."""
+
 Speak = Callable[[str], bytes]
+Encoders = Mapping[str, tuple[str, Callable[[bytes], bytes]]]
 
 
 class BadRequest(Exception):
@@ -42,6 +50,7 @@ class Server(ThreadingHTTPServer):
         voices: name to transcript.
         version: what /version answers.
         model: the name that /v1/models answers.
+        encoders: formats besides wav: Content-Type, and what makes a file of samples.
     """
 
     daemon_threads = True
@@ -54,9 +63,11 @@ class Server(ThreadingHTTPServer):
         voices: Mapping[str, str],
         version: Mapping[str, str],
         model: str = MODEL,
+        encoders: Encoders | None = None,
     ) -> None:
         super().__init__(address, Handler)
         self.speak, self.voices, self.version, self.model = speak, voices, version, model
+        self.encoders = dict(encoders or {})
         self.draining, self.running = False, 0
         self._changed = threading.Condition()
 
@@ -119,7 +130,8 @@ class Handler(BaseHTTPRequestHandler):
             if self.path.partition("?")[0] != "/v1/audio/speech":
                 self._error(404, f"there is no {self.path}")
                 return
-            self._send(200, self.server.speak(self._text(body)), "audio/wav")
+            text, form = self._request(body)
+            self._speech(self.server.speak(text), form)
         except BadRequest as error:
             self._error(400, str(error))
         finally:
@@ -135,7 +147,27 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest(f"Content-Length must be between 0 and {LARGEST_BODY}")
         return self.rfile.read(length)
 
-    def _text(self, body: bytes) -> str:
+    def _speech(self, wav: bytes, form: str) -> None:
+        """Send a sound in a format; raw samples come in pieces."""
+        if form == "wav":
+            self._send(200, wav, "audio/wav")
+            return
+        kind, encode = self.server.encoders[form]
+        if form != "pcm":
+            self._send(200, encode(wav[HEADER:]), kind)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for start in range(HEADER, len(wav), PIECE):
+            piece = wav[start : start + PIECE]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            time.sleep(PAUSE)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _request(self, body: bytes) -> tuple[str, str]:
+        """Return text and format of a request for speech."""
         try:
             request = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -149,10 +181,15 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest(f"input has {len(text)} characters, {LONGEST_TEXT} are the most")
         if not isinstance(voice, str) or voice not in self.server.voices:
             raise BadRequest(f"voice {voice!r} is unknown; there are {sorted(self.server.voices)}")
-        wanted = request.get("response_format", "wav")
-        if wanted != "wav":
-            raise BadRequest(f"response_format {wanted!r} is unknown; the stand-in has wav only")
-        return text
+        known = ["wav", *self.server.encoders]
+        form, speed = request.get("response_format", "wav"), request.get("speed", 1.0)
+        if form not in known:
+            raise BadRequest(f"response_format {form!r} is unknown; there are {known}")
+        if not isinstance(speed, int | float) or not SLOWEST <= speed <= FASTEST:
+            raise BadRequest(f"speed must be between {SLOWEST} and {FASTEST}")
+        if (model := request.get("model", self.server.model)) != self.server.model:
+            raise BadRequest(f"model {model!r} is unknown; there is {self.server.model!r}")
+        return text, form
 
     def _json(self, status: int, value: dict[str, Any]) -> None:
         self._send(status, json.dumps(value).encode(), "application/json")
@@ -190,6 +227,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 (as the real server)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", default=MODEL)
+    parser.add_argument("--voice-presets-dir", type=Path)
     return parser.parse_known_args(arguments)[0]
 
 
@@ -198,6 +236,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     # One thing from each layer of the image: wheel, fork, submodule, packages.
     tone = importlib.import_module("boson_multimodal.audio_processing.tone")
+    files = importlib.import_module("boson_multimodal.audio_processing.files")
     version = {
         "version": importlib.metadata.version("vllm"),
         "origin": importlib.import_module("vllm.origin").ORIGIN,
@@ -207,8 +246,10 @@ def main(arguments: list[str]) -> int:
         importlib.import_module(package)
         version[package] = importlib.metadata.version(package)
     voices = load_voices(Path(__file__).with_name("voice_presets"))
-    address = (options.host, options.port)
-    with Server(address, tone.speak, voices, version, options.served_model_name) as server:
+    if options.voice_presets_dir:
+        voices |= load_voices(options.voice_presets_dir)
+    address, name = (options.host, options.port), options.served_model_name
+    with Server(address, tone.speak, voices, version, name, files.ENCODERS) as server:
 
         def end(*_: object) -> None:
             threading.Thread(target=server.shutdown).start()  # it waits for serve_forever to end

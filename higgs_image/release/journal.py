@@ -1,0 +1,360 @@
+"""The journal: what happened to a repository's images, kept beside them in the same registry.
+
+Each record is an OCI artifact under a tag of its own, which is written once:
+
+    journal-20261124T120000123456Z-promote-4f2a9c1-0c1d2e
+            time (UTC)             event   digest  random
+
+A record that announces the move of a tag is followed by one more, which says how it ended
+(`...-0c1d2e.done`). So the list of tags alone shows what is under way. A copy of everything that
+this machine wrote is appended to `build/journal/`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from higgs_image.checkout import Actor
+from higgs_image.errors import RegistryError
+from higgs_image.release.repository import Artifact, Repository
+
+log = logging.getLogger(__name__)
+
+KIND = "application/vnd.higgs-image.journal.v1+json"
+RECORD = "org.higgs-image.record"
+DESCRIPTION = "org.opencontainers.image.description"
+
+_TAG = re.compile(
+    r"journal-(?P<time>\d{8}T\d{12}Z)-(?P<event>[a-z]+)-(?P<digest>[0-9a-f]{7})-(?P<id>[0-9a-f]{6})"
+    r"(?:\.(?P<outcome>[a-z]+))?"
+)
+
+DONE, LOST, ABANDONED = "done", "lost", "abandoned"
+
+
+class Push(msgspec.Struct, frozen=True, omit_defaults=True, tag="push", tag_field="event"):
+    """An image was pushed under its immutable tag.
+
+    Attributes:
+        digest: of the image manifest.
+        at: when, UTC.
+        by: who.
+        tag: the immutable tag.
+        compression: gzip or zstd.
+        lock_sha256: hash of the versions.lock that it was built from.
+        commit: of the project's checkout when it was built; None without git.
+        clean: that checkout was what the commit says.
+        url: of the project's repository.
+        size: compressed size of all layers in bytes.
+    """
+
+    digest: str
+    at: datetime.datetime
+    by: Actor
+    tag: str
+    compression: str
+    lock_sha256: str
+    commit: str | None
+    clean: bool
+    size: int
+    url: str | None = None
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        commit = f"commit {self.commit[:7]}" if self.commit else "no known commit"
+        state = "" if self.clean else ", with changes that are in no commit"
+        return f"pushed as {self.tag}, built from {commit}{state}, {self.size / 1e6:.0f} MB"
+
+
+class Smoke(msgspec.Struct, frozen=True, omit_defaults=True, tag="smoke", tag_field="event"):
+    """A smoke test of an image ended with a verdict.
+
+    Attributes:
+        device_class: what it ran on: cpu or gpu.
+        device: that device's name.
+        verdict: pass, fail or inconclusive.
+        seconds: how long it took.
+        figures: what was measured, by name.
+        summary: one line.
+    """
+
+    digest: str
+    at: datetime.datetime
+    by: Actor
+    device_class: str
+    verdict: str
+    device: str = ""
+    seconds: float = 0.0
+    figures: dict[str, float] = {}
+    summary: str = ""
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        on = f"{self.device_class} ({self.device})" if self.device else self.device_class
+        more = f": {self.summary}" if self.summary else ""
+        return f"smoke test on {on}: {self.verdict}{more}"
+
+
+class _Move(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A moving tag is to name another image.
+
+    Attributes:
+        digest: what it shall name.
+        moving: the tag.
+        previous: what it named before; None if it did not exist.
+        immutable: the immutable tag of the image.
+        lock_sha256: hash of the versions.lock that the image was built from.
+        reason: why, in the words of the one who does it.
+        forced: what would have been refused without --force.
+        rehearsal: it happened in a registry on loopback, where less is asked for.
+        evidence: tags of the records that it relies on.
+    """
+
+    digest: str
+    at: datetime.datetime
+    by: Actor
+    moving: str
+    previous: str | None
+    immutable: str = ""
+    lock_sha256: str = ""
+    reason: str = ""
+    forced: list[str] = []
+    rehearsal: bool = False
+    evidence: list[str] = []
+
+    def _words(self, what: str) -> str:
+        before = f", before: {self.previous[7:19]}" if self.previous else ", for the first time"
+        notes = [f"reason: {self.reason}"] if self.reason else []
+        notes += [f"FORCED although {'; '.join(self.forced)}"] if self.forced else []
+        notes += ["a rehearsal, not a release"] if self.rehearsal else []
+        image = self.immutable or self.digest[7:19]
+        return "; ".join([f"{what} {self.moving} to {image}{before}", *notes])
+
+
+class Promote(_Move, frozen=True, omit_defaults=True, tag="promote", tag_field="event"):
+    """A tested image gets a moving tag."""
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        return self._words("promotes")
+
+
+class Rollback(_Move, frozen=True, omit_defaults=True, tag="rollback", tag_field="event"):
+    """A moving tag goes back to an image that it named before."""
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        return self._words("rolls back")
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, tag="outcome", tag_field="event"):
+    """How the move that an earlier record announced ended.
+
+    Attributes:
+        of: tag of that record.
+        outcome: done, lost (another one came first) or abandoned (its process ended half-way).
+        why: in plain words.
+    """
+
+    digest: str
+    at: datetime.datetime
+    by: Actor
+    of: str
+    outcome: str
+    why: str = ""
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        return f"{self.outcome}{': ' + self.why if self.why else ''}"
+
+
+Move = Promote | Rollback
+Record = Push | Smoke | Promote | Rollback | Outcome
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A record and where it lies.
+
+    Attributes:
+        tag: under which it was written; sorts by time.
+        record: what it says.
+        outcome: of a move: done, lost or abandoned; None while it is under way.
+    """
+
+    tag: str
+    record: Record
+    outcome: str | None = None
+
+    def text(self) -> str:
+        """Return one line for a person."""
+        record = self.record
+        end = f" [{self.outcome or 'under way'}]" if isinstance(record, Promote | Rollback) else ""
+        when = f"{record.at:%Y-%m-%d %H:%M:%S}"
+        return f"{when}  {record.digest[7:19]}  {record.words()}{end}  by {record.by.words()}"
+
+
+def now() -> datetime.datetime:
+    """Return the time of a record."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def tag_for(record: Record) -> str:
+    """Return the tag under which a record is written."""
+    if isinstance(record, Outcome):
+        return f"{record.of}.{record.outcome}"
+    event = record.__struct_config__.tag
+    when = record.at.astimezone(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
+    return f"journal-{when}Z-{event}-{record.digest[7:14]}-{secrets.token_hex(3)}"
+
+
+def is_record(tag: str) -> bool:
+    """Tell whether a tag is one of the journal's."""
+    return _TAG.fullmatch(tag) is not None
+
+
+def event_of(tag: str) -> str:
+    """Return the event in a record's tag; empty for any other tag and for outcomes."""
+    match = _TAG.fullmatch(tag)
+    return match["event"] if match and not match["outcome"] else ""
+
+
+def outcomes(tags: Iterable[str]) -> dict[str, str | None]:
+    """Return each announced move in a list of tags with its outcome; None: it is under way."""
+    there = set(tags)
+    found: dict[str, str | None] = {}
+    for tag in sorted(there):
+        if event_of(tag) in ("promote", "rollback"):
+            ends = [x for x in (DONE, LOST, ABANDONED) if f"{tag}.{x}" in there]
+            found[tag] = ends[0] if ends else None
+    return found
+
+
+class Journal:
+    """The journal of one repository.
+
+    Args:
+        repository: where it lies.
+        folder: receives the copy of what is written; None: no copy.
+    """
+
+    def __init__(self, repository: Repository, folder: Path | None = None) -> None:
+        self.repository = repository
+        self._folder = folder
+        self._known: dict[str, Record] = {}  # a record is written once
+
+    def write(
+        self,
+        record: Record,
+        files: Mapping[str, tuple[bytes, str]] | None = None,
+        tag: str | None = None,
+    ) -> Entry:
+        """Write a record with its evidence; it is read back before this returns.
+
+        Args:
+            record: what happened.
+            files: evidence: name to content and media type.
+            tag: from `tag_for`, if it has to be known before.
+        """
+        tag = tag or tag_for(record)
+        annotations = {RECORD: msgspec.json.encode(record).decode(), DESCRIPTION: record.words()}
+        self.repository.put(tag, Artifact(KIND, annotations, files or {}))
+        self._copy(tag, record)
+        log.info("journal: %s", record.words())
+        return Entry(tag, record)
+
+    def read(self, wanted: Callable[[str], bool] = lambda _: True) -> list[Entry]:
+        """Return the records, oldest first; outcomes are joined to what they belong to.
+
+        Args:
+            wanted: decides by the tag alone which are fetched.
+        """
+        tags = self.repository.tags()
+        ends = outcomes(tags)
+        chosen = [tag for tag in tags if event_of(tag) and wanted(tag)]
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            records = list(pool.map(self.record, chosen))
+        return [
+            Entry(tag, record, ends.get(tag)) for tag, record in zip(chosen, records, strict=True)
+        ]
+
+    def record(self, tag: str) -> Record:
+        """Return one record.
+
+        Raises:
+            RegistryError: it is gone, or is none.
+        """
+        if tag in self._known:
+            return self._known[tag]
+        manifest = self.repository.manifest(tag) or {}
+        try:
+            self._known[tag] = decode(manifest["annotations"][RECORD])
+            return self._known[tag]
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise RegistryError(
+                f"{self.repository.reference(tag)} is no record of the journal: {error}",
+                "somebody else wrote that tag, or a newer version did: update the project, or "
+                "delete the tag",
+            ) from None
+
+    def of(self, digest: str) -> list[Entry]:
+        """Return the records of one image."""
+        found = self.read(lambda tag: f"-{digest[7:14]}-" in tag)
+        return [entry for entry in found if entry.record.digest == digest]
+
+    def _copy(self, tag: str, record: Record) -> None:
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^\w.-]+", "_", self.repository.name)
+        line = {
+            "repository": self.repository.name,
+            "tag": tag,
+            "record": msgspec.to_builtins(record),
+        }
+        with (self._folder / f"{name}.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def decode(text: str | bytes) -> Record:
+    """Decode a record."""
+    found: Any = msgspec.json.decode(text, type=Record)
+    return found  # type: ignore[no-any-return]
+
+
+def promoted(entries: Iterable[Entry], moving: str) -> list[Entry]:
+    """Return the moves of a tag that took place, oldest first."""
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry.record, Promote | Rollback)
+        and entry.record.moving == moving
+        and entry.outcome == DONE
+    ]
+
+
+def stack(moves: Iterable[Entry]) -> list[str]:
+    """Return the digests that a rollback can go back through; the last one is in force.
+
+    A promotion lays a digest on top; a rollback takes off everything above the one it went to.
+    """
+    found: list[str] = []
+    for entry in moves:
+        record = entry.record
+        if isinstance(record, Rollback) and record.digest in found:
+            while found[-1] != record.digest:
+                found.pop()
+        elif not found or found[-1] != record.digest:
+            found.append(record.digest)
+    return found

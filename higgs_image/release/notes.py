@@ -1,0 +1,154 @@
+"""Release notes and manifest: what is in a release, what changed, and how to get it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from higgs_image.release import sbom
+from higgs_image.release.evidence import figures
+from higgs_image.release.journal import Promote, Push
+from higgs_image.release.policy import Known
+from higgs_image.release.push import LOCK, SBOM
+from higgs_image.render import LABEL
+
+NOTES, MANIFEST = "release-notes.md", "release.json"
+
+TEMPLATE = Path(__file__).with_name("notes.md.j2")
+"""Beside this module and not below templates/, which is part of the lock's hash: how the notes
+read must not change an image's tag."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One image, as the notes describe it.
+
+    Attributes:
+        digest: of the image.
+        push: the record of its push.
+        layers: name and compressed size in bytes, from the base upwards.
+        lock: the decoded versions.lock that it was built from.
+        versions: name to version of everything in it.
+    """
+
+    digest: str
+    push: Push | None
+    layers: list[tuple[str, int]] = field(default_factory=list)
+    lock: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Compressed size of all layers in bytes."""
+        return sum(size for _, size in self.layers)
+
+
+def release(
+    digest: str,
+    push: Push | None,
+    layers: list[tuple[str, int]],
+    files: Mapping[str, bytes],
+) -> Release:
+    """Join what is known of an image.
+
+    Args:
+        digest: of the image.
+        push: the record of its push.
+        layers: name and compressed size.
+        files: those that are kept with that record.
+    """
+    lock = tomllib.loads(files[LOCK].decode()) if LOCK in files else {}
+    versions = sbom.versions(files[SBOM]) if SBOM in files else {}
+    return Release(digest, push, layers, lock, versions)
+
+
+def pins(lock: Mapping[str, Any]) -> dict[str, str]:
+    """Return the pins of a lock, by name, as a person reads them."""
+    if not lock:
+        return {}
+    found = {
+        "fork": f"{lock['fork']['url']} at {lock['fork']['commit'][:12]}",
+        "submodule": f"{lock['submodule']['url']} at {lock['submodule']['commit'][:12]}",
+        "vllm": f"{lock['vllm']['ref']}, {lock['wheel']['filename']}",
+        "base": f"{lock['base']['image']} {lock['base']['digest'][:19]}",
+        "python": f"{lock['python']['version']}, packages "
+        f"{lock['python']['requirements_sha256'][:12]}",
+    }
+    for entry in lock["weights"]:
+        revision = entry.get("revision", "not pinned")
+        found[f"weights, {entry['role']}"] = f"{entry['repo']} at {revision[:12]}"
+    return found
+
+
+def document(
+    repository: str, record: Promote, known: Known, new: Release, old: Release | None
+) -> dict[str, Any]:
+    """Return the manifest of a release: everything that the notes say, for programs."""
+    before = pins(old.lock) if old else {}
+    smokes = [
+        {
+            "device": f"{x.device.kind} ({x.device.name})",
+            "verdict": x.verdict,
+            "seconds": round(x.seconds, 1),
+            "figures": figures(x),
+        }
+        for x in known.smokes
+    ]
+    return {
+        "schema": 1,
+        "repository": repository,
+        "moving": record.moving,
+        "tag": record.immutable,
+        "digest": new.digest,
+        "lock_sha256": record.lock_sha256,
+        "commit": new.push.commit if new.push else None,
+        "project": new.push.url if new.push else None,
+        "pins": pins(new.lock),
+        "pins_changed": {
+            name: {"from": before.get(name), "to": value}
+            for name, value in pins(new.lock).items()
+            if before and before.get(name) != value
+        },
+        "patches": known.labels.get(LABEL + "patches", "").split(),
+        "size": new.size,
+        "layers": [{"name": name, "size": size} for name, size in new.layers],
+        "packages": len(new.versions),
+        "smoke": smokes,
+        "forced": list(record.forced),
+        "reason": record.reason,
+        "rehearsal": record.rehearsal,
+        "previous": {
+            "digest": old.digest,
+            "tag": old.push.tag if old.push else "",
+            "size": old.size,
+            "package_changes": sbom.changes(old.versions, new.versions)
+            if old.versions and new.versions
+            else None,
+        }
+        if old
+        else None,
+    }
+
+
+def render(manifest: Mapping[str, Any]) -> str:
+    """Return the release notes as Markdown."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (Markdown, not HTML)
+    )
+    environment.filters["megabytes"] = lambda size: f"{size / 1e6:.1f} MB"
+    return environment.from_string(TEMPLATE.read_text()).render(manifest)
+
+
+def encode(manifest: Mapping[str, Any]) -> bytes:
+    """Return the manifest as JSON."""
+    return json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"

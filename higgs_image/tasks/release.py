@@ -1,0 +1,311 @@
+"""Releasing: release, promote, rollback, history, record, verify, cleanup."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+
+_REGISTRY = {
+    "registry": "registry and path (default: REGISTRY, then invoke.yaml)",
+    "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
+    "json": JSON_HELP,
+}
+_CONDITIONS = {
+    "device_class": "gpu or cpu: on which the smoke test must have passed (default: DEVICE_CLASS, "
+    "then invoke.yaml)",
+    "force": "go over what is refused; needs --reason, and both are written down",
+    "reason": "why; written to the journal",
+    "rehearsal": "for a registry on loopback: also a stand-in, or a build on another base",
+}
+_DRY_RUN = "say what would be done, and do nothing"
+
+
+def _target(c: Context, registry: str | None, name: str | None) -> str:
+    from higgs_image import registry as registries
+    from higgs_image.errors import UsageError
+
+    found = setting(c, "registry", registry)
+    if not found:
+        raise UsageError(
+            "no registry is set", "REGISTRY=ghcr.io/your-org, or --registry, or invoke.yaml"
+        )
+    # Registries know lower case only; the name of a GitHub account may have capitals.
+    return registries.repository(found.lower(), setting(c, "image_name", name))
+
+
+@task(help={
+    "compression": "gzip, or zstd (moves custom-zstd)",
+    "base_image": "build on another base: only in a rehearsal",
+    "extra_ca": "PEM file with CA certificates that the build must trust: only in a rehearsal",
+    "promote": "move the tag at the end (default: yes)",
+    "smoke": "test the pushed image on this machine (default: yes); else another machine does it, "
+    "with invoke smoke and invoke record",
+    "dry_run": _DRY_RUN,
+} | _CONDITIONS | _REGISTRY)  # fmt: skip
+def release(
+    c: Context,
+    registry: str | None = None,
+    name: str | None = None,
+    compression: str | None = None,
+    base_image: str | None = None,
+    extra_ca: str | None = None,
+    promote: bool = True,
+    smoke: bool = True,
+    device_class: str | None = None,
+    force: bool = False,
+    reason: str = "",
+    rehearsal: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build, push, sign, smoke-test and promote; what is done already is skipped."""
+    from higgs_image.release import promote as promotions
+    from higgs_image.release import run
+    from higgs_image.render import Overrides
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        request = run.Request(
+            workspace=Workspace.default(),
+            target=_target(c, registry, name),
+            compression=setting(c, "compression", compression),
+            overrides=Overrides(
+                setting(c, "base_image", base_image) or None,
+                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+            ),
+            conditions=promotions.Request(
+                setting(c, "device_class", device_class), force, reason, rehearsal
+            ),
+            promote=promote,
+        )
+        if dry_run:
+            text = run.plan(request)
+            out.result({"plan": text.splitlines()[1:]}, text)
+        else:
+            report = run.run(request, run.smoke_here(request.workspace) if smoke else None)
+            out.result(report, report.text())
+
+
+@task(
+    positional=["digest"],
+    help={"digest": "digest or immutable tag of a pushed image", "dry_run": _DRY_RUN}
+    | _CONDITIONS
+    | _REGISTRY,
+)
+def promote(
+    c: Context,
+    digest: str,
+    registry: str | None = None,
+    name: str | None = None,
+    device_class: str | None = None,
+    force: bool = False,
+    reason: str = "",
+    rehearsal: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Let the moving tag name a tested image, by its digest."""
+    from higgs_image.release import promote as promotions
+    from higgs_image.release import run
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        workspace = Workspace.default()
+        history = Journal(repository, workspace.build / "journal")
+        conditions = promotions.Request(
+            setting(c, "device_class", device_class), force, reason, rehearsal
+        )
+        if dry_run:
+            plan = promotions.plan_promotion(repository, history, digest, conditions)
+            out.result({"plan": plan}, plan.text())
+        else:
+            moved, notes = run.promote_with_notes(
+                repository, history, digest, conditions, workspace
+            )
+            out.result({"moved": moved, "notes": notes}, f"{moved.text()}\nnotes: {notes}")
+
+
+@task(help={
+    "reason": "why; written to the journal",
+    "to": "digest to go back to (default: the one before the present one)",
+    "moving": "the tag (default: custom)",
+    "yes": "do it; without this it is only planned",
+} | _REGISTRY)  # fmt: skip
+def rollback(
+    c: Context,
+    registry: str | None = None,
+    name: str | None = None,
+    reason: str = "",
+    to: str | None = None,
+    moving: str = "custom",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Let the moving tag name an image again that it named before."""
+    from higgs_image.release import promote as promotions
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        history = Journal(repository, Workspace.default().build / "journal")
+        if yes:
+            promotions.settle(repository, history)
+        plan = promotions.plan_rollback(repository, history, reason, moving, to or None)
+        if yes:
+            moved = promotions.apply(repository, history, plan)
+            out.result({"moved": moved}, moved.text())
+        else:
+            out.result({"plan": plan}, f"{plan.text()}\ndo it with --yes")
+
+
+@task(help=_REGISTRY)
+def history(
+    c: Context, registry: str | None = None, name: str | None = None, json: bool = False
+) -> None:
+    """Show what happened to the images: pushes, smoke tests, promotions, rollbacks."""
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        entries = Journal(repository).read()
+        text = "\n".join(entry.text() for entry in entries) or "nothing is recorded"
+        out.result({"entries": entries}, text)
+
+
+@task(
+    positional=["digest"],
+    help={
+        "digest": "digest or immutable tag of a pushed image",
+        "file": "record of a smoke test that was made elsewhere (default: test it here)",
+        "device_class": "gpu or cpu: what to test it on (default: DEVICE_CLASS, then invoke.yaml)",
+    }
+    | _REGISTRY,
+)
+def record(
+    c: Context,
+    digest: str,
+    file: str | None = None,
+    device_class: str | None = None,
+    registry: str | None = None,
+    name: str | None = None,
+    json: bool = False,
+) -> None:
+    """Smoke-test a pushed image by its digest, and write the verdict to the journal."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
+    from higgs_image.release import run
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        workspace = Workspace.default()
+        entry, verdict = run.record(
+            repository,
+            Journal(repository, workspace.build / "journal"),
+            digest,
+            setting(c, "device_class", device_class),
+            run.smoke_here(workspace),
+            existing_file(file, "--file"),
+        )
+        out.result({"entry": entry}, entry.text())
+    sys.exit(SMOKE_EXIT_CODES[verdict])
+
+
+@task(
+    positional=["image"],
+    help={
+        "image": "digest or tag; the moving tag by default",
+        "key": "public key of cosign whose signature is believed",
+        "identity": "regular expression of the workflow whose signature is believed",
+        "layers": "also fetch the image and compare its layers with its list of packages",
+        "rebuild": "also build the lock again and compare the digests",
+        "device_class": _CONDITIONS["device_class"],
+        "base_image": "build on another base, for --rebuild",
+        "extra_ca": "PEM file with CA certificates that the build must trust, for --rebuild",
+    }
+    | _REGISTRY,
+)
+def verify(
+    c: Context,
+    image: str = "custom",
+    registry: str | None = None,
+    name: str | None = None,
+    key: str | None = None,
+    identity: str = "",
+    layers: bool = False,
+    rebuild: bool = False,
+    device_class: str | None = None,
+    base_image: str | None = None,
+    extra_ca: str | None = None,
+    json: bool = False,
+) -> None:
+    """Say what is proven of an image: origin, contents, signature, tests; and what is not."""
+    from higgs_image import lock as locks
+    from higgs_image.errors import VerificationError
+    from higgs_image.release import signature, verify
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+    from higgs_image.render import Overrides
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        workspace = Workspace.default()
+        public = existing_file(key, "--key")
+        trust = signature.Trust(public, identity) if public or identity else None
+        done = verify.verify(
+            repository, Journal(repository), image, locks.load(workspace.lock_file), trust,
+            setting(c, "device_class", device_class), layers=layers,
+        )  # fmt: skip
+        compared = None
+        if rebuild:
+            overrides = Overrides(
+                setting(c, "base_image", base_image) or None,
+                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
+            )
+            compared = verify.rebuild(repository, done, workspace, overrides)
+        text = "\n".join(x.text() for x in (done, compared) if x)
+        wrong = [x.check for x in done.failed]
+        wrong += ["rebuild"] if compared and not compared.same else []
+        out.result({"ok": not wrong, "verification": done, "rebuild": compared}, text)
+    sys.exit(VerificationError.exit_code if wrong else 0)
+
+
+@task(
+    iterable=["pins"],
+    help={
+        "keep": "how many of the newest images stay",
+        "pins": "file whose digests and tags stay; can be given several times",
+        "yes": "do it; without this it is only planned",
+    }
+    | _REGISTRY,
+)
+def cleanup(
+    c: Context,
+    pins: list[str],
+    keep: int = 10,
+    registry: str | None = None,
+    name: str | None = None,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Delete old images: not what was promoted, is pinned, or is among the newest."""
+    from higgs_image.release import cleanup as cleanups
+    from higgs_image.release.journal import Journal
+    from higgs_image.release.repository import open_repository
+
+    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+        store = cleanups.store_of(repository)
+        plan = cleanups.look(
+            repository, Journal(repository), store, keep, cleanups.pins_in(map(Path, pins))
+        )
+        done = cleanups.apply(repository, store, plan) if yes else []
+        title = "deleted:" if yes else "would do (do it with --yes):"
+        out.result({"plan": plan, "deleted": done}, f"{title}\n{plan.text()}")

@@ -1,0 +1,62 @@
+"""A cleanup of a real registry, which deletes by digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from higgs_image.errors import PromotionConflictError
+from higgs_image.release import cleanup, journal
+from higgs_image.release.journal import Journal, Promote
+from higgs_image.release.repository import Artifact, Repository
+
+from .conftest import Release
+
+pytestmark = pytest.mark.engine
+
+
+def test_old_images_go_with_what_is_about_them(
+    release: Release, repository: Repository, tmp_path: Path
+) -> None:
+    tags = [f"2026010{number}-abcdef0-000000{number}" for number in range(6)]
+    digests = [release.push(str(number), tag=tag) for number, tag in enumerate(tags)]
+    release.promote(digests[0])
+    release.promote(digests[1])  # so 0 and 1 stay
+    for number in (0, 2):  # the same content: one manifest with two tags
+        repository.put(f"sha256-{digests[number][7:]}.sig", Artifact("x", {"a": "b"}, {}))
+    repository.put(f"sha256-{digests[2][7:]}.att", Artifact("y", {}, {}))
+    pins = tmp_path / "pins"
+    pins.write_text(f"{digests[3]}\n")
+
+    history, store = Journal(repository), cleanup.store_of(repository)
+    before = repository.tags()
+    plan = cleanup.look(repository, history, store, 1, cleanup.pins_in([pins]))
+    assert repository.tags() == before, "a plan changes nothing"
+    assert [x.tags for x in plan.delete] == [
+        (tags[2],), (tags[4],), (f"sha256-{digests[2][7:]}.att",),
+    ]  # fmt: skip
+    cleanup.apply(repository, store, plan)
+    after = repository.tags()
+    assert set(before) - set(after) == {tags[2], tags[4], f"sha256-{digests[2][7:]}.att"}
+    for number in (0, 1, 3, 5):
+        assert repository.digest(digests[number]) == digests[number]
+    assert repository.digest(f"sha256-{digests[0][7:]}.sig") is not None
+    again = cleanup.look(repository, history, store, 1, cleanup.pins_in([pins]))
+    assert not again.delete
+    assert "it was promoted" in again.text() and release.rollback().digest == digests[0]
+
+
+def test_nothing_goes_while_a_promotion_is_under_way(
+    release: Release, repository: Repository
+) -> None:
+    digest = release.push("1", tag="20260101-abcdef0-0000001")
+    history, store = Journal(repository), cleanup.store_of(repository)
+    plan = cleanup.look(repository, history, store, 0, set())
+    assert [x.digest for x in plan.delete] == [digest]
+    by = history.read()[0].record.by
+    history.write(Promote(digest, journal.now(), by, "custom", None))
+    with pytest.raises(PromotionConflictError, match="under way"):
+        cleanup.apply(repository, store, plan)
+    assert not cleanup.look(repository, history, store, 0, set()).delete
+    assert repository.digest(digest) == digest

@@ -1,0 +1,407 @@
+"""Releases in a real registry: promotion, refusal, rollback, crashes, races and faults."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from higgs_image import registry
+from higgs_image.checkout import Checkout
+from higgs_image.errors import (
+    HiggsError,
+    PromotionConflictError,
+    RegistryAuthError,
+    RegistryConflictError,
+    RegistryError,
+    RegistryNotFoundError,
+    RegistryUnavailableError,
+    ReleaseRefusedError,
+    UsageError,
+)
+from higgs_image.local_registry import LocalRegistry
+from higgs_image.lock import Lock
+from higgs_image.release import evidence, journal, notes, promote, push, sbom
+from higgs_image.release.journal import Journal
+from higgs_image.release.repository import Repository
+from higgs_image.workspace import PROJECT, Workspace
+from tests.engine.fault_proxy import Fault, FaultProxy
+from tests.engine.test_registry import HTPASSWD, SECRET
+
+from . import small_image
+from .conftest import Release, named
+
+pytestmark = pytest.mark.engine
+
+
+def test_release_release_rollback_and_back(release: Release, repository: Repository) -> None:
+    history = Journal(repository)
+    first = release.push("1")
+    assert release.custom() is None
+    moved = release.promote(first)
+    assert moved.digest == first == release.custom() and moved.previous is None
+    assert release.promote(first).skipped
+
+    second = release.push("2", layers=small_image.files(release.lock, ssl="3.0.16-1", content="2"))
+    assert second != first
+    moved = release.promote(second)
+    assert (moved.previous, release.custom()) == (first, second)
+    assert first in moved.undo
+    manifest = json.loads(repository.files(moved.record)[notes.MANIFEST])
+    assert manifest["previous"]["digest"] == first
+    assert manifest["previous"]["package_changes"] == ["deb libssl3 3.0.15-1 -> 3.0.16-1"]
+    assert manifest["smoke"][0]["figures"] == {"speech.first_audio_s": 0.5}
+    text = repository.files(moved.record)[notes.NOTES].decode()
+    assert f"docker pull {release.target}@{second}" in text and "3.0.15-1 -> 3.0.16-1" in text
+    assert "voices@1234567" in text and "None" not in text.replace("None.", "")
+
+    planned = promote.plan_rollback(repository, history, "it hums", "custom")
+    assert release.custom() == second, "a plan changes nothing"
+    assert planned.move.digest == first and second in planned.undo
+    assert release.rollback().digest == first == release.custom()
+    with pytest.raises(ReleaseRefusedError, match="no image was promoted before"):
+        promote.plan_rollback(repository, history, "again", "custom")
+    assert release.rollback(second).digest == second == release.custom()
+
+    events = [type(x.record).__name__ for x in history.read()]
+    assert events == [
+        "Push",
+        "Smoke",
+        "Promote",
+        "Push",
+        "Smoke",
+        "Promote",
+        "Rollback",
+        "Rollback",
+    ]
+    assert all(x.outcome == "done" for x in history.read() if x.outcome)
+    lines = (release.folder / "journal").glob("*.jsonl")
+    kept = [json.loads(x) for file in lines for x in file.read_text().splitlines()]
+    assert [x["record"]["event"] for x in kept] == [
+        "push", "promote", "outcome", "push", "promote", "outcome",
+    ]  # fmt: skip
+    tags = [x for x in repository.tags() if not journal.is_record(x)]
+    assert tags == [f"{release.lock.tag}-1", f"{release.lock.tag}-2", "custom"]
+
+
+LABEL = "org.higgs-image."
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "no smoke test": ({"smoke": ""}, "no smoke test on a gpu"),
+    "another device": ({"smoke": "cpu pass"}, "no smoke test on a gpu .* only on cpu"),
+    "failed": ({"smoke": "gpu fail"}, "ended with fail"),
+    "inconclusive": ({"smoke": "gpu inconclusive"}, "ended with inconclusive"),
+    "failed later": ({"smoke": "gpu pass,gpu fail"}, "ended with fail"),
+    "another base": ({"more": {LABEL + "overrides": "base-image"}}, "not the locked one"),
+    "patch left out": ({"more": {LABEL + "overrides": "without-voices"}}, "patch voices was left"),
+    "proxy": ({"more": {LABEL + "extra-ca-sha256": "ab"}}, "behind a proxy"),
+    "marked tag": ({"tag": "20260101-abcdef0-1234567-dev-1234567"}, "marks it as overridden"),
+    "dirty": ({"checkout": Checkout("c" * 40, ("x.py",))}, "differed from its commit ccccccc"),
+    "no git": ({"checkout": Checkout(None)}, "outside of git"),
+    "another lock": ({"more": {LABEL + "lock-sha256": "f" * 64}}, "names the lock fffffff"),
+    "stand-in": ({"more": {"org.opencontainers.image.source": "file:///x"}}, "a stand-in"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_refused(release: Release, repository: Repository, why: str) -> None:
+    options, reason = REFUSED[why]
+    before = release.promote(release.push("0")).digest
+    digest = release.push("1", **options)  # type: ignore[arg-type]
+    with pytest.raises(ReleaseRefusedError, match=reason) as caught:
+        release.promote(digest)
+    assert caught.value.hint and release.custom() == before
+    assert "--force" in caught.value.hint
+    with pytest.raises(UsageError, match="needs a reason"):
+        release.promote(digest, promote.Request(force=True))
+
+    forced = release.promote(digest, promote.Request(force=True, reason="the demo is today"))
+    assert release.custom() == digest
+    entry = Journal(repository).record(forced.record)
+    assert isinstance(entry, journal.Promote)
+    assert entry.reason == "the demo is today" and len(entry.forced) == 1
+    text = repository.files(forced.record)[notes.NOTES].decode()
+    assert "**Forced although" in text and "the demo is today" in text
+
+
+def test_what_nobody_pushed_with_us_is_refused(release: Release, tmp_path: Path) -> None:
+    built = small_image.make(tmp_path / "foreign", release.lock)
+    pushed = registry.push(built, release.target)
+    with pytest.raises(ReleaseRefusedError, match="no record says who built it"):
+        release.promote(pushed.digest)
+    with pytest.raises(RegistryNotFoundError):
+        release.promote("sha256:" + "0" * 64)
+
+
+def test_a_rehearsal_lets_a_stand_in_pass_and_says_so(
+    release: Release, repository: Repository
+) -> None:
+    more = {"org.opencontainers.image.source": "file:///x", LABEL + "overrides": "base-image"}
+    digest = release.push("1", smoke="cpu pass", more=more)
+    rehearsal = promote.Request("cpu", rehearsal=True)
+    moved = release.promote(digest, rehearsal)
+    record = Journal(repository).record(moved.record)
+    assert isinstance(record, journal.Promote) and record.rehearsal and not record.forced
+    assert "a rehearsal, not a release" in record.words()
+    dirty = release.push("2", smoke="cpu pass", more=more, checkout=Checkout("c" * 40, ("x",)))
+    with pytest.raises(ReleaseRefusedError, match="differed from its commit"):
+        release.promote(dirty, rehearsal)
+
+
+def test_an_immutable_tag_is_never_overwritten(release: Release) -> None:
+    release.push("1", tag="20260101-abcdef0-1234567")
+    with pytest.raises(RegistryConflictError, match="already names"):
+        release.push("2", tag="20260101-abcdef0-1234567")
+
+
+def test_a_smoke_record_of_another_image_does_not_count(
+    release: Release, repository: Repository
+) -> None:
+    tested, other = release.push("1"), release.push("2", smoke="")
+    (entry,) = [x for x in Journal(repository).of(tested) if isinstance(x.record, journal.Smoke)]
+    forged = replace_digest(entry.record, other)
+    Journal(repository).write(
+        forged, {evidence.SMOKE: (repository.files(entry.tag)[evidence.SMOKE], evidence.JSON)}
+    )
+    with pytest.raises(UsageError, match="not of"):
+        release.promote(other)
+
+
+def replace_digest(record: journal.Record, digest: str) -> journal.Record:
+    import msgspec
+
+    return msgspec.structs.replace(record, digest=digest)
+
+
+def test_rollback_is_refused_without_reason_or_past(
+    release: Release, repository: Repository
+) -> None:
+    history = Journal(repository)
+    with pytest.raises(ReleaseRefusedError, match="never promoted"):
+        promote.plan_rollback(repository, history, "why", "custom")
+    release.promote(release.push("1"))
+    with pytest.raises(UsageError, match="needs a reason"):
+        promote.plan_rollback(repository, history, " ", "custom")
+    with pytest.raises(ReleaseRefusedError, match="never named"):
+        promote.plan_rollback(repository, history, "why", "custom", release.push("2"))
+
+
+# Crashes ------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from higgs_image import lock as locks, process, registry, standin
+from tests.engine.release.conftest import Release
+from pathlib import Path
+
+folder, target, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+workspace = standin.workspace_in(Path(sys.argv[4]))
+real, writes = process.run, 0
+
+def run(command, **options):
+    global writes
+    writing = command[0] == "skopeo" and "copy" in command and "--dest-tls-verify=false" in command
+    if writing:
+        writes += 1
+        if writes == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    done = real(command, **options)
+    if writing and writes == at - 100:  # killed after this write
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+registry.process.run = run
+release = Release(target, folder, locks.load(workspace.lock_file), workspace)
+digest = release.push("2")
+release.promote(digest)
+print(writes)
+"""
+WRITES = 6
+"""Image, push record, smoke record, announcement, the tag itself, outcome."""
+
+
+def attempt(release: Release, at: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, str(release.folder), release.target, str(at),
+         str(release.workspace.lock_file.parent)],
+        cwd=PROJECT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [*range(1, WRITES + 1), *range(101, 101 + WRITES)])
+def test_a_crash_at_each_step_is_repaired_by_running_again(
+    release: Release, repository: Repository, at: int
+) -> None:
+    first = release.promote(release.push("1")).digest
+    crashed = attempt(release, at)
+    assert crashed.returncode == -signal.SIGKILL, crashed.stderr
+    assert release.custom() == first or at in (6, 105, 106)
+
+    again = attempt(release, 0)
+    assert again.returncode == 0, again.stderr
+    second = release.custom()
+    assert second is not None and second != first
+    done = [x for x in Journal(repository).read() if isinstance(x.record, journal.Promote)]
+    assert None not in [x.outcome for x in done]
+    assert [x.record.digest for x in done if x.outcome == "done"] == [first, second]
+    pushes = [x for x in Journal(repository).of(second) if isinstance(x.record, journal.Push)]
+    assert len(pushes) == 1
+
+
+def test_without_a_crash_there_are_that_many_writes(release: Release) -> None:
+    assert attempt(release, 0).stdout.strip() == str(WRITES)
+
+
+# Two at once --------------------------------------------------------------------------------
+
+
+def contend(release: Release, digest: str, start: object, results: object) -> None:
+    start.wait()  # type: ignore[attr-defined]
+    try:
+        release.promote(digest)
+        results.put((digest, "won"))  # type: ignore[attr-defined]
+    except PromotionConflictError as error:
+        results.put((digest, f"lost: {error.message}"))  # type: ignore[attr-defined]
+    except HiggsError as error:
+        results.put((digest, f"error: {error.message}"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(
+    release: Release, repository: Repository, number: int
+) -> None:
+    digests = [release.push("1"), release.push("2")]
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(2), context.Queue()
+    children = [
+        context.Process(target=contend, args=(release, digest, start, results))
+        for digest in digests
+    ]
+    for child in children:
+        child.start()
+    told = dict(results.get(timeout=60) for _ in children)
+    for child in children:
+        child.join()
+    winners = [digest for digest, said in told.items() if said == "won"]
+    losers = [said for said in told.values() if said.startswith("lost")]
+    assert len(winners) == 1 and len(losers) == 1, told
+    assert release.custom() == winners[0]
+    moves = [x for x in Journal(repository).read() if isinstance(x.record, journal.Promote)]
+    assert None not in [x.outcome for x in moves]
+    assert [x.record.digest for x in moves if x.outcome == "done"] == winners
+
+
+# Faults -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(served: LocalRegistry) -> Iterator[FaultProxy]:
+    with FaultProxy(served.address) as running:
+        yield running
+
+
+@pytest.fixture
+def behind(proxy: FaultProxy, release: Release, request: pytest.FixtureRequest) -> Release:
+    """The same repository, through the proxy."""
+    return replace(release, target=named(proxy.address, request))
+
+
+STAYS = {
+    "401": (Fault("GET|HEAD|PUT", "/manifests/", 401), RegistryAuthError),
+    "403 on write": (Fault("PUT", "/manifests/", 403), RegistryAuthError),
+    "404 of the image": (Fault("GET|HEAD", "/manifests/sha256:", 404), RegistryNotFoundError),
+    "429": (Fault("PUT", "/manifests/", 429, headers={"Retry-After": "0"}),
+            RegistryUnavailableError),
+    "500": (Fault("PUT", "/manifests/", 500), RegistryUnavailableError),
+    "503 on the list": (Fault("GET", "/tags/list", 503), RegistryUnavailableError),
+    "reset": (Fault("PUT", "/manifests/", 0), RegistryUnavailableError),
+    "reset while reading": (Fault("GET", "/blobs/", 0), RegistryUnavailableError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", STAYS)
+def test_nothing_is_promoted_on_a_fault_that_stays(
+    release: Release, behind: Release, proxy: FaultProxy, repository: Repository, fault: str
+) -> None:
+    before = release.promote(release.push("1")).digest
+    digest = release.push("2")
+    injected, kind = STAYS[fault]
+    proxy.faults = [replace(injected, seen=0)]
+    with pytest.raises(kind) as caught:
+        behind.promote(digest)
+    assert caught.value.hint
+    assert release.custom() == before
+    proxy.faults = []
+    assert behind.promote(digest).digest == digest == release.custom()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 0])
+def test_a_fault_that_passes_is_got_over(
+    release: Release, behind: Release, proxy: FaultProxy, status: int
+) -> None:
+    digest = release.push("1")
+    headers = {"Retry-After": "1"} if status == 429 else {}
+    proxy.faults = [Fault("PUT", "/manifests/", status, times=1, headers=headers),
+                    Fault("GET", "/manifests/", status, times=1, headers=headers)]  # fmt: skip
+    assert behind.promote(digest).digest == digest == release.custom()
+
+
+def test_a_registry_that_answers_too_slowly(
+    release: Release, behind: Release, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = release.push("1")
+    monkeypatch.setattr(registry, "TIMEOUT", 1.0)
+    proxy.faults = [Fault("PUT", "/manifests/journal-", -1, delay=5)]
+    with pytest.raises(RegistryUnavailableError, match="timed out"):
+        behind.promote(digest)
+    assert release.custom() is None
+
+
+def test_a_manifest_with_another_digest_is_refused(
+    release: Release, behind: Release, proxy: FaultProxy
+) -> None:
+    digest = release.push("1")
+    proxy.faults = [Fault("GET", f"/manifests/{digest}", 200, body=b'{"schemaVersion": 2}',
+                          headers={"Docker-Content-Digest": digest})]  # fmt: skip
+    with pytest.raises((RegistryConflictError, RegistryError)):
+        behind.promote(digest)
+    assert release.custom() is None
+
+
+def test_a_registry_with_a_login(
+    tmp_path: Path, lock: Lock, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords = tmp_path / "htpasswd"
+    passwords.write_text(HTPASSWD + "\n")
+    with LocalRegistry(tmp_path / "guarded", htpasswd=passwords) as guarded:
+        release = Release(registry.repository(guarded.address, "image"), tmp_path, lock, workspace)
+        with pytest.raises(RegistryAuthError):
+            release.push("1")
+        monkeypatch.setenv("REGISTRY_USER", "releaser")
+        monkeypatch.setenv("REGISTRY_PASSWORD", SECRET)
+        digest = release.push("1")
+        assert release.promote(digest).digest == digest == release.custom()
+        monkeypatch.setenv("REGISTRY_PASSWORD", SECRET + "-wrong")
+        with pytest.raises(RegistryAuthError):
+            release.custom()
+
+
+def test_the_bill_of_materials_is_kept_and_valid(release: Release, repository: Repository) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    digest = release.push("1")
+    (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, journal.Push)]
+    data = repository.files(entry.tag)[push.SBOM]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    versions = sbom.versions(data)
+    assert versions["deb libssl3"] == "3.0.15-1", "the upper layer's list counts"
+    assert versions["pypi vllm"] == "0.8.3" and "deb gone" not in versions

@@ -1,0 +1,115 @@
+"""The smoke test of the real image on the CPU: it passes, and every broken variant is caught."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docker import DockerClient
+from higgs_image import lock, pipeline
+from higgs_image.smoke import cpu
+from higgs_image.smoke import run as smoke
+from higgs_image.smoke.record import Record
+from higgs_image.workspace import Workspace
+from tests.broken import FAULTS, is_caught, variant
+from tests.smoke_checks import NAMES, expect
+
+pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
+
+SITE = "/opt/venv/lib/python3.11/site-packages"
+
+
+@pytest.fixture(scope="module")
+def client(report: pipeline.Report) -> Iterator[DockerClient]:
+    with smoke.engine() as (found, _):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def image(report: pipeline.Report, client: DockerClient, workspace: Workspace) -> str:
+    """The real image; weights for the CPU are made in it, as a broken one might not be able to."""
+    assert report.engine
+    cpu.weights(client, workspace, report.engine, lock.load(workspace.lock_file))
+    return report.engine
+
+
+@pytest.fixture(scope="module")
+def record(workspace: Workspace, image: str) -> Record:
+    return smoke.run(workspace, smoke.Options(image, "cpu", timeout=600))[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check(name: str, record: Record) -> None:
+    expect(record, name)
+
+
+def test_the_record_names_the_very_image(record: Record, report: pipeline.Report) -> None:
+    assert record.passed, record.reason
+    assert record.image.digest == report.digest
+    assert record.image.lock_sha256
+    assert record.device.kind == "cpu"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_variant_is_caught(
+    fault: str, image: str, client: DockerClient, workspace: Workspace
+) -> None:
+    with variant(client, image, fault) as broken:
+        options = smoke.Options(
+            broken, "cpu", timeout=600, only=frozenset(FAULTS[fault] | CAUSES.get(fault, set()))
+        )
+        found, _ = smoke.run(workspace, options)
+    assert found.verdict == "fail"
+    failed = {check.name for check in found.checks if check.verdict == "fail"}
+    assert is_caught(fault, failed), found.reason
+
+
+CAUSES = {"sick-afterwards": {"bad-requests"}}
+"""Checks that have to be made before a fault shows."""
+
+
+@pytest.fixture
+def transformers_5(image: str, client: DockerClient, tmp_path: Path) -> Iterator[str]:
+    """The image with the next major version of transformers and what that needs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target",
+         str(tmp_path / "site"), "--python-version", "3.11", "--only-binary", ":all:",
+         "transformers>=5,<6"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        pytest.skip(f"transformers 5 cannot be had: {done.stderr[-300:]}")
+    wanted = ("transformers", "huggingface_hub", "tokenizers")
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path in sorted((tmp_path / "site").iterdir()):
+            if path.name.startswith(wanted):
+                tar.add(path, path.name)
+    patterns = " ".join(f"{SITE}/{name} {SITE}/{name}-*" for name in wanted)
+    container = client.containers.create(image, entrypoint=["sh", "-c", f"rm -rf {patterns}"])
+    before = client.images.get(image).attrs["Config"]
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0
+        container.put_archive(SITE, archive.getvalue())
+        config = {"Entrypoint": before["Entrypoint"], "Cmd": before["Cmd"] or []}
+        container.commit("smoke-test-transformers-5", "latest", conf=config)
+    finally:
+        container.remove(force=True)
+    yield "smoke-test-transformers-5:latest"
+    client.images.remove("smoke-test-transformers-5:latest", force=True)
+
+
+def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> None:
+    found, folder = smoke.run(
+        workspace, smoke.Options(transformers_5, "cpu", timeout=600, only=frozenset({"health"}))
+    )
+    assert found.verdict == "fail"
+    assert found.checks[0].name == "start" and found.checks[0].verdict == "fail"
+    assert (folder / "server.log").read_text().strip()

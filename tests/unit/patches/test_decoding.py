@@ -1,0 +1,208 @@
+"""Codes to sound: a stream is the same sound as the whole, and comes early."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from higgs_patches import decoding
+from higgs_patches.decoding import AudioDecoder, NoAudioError
+
+BOOKS, BOS, EOS = 8, 1024, 1025
+PER_FRAME = 4
+
+
+class Codec:
+    """A codec whose frames hear as far as the real one's: 10 frames before them, 11 after."""
+
+    num_codebooks, codebook_size, sampling_rate = BOOKS, 1024, 24_000
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.threads: set[str] = set()
+        self.busy: threading.Event | None = None
+
+    def decode(self, vq_code: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
+        """Mix each frame's codes with its neighbours', each with a weight of its own."""
+        assert vq_code.shape[0] == BOOKS
+        assert vq_code.min() >= 0
+        assert vq_code.max() < 1024
+        self.lengths.append(vq_code.shape[1])
+        self.threads.add(threading.current_thread().name)
+        if self.busy:
+            assert self.busy.wait(10)
+        weights = 1 + np.arange(BOOKS)
+        frames = weights @ vq_code / (1024 * weights.sum())
+        sound = np.convolve(frames, np.linspace(0.02, 0.07, 22))[11 : 11 + len(frames)]
+        return np.repeat(sound, PER_FRAME).astype(np.float32), self.sampling_rate
+
+
+def speech(frames: int, seed: int = 0) -> tuple[np.ndarray[Any, Any], list[list[int]]]:
+    """Codes (codebook, frame) and the rows in which the model says them, to the end of audio."""
+    codes = np.random.default_rng(seed).integers(0, 1024, (BOOKS, frames))
+    rows = np.full((1 + frames + BOOKS, BOOKS), BOS)
+    for book in range(BOOKS):
+        rows[1 + book : 1 + book + frames, book] = codes[book]
+        rows[1 + book + frames :, book] = EOS
+    return codes, rows.tolist()
+
+
+def expected(codes: np.ndarray[Any, Any]) -> bytes:
+    samples, _ = Codec().decode(codes)
+    return bytes(np.rint(samples * 32767).astype("<i2").tobytes())
+
+
+def stream(
+    rows: Sequence[Sequence[int]], codec: Codec, at_a_time: int = 1, **settings: int
+) -> list[bytes]:
+    """What each feed gives, and finish as the last."""
+
+    async def run() -> list[bytes]:
+        decoder = AudioDecoder(codec, bos_id=BOS, eos_id=EOS, **settings)
+        pieces = [
+            await decoder.feed(rows[first : first + at_a_time])
+            for first in range(0, len(rows), at_a_time)
+        ]
+        pieces.append(await decoder.finish())
+        assert decoder.frames * PER_FRAME * 2 == len(b"".join(pieces))
+        return pieces
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("frames", [1, 2, 9, 10, 11, 24, 25, 26, 60, 300])
+@pytest.mark.parametrize("at_a_time", [1, 7, 1000])
+def test_stream_is_the_sound_of_the_whole(frames: int, at_a_time: int) -> None:
+    codes, rows = speech(frames)
+    assert b"".join(stream(rows, Codec(), at_a_time)) == expected(codes)
+
+
+@pytest.mark.parametrize("chunk", [14, 25, 100, 250])
+def test_chunk_size_does_not_change_the_sound(chunk: int) -> None:
+    codes, rows = speech(130)
+    assert b"".join(stream(rows, Codec(), chunk_frames=chunk)) == expected(codes)
+
+
+def test_when_rows_come_does_not_change_how_they_are_decoded() -> None:
+    """The codec's last bits depend on how many frames it is given at a time."""
+    _, rows = speech(130)
+    lengths = []
+    for at_a_time in (1, 7, 50, 1000):
+        codec = Codec()
+        stream(rows, codec, at_a_time)
+        lengths.append(codec.lengths)
+    assert lengths[0] == lengths[1] == lengths[2] == lengths[3]
+
+
+def test_less_context_than_the_codec_hears_changes_the_sound() -> None:
+    """The measure of the tests above is sharp enough to see a seam."""
+    codes, rows = speech(60)
+    assert b"".join(stream(rows, Codec(), context_frames=10)) != expected(codes)
+
+
+def test_whole_utterance_at_once() -> None:
+    codes, rows = speech(600)
+    codec = Codec()
+    pcm = asyncio.run(decoding.decode(codec, rows, bos_id=BOS, eos_id=EOS))
+    assert pcm == expected(codes)
+    assert max(codec.lengths) <= decoding.LONGEST_CHUNK + 2 * decoding.CONTEXT_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("chunk", "row"),
+    [(25, 24), (15, 22), (14, 21), (12, 19), (10, 17), (9, 16)],
+)
+def test_first_sound_comes_no_later_than_before(chunk: int, row: int) -> None:
+    """The server's own code gave its first sound with row `chunk` + 7."""
+    _, rows = speech(60)
+    pieces = stream(rows, Codec(), chunk_frames=chunk)
+    first = next(i for i, piece in enumerate(pieces, start=1) if piece)
+    assert first == row <= chunk + 7
+
+
+def test_chunks_grow_slowly_enough_to_play_without_a_gap() -> None:
+    """At 1.5 times the pace of speech, no chunk comes after the sound before it has ended."""
+    _, rows = speech(200)
+    pieces = stream(rows, Codec())[:-1]
+    arrivals = [(i / 37.5, len(p) / (2 * PER_FRAME * 25)) for i, p in enumerate(pieces) if p]
+    end = arrivals[0][0]
+    for at, seconds in arrivals:
+        assert at <= end + 1 / 37.5
+        end += seconds
+
+
+def test_more_context_than_the_codec_hears_is_not_waited_for() -> None:
+    _, rows = speech(60)
+    pieces = stream(rows, Codec(), context_frames=25)
+    assert next(i for i, piece in enumerate(pieces, start=1) if piece) == 24
+
+
+def test_frames_that_are_cut_off_are_left_out() -> None:
+    """max_tokens ended the speech: the last seven rows hold no complete frame."""
+    codes, rows = speech(60)
+    pcm = b"".join(stream(rows[:51], Codec()))
+    assert pcm == expected(codes[:, : 51 - 8])
+
+
+def test_what_comes_after_the_end_is_ignored() -> None:
+    codes, rows = speech(20)
+    _, others = speech(20, seed=1)
+    assert b"".join(stream(rows + others, Codec())) == expected(codes)
+
+
+def test_an_end_in_a_later_codebook_ends_too() -> None:
+    codes, rows = speech(60)
+    rows[1 + 30 + 3][3] = EOS
+    assert b"".join(stream(rows, Codec())) == expected(codes[:, :30])
+
+
+def test_a_begin_code_in_the_middle_is_no_end() -> None:
+    codes, rows = speech(60)
+    rows[1 + 30][0] = BOS
+    codes[0, 30] = 1023
+    assert b"".join(stream(rows, Codec())) == expected(codes)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8])
+def test_nothing_spoken_is_an_error(rows: int) -> None:
+    with pytest.raises(NoAudioError, match="before a frame of audio"):
+        stream(speech(60)[1][:rows], Codec())
+
+
+def test_an_end_at_once_is_an_error() -> None:
+    with pytest.raises(NoAudioError):
+        stream(speech(0)[1], Codec())
+
+
+def test_loud_samples_do_not_wrap_around() -> None:
+    class Loud(Codec):
+        def decode(self, vq_code: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
+            return np.array([2.0, -2.0] * (vq_code.shape[1] * PER_FRAME // 2)), 24_000
+
+    pcm = b"".join(stream(speech(5)[1], Loud()))
+    assert set(np.frombuffer(pcm, "<i2")) == {32767, -32767}
+
+
+def test_event_loop_goes_on_while_the_codec_works() -> None:
+    codec = Codec()
+    codec.busy = threading.Event()
+    _, rows = speech(40)
+
+    async def run() -> None:
+        decoders = [AudioDecoder(codec, bos_id=BOS, eos_id=EOS) for _ in range(8)]
+        tasks = [asyncio.create_task(decoder.feed(rows)) for decoder in decoders]
+        while not codec.lengths:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert len(codec.lengths) == 1  # one at a time
+        assert codec.busy is not None
+        codec.busy.set()  # from the loop: it would never come if the codec ran there
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    assert len(codec.threads) == 1
+    assert threading.current_thread().name not in codec.threads

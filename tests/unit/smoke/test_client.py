@@ -1,0 +1,114 @@
+"""What the client of a smoke test notices: answers that hang, break off, or come in pieces."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from higgs_image.smoke.client import Broken, Client
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: Audio/WAV; rate=1\r\n"
+
+
+@contextmanager
+def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that answers one request by this function."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                answer(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(timeout=5)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def test_an_answer_in_pieces() -> None:
+    def answer(to: socket.socket) -> None:
+        to.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for piece in (b"one", b"two", b"three"):
+            to.sendall(chunk(piece))
+            time.sleep(0.05)
+        to.sendall(chunk(b""))
+
+    with server(answer) as port:
+        found = Client(port).get("/")
+    assert (found.status, found.type, found.body) == (200, "audio/wav", b"onetwothree")
+    assert found.pieces == 3
+    assert 0 < found.first_s < found.seconds and found.seconds > 0.1
+
+
+def test_an_answer_at_once_is_one_piece_however_large() -> None:
+    body = bytes(5_000_000)
+
+    def answer(to: socket.socket) -> None:
+        to.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    with server(answer) as port:
+        found = Client(port).get("/")
+    assert found.body == body and found.pieces <= 2
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (HEAD + b"Content-Length: 100\r\n\r\nhalf", "after 4 bytes|announced"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"half"), "after 4 bytes"),
+        (b"", "RemoteDisconnected"),
+        (b"no HTTP at all\r\n\r\n", "BadStatusLine"),
+    ],
+)
+def test_an_answer_that_breaks_off(sent: bytes, message: str) -> None:
+    with server(lambda to: to.sendall(sent)) as port, pytest.raises(Broken, match=message):
+        Client(port).get("/")
+
+
+def test_an_answer_that_hangs() -> None:
+    def answer(to: socket.socket) -> None:
+        to.sendall(HEAD + b"Content-Length: 100\r\n\r\nh")
+        time.sleep(1)
+
+    with server(answer) as port, pytest.raises(Broken, match=r"nothing came for 0 s, after 1 byte"):
+        Client(port, patience=0.2).get("/")
+
+
+def test_an_answer_that_does_not_end() -> None:
+    def answer(to: socket.socket) -> None:
+        to.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(OSError):
+            while True:
+                to.sendall(chunk(b"more"))
+                time.sleep(0.01)
+
+    with server(answer) as port, pytest.raises(Broken, match="had not ended after 0 s"):
+        Client(port, limit=0.3).get("/")
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(Broken, match="refused"):
+        Client(port).get("/")
+
+
+def test_json() -> None:
+    with server(lambda to: to.sendall(HEAD + b'Content-Length: 8\r\n\r\n{"a": 1}')) as port:
+        assert Client(port).post("/", {"b": 2}).json() == {"a": 1}
+    with (
+        server(lambda to: to.sendall(HEAD + b"Content-Length: 4\r\n\r\noops")) as port,
+        pytest.raises(Broken, match="no JSON: b'oops'"),
+    ):
+        Client(port).get("/").json()

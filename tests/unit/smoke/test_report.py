@@ -1,0 +1,127 @@
+"""How a record reads, and how its pieces are found out."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import pytest
+
+from higgs_image.errors import UsageError
+from higgs_image.smoke import container, record, report, run, transcript
+from higgs_image.smoke.container import MARK, OWNER, PLACE, Setup, labels
+from higgs_image.smoke.record import Check, Device, Image, Record
+from higgs_image.workspace import Workspace
+
+A, B = "sha256:" + 64 * "a", "sha256:" + 64 * "b"
+
+
+def made() -> Record:
+    checks = [
+        Check("start", "pass", True, "", 20.0, {"health_s": 20.0}),
+        Check("speech-wav", "fail", True, "it has | and <b> and\x00\nmore", 1.25),
+        Check("sound", "inconclusive", False, "random weights", 0.0),
+    ]
+    verdict, reason = record.overall(checks)
+    return Record(
+        record.SCHEMA, verdict, reason, Image("x:y", A), Device("gpu", "NVIDIA L40S", 2, "550.54"),
+        datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 30.0, checks,
+    )  # fmt: skip
+
+
+def test_text() -> None:
+    lines = report.text(made()).splitlines()
+    assert lines[0].split() == ["pass", "start", "20.0", "s", "health_s", "20.0"]
+    assert [line.split()[0] for line in lines[1:3]] == ["FAIL", "?"]
+    assert lines[-1] == "verdict  fail: failed: speech-wav"
+    assert "gpu: 2 x NVIDIA L40S, driver 550.54" in "\n".join(lines)
+    assert max(map(len, lines)) <= 110
+
+
+def test_markdown() -> None:
+    text = report.markdown(made())
+    assert "## Smoke test: fail" in text
+    assert "| FAIL | speech-wav | 1.2 | it has \\| and &lt;b> and  more |" in text
+    assert "| ? | sound (optional) | 0.0 | random weights |" in text
+
+
+def test_junit() -> None:
+    suite = xml.fromstring(report.junit(made()))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "1")
+    cases = {case.get("name"): case for case in suite}
+    assert cases["start"].findtext("system-out") == "health_s 20.0"
+    assert cases["speech-wav"].find("failure") is not None
+    assert cases["sound"].find("skipped") is not None
+
+
+@pytest.mark.parametrize(
+    ("reference", "identity", "known", "digest"),
+    [
+        ("r/i@" + A, B, [], A),
+        ("r/i:tag", A, ["r/i@" + A], A),  # the containerd store
+        ("r/i:tag", B, ["r/i@" + A], A),  # the classic store, pulled
+        ("i:tag", B, [], None),  # the classic store, loaded
+        (A, A, ["i@" + A], A),
+        (B, B, ["r/i@" + A], A),  # the id of a classic store is no digest
+    ],
+)
+def test_digest_of_an_image(
+    reference: str, identity: str, known: list[str], digest: str | None
+) -> None:
+    assert run._digest(reference, identity, known) == digest
+
+
+def test_what_a_gpu_container_is_given(tmp_path: Path) -> None:
+    options = Setup("image", tmp_path, gpus="0,2", keep=True).options()
+    (request,) = options["device_requests"]
+    assert request["DeviceIDs"] == ["0", "2"] and request["Capabilities"] == [["gpu"]]
+    assert options["ipc_mode"] == "host"
+    assert options["labels"].items() >= {MARK: "keep", PLACE: str(tmp_path)}.items()
+    options = Setup("image", tmp_path, gpus="all", shm_size="2g").options()
+    assert options["device_requests"][0]["Count"] == -1
+    assert options["ipc_mode"] is None and options["shm_size"] == "2g"
+    assert Setup("image", tmp_path).options() == {"labels": labels(tmp_path)}
+
+
+def test_only_what_a_dead_process_left_is_a_leftover(tmp_path: Path) -> None:
+    mine = labels(tmp_path)[OWNER]
+    node, _, started = mine.split()
+    assert not container._is_left(mine)
+    assert not container._is_left(f"{node}-other 1 2")
+    assert not container._is_left("")
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    assert container._is_left(f"{node} {gone.pid} {started}")
+    assert container._is_left(f"{node} {os.getpid()} {int(started) - 1}")
+
+
+def test_no_image_was_built(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path / "lock", tmp_path / "layers")
+    with pytest.raises(UsageError, match="no image was built yet"):
+        run.last_built(workspace)
+
+
+def test_unknown_flags(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path / "lock", tmp_path / "layers")
+    with pytest.raises(UsageError, match="device 'tpu'"):
+        run.run(workspace, run.Options(device="tpu"))
+    with pytest.raises(UsageError, match="no check helth"):
+        run.run(workspace, run.Options(only=frozenset({"helth"})))
+
+
+@pytest.mark.parametrize(
+    ("heard", "errors"),
+    [
+        ("The image starts, answers and SPEAKS.", 0),
+        ("The image starts answers and", 1 / 5),
+        ("the the image starts answers and speaks", 1 / 5),
+        ("no", 1),
+        ("", 1),
+    ],
+)
+def test_word_errors(heard: str, errors: float) -> None:
+    wanted = "The image starts, answers, and speaks."
+    assert transcript.word_errors(wanted, heard) == pytest.approx(errors, abs=0.05)
