@@ -195,6 +195,18 @@ class Patches(_Table, frozen=True):
     sha256: dict[str, Sha256]
 
 
+class Project(_Table, frozen=True):
+    """Who releases the image.
+
+    Attributes:
+        url: the repository; becomes the image's source label, by which ghcr.io links the package
+            to it. It is here and not taken from the checkout: so the digest does not depend on
+            who builds.
+    """
+
+    url: GitUrl
+
+
 class _File(_Table, frozen=True):
     schema: int
     date: datetime.date
@@ -207,6 +219,7 @@ class _File(_Table, frozen=True):
     weights: list[Weights]
     recipe: Recipe
     patches: Patches | None = None
+    project: Project | None = None
 
 
 class Lock(_File, frozen=True):

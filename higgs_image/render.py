@@ -238,8 +238,10 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
     oci = {
         "title": "higgs-audio-vllm",
         "description": "Higgs Audio v2 speech server (vLLM, OpenAI-compatible API)",
-        "source": lock.fork.url,
-        "revision": lock.fork.commit,
+        "source": lock.project.url if lock.project else lock.fork.url,
+        # Of the source, so of the fork only: this project's commit is in the provenance, as each
+        # commit would else give another digest.
+        "revision": "" if lock.project else lock.fork.commit,
         "version": lock.tag,
         "created": lock.fork.date.isoformat(),
         "licenses": "Apache-2.0",
@@ -249,6 +251,7 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
     }
     own = {
         LABEL + "lock-sha256": lock.sha256,
+        LABEL + "fork": f"{lock.fork.url} {lock.fork.commit}",
         LABEL + "vllm-base": f"{lock.vllm.ref} {lock.vllm.commit}",
         LABEL + "submodule": f"{lock.submodule.url} {lock.submodule.commit}",
         LABEL + "wheel-sha256": lock.wheel.sha256,

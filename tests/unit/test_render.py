@@ -415,11 +415,23 @@ def test_labels(project: Project, source: Source) -> None:
         f"{oci}base.name": "debian:bookworm-slim",
         f"{oci}base.digest": f"sha256:{'c' * 64}",
         "org.higgs-image.lock-sha256": lock.sha256,
+        "org.higgs-image.fork": f"https://git.invalid/fork.git {lock.fork.commit}",
         "org.higgs-image.vllm-base": f"v0.8.3 {'b' * 40}",
         "org.higgs-image.submodule": f"https://git.invalid/audio.git {lock.submodule.commit}",
         "org.higgs-image.wheel-sha256": "d" * 64,
         "org.higgs-image.requirements-sha256": lock.python.requirements_sha256,
     }
+
+
+def test_the_releasing_repository_is_the_source_once_it_is_locked(
+    project: Project, source: Source
+) -> None:
+    text = project.text + '\n[project]\nurl = "https://git.invalid/acme/higgs-image"\n'
+    project.workspace.lock_file.write_text(text)
+    labels = labels_of(dockerfile(project, source))
+    assert labels["org.opencontainers.image.source"] == "https://git.invalid/acme/higgs-image"
+    assert "org.opencontainers.image.revision" not in labels
+    assert labels["org.higgs-image.fork"].startswith("https://git.invalid/fork.git ")
 
 
 def test_overrides_are_recorded(project: Project, source: Source, tmp_path: Path) -> None:
