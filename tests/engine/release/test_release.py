@@ -365,6 +365,18 @@ def test_a_registry_that_answers_too_slowly(
     assert release.custom() is None
 
 
+def test_a_registry_that_says_yes_and_stores_nothing(
+    release: Release, behind: Release, proxy: FaultProxy, repository: Repository
+) -> None:
+    digest = release.push("1")
+    proxy.faults = [Fault("PUT", "/manifests/custom", 201, body=b"")]
+    with pytest.raises(RegistryConflictError, match="reads back as None"):
+        behind.promote(digest)
+    assert release.custom() is None
+    (end,) = journal.outcomes(repository.tags()).values()
+    assert end == "abandoned"
+
+
 def test_a_manifest_with_another_digest_is_refused(
     release: Release, behind: Release, proxy: FaultProxy
 ) -> None:
