@@ -153,6 +153,12 @@ class DemoError(HiggsError):
     exit_code = 40
 
 
+class ServiceError(HiggsError):
+    """A container that was started did not become ready."""
+
+    exit_code = 42
+
+
 class ReleaseRefusedError(HiggsError):
     """The image lacks what a release needs: evidence, a clean origin, a pin."""
 

@@ -67,7 +67,7 @@ def test_one_digest_in_layout_registry_and_engine(
     index = json.loads((first.layout / "index.json").read_bytes())
     assert [entry["digest"] for entry in index["manifests"]] == [first.digest]
     names = [name for name, _ in first.layers]
-    assert names == ["base", "system", "stable", "packages", "vllm", "assets", "code"]
+    assert names == ["base", "system", "stable", "packages", "vllm", "bytecode", "assets", "code"]
     assert first.unpacked_mb is not None and first.unpacked_mb > first.compressed_mb
 
     again = pipeline.run(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import py_compile
 import subprocess
 import sys
 import time
@@ -142,7 +143,9 @@ def test_overlay_copies_the_difference_and_nothing_else(step: ModuleType, tmp_pa
     os.utime(source / "vllm/a", (OLD, OLD))
     step.overlay(source, target)
     assert {
-        p.relative_to(target).as_posix(): p.read_text() for p in target.rglob("*") if p.is_file()
+        p.relative_to(target).as_posix(): p.read_text()
+        for p in target.rglob("*")
+        if p.is_file() and p.suffix != ".pyc"
     } == {
         "vllm/same.py": "same", "vllm/new.py": "new", "vllm/run.sh": "r", "vllm/a": "22",
         "vllm/deep/er/x.py": "x", "vllm/only_here.so": "so",
@@ -151,6 +154,40 @@ def test_overlay_copies_the_difference_and_nothing_else(step: ModuleType, tmp_pa
     assert int((target / "vllm/only_here.so").stat().st_mtime) == OLD
     assert (target / "vllm/run.sh").stat().st_mode & 0o777 == 0o755
     assert (target / "vllm/new.py").stat().st_mode & 0o777 == 0o644
+
+
+def test_bytecode_is_valid_by_content_and_never_stale(step: ModuleType, tmp_path: Path) -> None:
+    """A module that is laid over another brings its own; one that is mounted there is compiled."""
+    site = tmp_path / "site"
+    write(site, {"a.py": "X = 1\n", "b/c.py": "Y = 1\n", "b/tests/t.py": ""})
+    write(site, {"template.py": "print 1\n"})
+    step.bytecode(site)
+    compiled = {p.relative_to(site).as_posix(): p.read_bytes() for p in site.rglob("*.pyc")}
+    assert sorted(compiled) == ["__pycache__/a.cpython-311.pyc", "b/__pycache__/c.cpython-311.pyc"]
+    assert {data[4] for data in compiled.values()} == {0b11}, "a hash that is checked"
+    for path in site.rglob("*.py"):
+        os.utime(path, (OLD, OLD))
+    step.bytecode(site)
+    assert {p.relative_to(site).as_posix(): p.read_bytes() for p in site.rglob("*.pyc")} == compiled
+
+    source = tmp_path / "source"
+    write(source, {"a.py": "X = 2\n", "b/c.py": "Y = 1\n"})
+    step.overlay(source, site)
+    changed = {p.name for p in site.rglob("*.pyc")
+               if p.read_bytes() != compiled[p.relative_to(site).as_posix()]}  # fmt: skip
+    assert changed == {"a.cpython-311.pyc"}
+    (site / "b/c.py").write_text("Y = 3\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import a, b.c; print(a.X, b.c.Y)"], cwd=site,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["2", "3"]
+
+
+def test_an_overlay_that_is_no_python_is_noticed(step: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path / "source", {"a.py": "print 1\n"})
+    with pytest.raises(py_compile.PyCompileError):
+        step.overlay(tmp_path / "source", tmp_path)
 
 
 def test_overlay_does_not_write_through_links(step: ModuleType, tmp_path: Path) -> None:
@@ -308,4 +345,4 @@ def test_standard_library_only() -> None:
         [sys.executable, "-I", "-S", STEP, "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
-    assert "finish LAYER" in done.stdout or "{finish,packages,overlay}" in done.stdout
+    assert "finish LAYER" in done.stdout or "{finish,packages,bytecode,overlay}" in done.stdout

@@ -39,7 +39,7 @@ FIRST_CHUNK_SHARE = 5
 """The first chunk has a whole one's frames divided by this."""
 
 LONGEST_CHUNK = 250
-"""Frames that are decoded at a time when more are waiting: bounds memory, and others' wait."""
+"""Frames that are decoded at a time at the end or of a whole: bounds memory, and others' wait."""
 
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="codec")
 
@@ -109,8 +109,10 @@ class AudioDecoder:
         """Take the rows that came since the last call; rows after the end are ignored."""
         self._take(rows)
         pcm = b""
-        while (ready := self._complete - self._decoded - self._context_frames) >= self._next_chunk:
-            pcm += await self._decode(min(ready, LONGEST_CHUNK))
+        while self._complete - self._decoded - self._context_frames >= self._next_chunk:
+            # Never more at a time, however many are waiting: where a chunk ends must not depend on
+            # when its rows came, or equal codes would give sounds that differ in their last bits.
+            pcm += await self._decode(self._next_chunk)
             self._next_chunk = min((3 * self._next_chunk + 1) // 2, self._chunk_frames)
         return pcm
 

@@ -17,6 +17,7 @@ and GET /v1/audio/voices?format=names with a plain list of names, as the server 
 
 from __future__ import annotations
 
+import base64
 import functools
 import inspect
 import logging
@@ -51,6 +52,13 @@ PATCH = {
             "how": "replace",
             "with": "load_voice_presets",
             "sha256": "f3de508ace3adf7189ccca1b0b1be11e814693fbc2b313afd7af8710ebbba028",
+        },
+        {
+            "file": "vllm/entrypoints/bosonai/serving_audio.py",
+            "name": "HiggsAudioServingAudio.tts_voice_raw",
+            "how": "replace",
+            "with": "tts_voice_raw",
+            "sha256": "2a7231d799e8e03ec85a11428b655407ffb10712a25bc2669f371d84dda622e1",
         },
         {
             "file": "vllm/entrypoints/bosonai/api_server.py",
@@ -105,6 +113,22 @@ def load_voice_presets(state: Any, voice_presets_dir: str, interval: int = 10) -
                 state.voice_presets = state.voice_library.voices
         except Exception:
             log.exception("The voices could not be read again; they stay as they were")
+
+
+def tts_voice_raw(
+    self: Any, voice: str, voice_presets_dir: str, voice_presets: Voices
+) -> tuple[str, str, str | None]:
+    """Return what the server's own speech route needs of a voice: this patch works without others.
+
+    Returns:
+        A WAV file in base64, its transcript, and the system prompt if the voice has one.
+
+    Raises:
+        UnknownVoiceError: there is no such voice; the route answers 400.
+    """
+    del self, voice_presets_dir
+    found = resolve(voice_presets, voice)
+    return base64.b64encode(found.audio).decode(), found.transcript, found.system_prompt
 
 
 def listed(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

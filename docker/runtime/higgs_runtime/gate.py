@@ -3,8 +3,9 @@
 The server takes it by its own flag (`--middleware higgs_runtime.gate.Gate`), so nothing of it has
 to be changed. When the application is ready, and before anybody can connect, it is asked for some
 speech: what is loaded, imported or compiled on a first request is then done (the processor with its
-second audio tokenizer, resampling, the encoders of sound files, the kernels of the codec). The
-start code outside is told when that has happened, and tells when no more requests may be let in.
+audio tokenizer, resampling, the encoders of sound files, the codec's kernels, the recordings of
+the voices). The start code outside is told when that has happened, and tells when no more requests
+may be let in.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ TEXT = "Hello, this is a test."
 TOKENS = 64
 """Longest answer to a request of the warm-up: 2.6 s of sound."""
 FORMATS = ("pcm", "wav", "mp3")
+MOST_VOICES = 16
+"""More are not asked for: somebody may have a folder with hundreds."""
 
 log = logging.getLogger("vllm.higgs_runtime")
 
@@ -169,18 +172,32 @@ async def warm_up(app: App, application: object) -> None:
 
 
 async def _speak(app: App, application: object, took: list[str]) -> None:
+    """Ask for each format in one voice, then for the other voices, all at once."""
     model = (await _json(app, application, "/v1/models"))["data"][0]["id"]
-    voices = await _json(app, application, "/v1/audio/voices")
-    names = voices["voices"] if isinstance(voices, dict) else voices
-    voice = names[0]["id"] if isinstance(names[0], dict) else names[0]
-    for response_format in FORMATS:
-        started = time.monotonic()
+    first, *others = _voices(await _json(app, application, "/v1/audio/voices"))
+
+    async def say(voice: str, response_format: str) -> None:
         request = {
             "model": model, "voice": voice, "input": TEXT,
             "response_format": response_format, "max_tokens": TOKENS,
         }  # fmt: skip
         await _ask(app, application, "POST", "/v1/audio/speech", request)
+
+    for response_format in FORMATS:
+        started = time.monotonic()
+        await say(first, response_format)
         took.append(f"{response_format} {time.monotonic() - started:.1f} s")
+    started = time.monotonic()
+    await asyncio.gather(*(say(voice, FORMATS[0]) for voice in others[: MOST_VOICES - 1]))
+    took.append(f"{len(others)} more voices {time.monotonic() - started:.1f} s")
+
+
+def _voices(answer: Any) -> list[str]:
+    """Return the voices with a recording, which is encoded when they are first asked for."""
+    entries = answer["voices"] if isinstance(answer, dict) else answer
+    plain = [x if isinstance(x, dict) else {"id": x} for x in entries]
+    recorded = [x["id"] for x in plain if x.get("kind", "recording") == "recording"]
+    return recorded or [x["id"] for x in plain[:1]]
 
 
 async def _json(app: App, application: object, path: str) -> Any:

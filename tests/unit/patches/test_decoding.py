@@ -87,6 +87,17 @@ def test_chunk_size_does_not_change_the_sound(chunk: int) -> None:
     assert b"".join(stream(rows, Codec(), chunk_frames=chunk)) == expected(codes)
 
 
+def test_when_rows_come_does_not_change_how_they_are_decoded() -> None:
+    """The codec's last bits depend on how many frames it is given at a time."""
+    _, rows = speech(130)
+    lengths = []
+    for at_a_time in (1, 7, 50, 1000):
+        codec = Codec()
+        stream(rows, codec, at_a_time)
+        lengths.append(codec.lengths)
+    assert lengths[0] == lengths[1] == lengths[2] == lengths[3]
+
+
 def test_less_context_than_the_codec_hears_changes_the_sound() -> None:
     """The measure of the tests above is sharp enough to see a seam."""
     codes, rows = speech(60)

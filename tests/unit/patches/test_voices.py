@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import base64
 import inspect
 import json
 import os
@@ -227,6 +228,9 @@ def test_new_changed_and_removed_voices_are_picked_up(own: Folder, shipped: Fold
     assert found.refresh()
     assert "two" not in found.voices
     assert found.voices["one"].transcript == "Other words."
+    own.write({"one": one, "two": two})
+    assert found.refresh()
+    assert "two" in found.voices
 
 
 def test_a_recording_that_goes_bad_keeps_its_last_good_content(
@@ -335,6 +339,17 @@ def test_without_any_voice_the_reason_is_told(own: Folder) -> None:
     assert not found.aliases
     with pytest.raises(UnknownVoiceError, match=f"no voices.*{own.path}"):
         resolve(found, "alloy")
+
+
+def test_the_servers_own_route_is_given_the_voice(own: Folder) -> None:
+    own.write({"me": own.voice("me"), "calm": {"system_prompt": "Calm."}}, {"i": "me"})
+    found = library(own).voices
+    audio, transcript, prompt = voices.tts_voice_raw(None, "i", "", found)
+    assert base64.b64decode(audio) == found["me"].audio
+    assert (transcript, prompt) == ("I am me.", None)
+    assert voices.tts_voice_raw(None, "calm", "", found) == ("", "", "Calm.")
+    with pytest.raises(ValueError, match="unknown"):
+        voices.tts_voice_raw(None, "you", "", found)
 
 
 class Request:

@@ -146,15 +146,35 @@ def test_what_platforms_ask_all_the_time_is_not_logged(
     assert gate._worth_logging(other)
 
 
-def test_the_server_s_own_lines_are_quiet_during_the_warm_up_only(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+MANY = [{"id": f"v{number}", "kind": "recording"} for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("voices", "expected"),
+    [
+        (["plain", "names"], ["plain pcm", "plain wav", "plain mp3", "names pcm"]),
+        ({"voices": [{"id": "d", "kind": "description"}, {"id": "r", "kind": "recording"}]},
+         ["r pcm", "r wav", "r mp3"]),
+        ({"voices": [{"id": "d", "kind": "description"}]}, ["d pcm", "d wav", "d mp3"]),
+        ({"voices": MANY}, ["v0 pcm", "v0 wav", "v0 mp3", *(f"v{n} pcm" for n in range(1, 16))]),
+    ],
+)  # fmt: skip
+def test_warm_up_asks_for_each_format_and_each_voice_and_the_log_is_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    voices: object,
+    expected: list[str],
 ) -> None:
     monkeypatch.setenv(gate.WARMUP, "10")
     levels: list[int] = []
+    asked: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         levels.append(logging.getLogger("vllm.entrypoints.logger").getEffectiveLevel())
-        body = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/audio/voices": ["plain", "names"]}
+        if scope["path"] == "/v1/audio/speech":
+            request = json.loads((await receive())["body"])
+            asked.append(f"{request['voice']} {request['response_format']}")
+        body = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/audio/voices": voices}
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps(body.get(scope["path"]))
                     .encode()})  # fmt: skip
@@ -162,6 +182,7 @@ def test_the_server_s_own_lines_are_quiet_during_the_warm_up_only(
     logging.getLogger("vllm").setLevel(logging.INFO)
     caplog.set_level(logging.INFO, "vllm.higgs_runtime")
     asyncio.run(gate.warm_up(app, None))
-    assert levels == 5 * [logging.WARNING]
+    assert asked == expected
+    assert set(levels) == {logging.WARNING}
     assert logging.getLogger("vllm").level == logging.INFO
     assert "warm-up took" in caplog.text and "mp3" in caplog.text

@@ -1,0 +1,204 @@
+"""invoke start, status, logs, stop: the stand-in image on a real engine."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from higgs_image import build, service, standin
+from higgs_image.errors import EngineError, ServiceError, UsageError
+from higgs_image.render import Overrides
+from higgs_image.service import Options, Service
+from higgs_image.workspace import Workspace
+
+pytestmark = pytest.mark.engine
+
+NAME = "higgs-service-test"
+VARIABLES = tuple(f"{name}={value}" for name, value in standin.ENVIRONMENT.items())
+
+
+@pytest.fixture(scope="module")
+def workspace(
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+) -> Iterator[Workspace]:
+    """A workspace whose last build is a stand-in image that the engine has."""
+    made = standin.make(tmp_path_factory.mktemp("service"), base)
+    built = build.build(made, overrides=overrides)
+    reference = build.load(made, built, overrides, "service-test")
+    yield made
+    subprocess.run(["docker", "image", "rm", "--force", reference], capture_output=True)
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    subprocess.run(["docker", "rm", "--force", NAME], capture_output=True)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def start(workspace: Workspace, *variables: str, **options: object) -> Service:
+    chosen = {"port": free_port(), "device": "cpu"} | options
+    return service.start(
+        workspace,
+        Options(name=NAME, variables=(*VARIABLES, *variables), random_weights=False,
+                **chosen),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
+    assert service.status(NAME) == Service(NAME, "absent")
+    assert "is not running: invoke start" in service.status(NAME).text()
+    started = start(workspace)
+    assert started.state == "ready" and started.device == "cpu"
+    assert service.status(NAME) == started
+    assert f"url     {started.url}" in started.text()
+    done = subprocess.run(["bash", "-c", started.curl], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hello.wav").read_bytes().startswith(b"RIFF")
+    lines = list(service.logs(NAME))
+    assert any("listening on" in line for line in lines)
+    assert list(service.logs(NAME, tail=1)) == lines[-1:]
+    again = start(workspace)
+    assert again == started, "it runs already"
+    stopped = service.stop(NAME)
+    assert (stopped.state, stopped.exit_code) == ("ended", 0)
+    assert service.stop(NAME).state == service.status(NAME).state == "absent"
+
+
+def test_with_an_api_key_the_curl_line_takes_it_from_the_environment(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    started = start(workspace, "HIGGS_API_KEY=0123456789")
+    assert "0123456789" not in started.text()
+    done = subprocess.run(["bash", "-c", started.curl], cwd=tmp_path, capture_output=True,
+                          env={"HIGGS_API_KEY": "0123456789", "PATH": "/usr/bin:/bin"})  # fmt: skip
+    assert done.returncode == 0
+
+
+def test_following_the_log_ends_with_the_container(workspace: Workspace) -> None:
+    start(workspace)
+    stopping = threading.Timer(1.0, lambda: service.stop(NAME))
+    stopping.start()
+    assert any("stopping: " in line for line in service.logs(NAME, follow=True))
+    stopping.join()
+
+
+def test_not_waiting(workspace: Workspace) -> None:
+    started = start(workspace, wait=False)
+    assert started.state in ("loading", "ready")
+    deadline = time.monotonic() + 60
+    while service.status(NAME).state != "ready":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_container_that_cannot_start_says_why(workspace: Workspace) -> None:
+    with pytest.raises(ServiceError, match=r"(?s)ended with 2 before.*HIGGS_MAX_MODEL_LEN is '1'"):
+        start(workspace, "HIGGS_MAX_MODEL_LEN=1")
+    found = service.status(NAME)
+    assert (found.state, found.exit_code) == ("ended", 2)
+    assert "allowed: 512 to 131072" in found.text()
+    assert start(workspace, arguments=("--max-model-len=4096",)).state == "ready"
+
+
+def test_what_cannot_be_started(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="device 'tpu' is unknown"):
+        start(workspace, device="tpu")
+    with pytest.raises(UsageError, match="--env X has no value"):
+        start(workspace, "X")
+    with pytest.raises(EngineError, match="there is no image"):
+        start(workspace, image="127.0.0.1:1/no/such:image")
+    with pytest.raises(UsageError, match="no image was built yet"):
+        start(standin.workspace_in(tmp_path))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(EngineError, match="refused to start"),
+    ):
+        start(workspace, port=taken.getsockname()[1])
+    assert service.status(NAME).state == "absent"
+    with pytest.raises(UsageError, match="there is no container"):
+        list(service.logs(NAME))
+
+
+def test_another_ones_container_is_left_alone(workspace: Workspace) -> None:
+    started = start(workspace)
+    with pytest.raises(UsageError, match=f"{NAME} runs"):
+        start(workspace, image=f"service-test:{_tag()}")
+    assert service.status(NAME) == started
+    service.stop(NAME)
+    image = service.smoke.last_built(workspace)
+    subprocess.run(["docker", "run", "--detach", "--name", NAME, "--entrypoint", "sleep", image,
+                    "60"], check=True, capture_output=True)  # fmt: skip
+    for call in (service.status, service.stop):
+        with pytest.raises(UsageError, match="was not started by invoke start"):
+            call(NAME)
+
+
+def _tag() -> str:
+    found = subprocess.run(["docker", "images", "--format", "{{.Tag}}", "service-test"],
+                           check=True, capture_output=True, text=True)  # fmt: skip
+    return found.stdout.split()[0]
+
+
+# --- Compose
+
+
+def test_the_compose_file_runs_and_ends(workspace: Workspace, tmp_path: Path) -> None:
+    version = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True)
+    if not shutil.which("docker") or version.returncode != 0:
+        pytest.skip("needs docker compose (Debian: docker-compose of trixie)")
+    deploy = Path(__file__).parents[2] / "deploy"
+    small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
+    variables = "".join(f"      {x.replace('=', ': ')}\n" for x in VARIABLES)
+    small.write_text(f"services:\n  server:\n    environment:\n{variables}")
+    port = free_port()
+    environment = {"PATH": os.environ["PATH"], "PORT": str(port),
+                   "IMAGE": f"service-test:{_tag()}", "CPU_DEVICE": str(tmp_path),
+                   "CPU_WEIGHTS": str(tmp_path)}  # fmt: skip
+    files = [deploy / "compose.yaml", deploy / "compose.cpu.yaml", small]
+    command = ["docker", "compose", "--project-name", NAME]
+    command += [part for file in files for part in ("--file", str(file))]
+
+    def compose(*arguments: str) -> str:
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True,
+                              text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    try:
+        compose("up", "--detach")
+        deadline = time.monotonic() + 60
+        while _status(port) != 200:
+            assert time.monotonic() < deadline, compose("logs")
+            time.sleep(0.1)
+        compose("stop")
+        assert "no request is running" in compose("logs")
+        states = compose("ps", "--all", "--format", "{{.State}} {{.ExitCode}}")
+        assert states.strip() == "exited 0"
+    finally:
+        compose("down", "--volumes")
+
+
+def _status(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()

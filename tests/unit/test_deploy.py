@@ -1,0 +1,119 @@
+"""deploy/: parsed by what reads it, and in step with the start code's defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from higgs_runtime import settings
+
+from higgs_image.smoke import cpu
+from higgs_image.workspace import PROJECT
+
+DEPLOY = PROJECT / "deploy"
+MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+DRAIN = next(row.value for row in settings.TABLE if row.name == "drain_seconds")
+PORT = next(row.value for row in settings.TABLE if row.name == "port")
+VARIABLES = {row.variable for row in settings.TABLE}
+
+
+def manifest(kind: str) -> dict[str, Any]:
+    [found] = [x for x in MANIFESTS if x["kind"] == kind]
+    return found
+
+
+def pod() -> dict[str, Any]:
+    spec: dict[str, Any] = manifest("Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("version", ["1.28", "1.31", "1.33"])
+@pytest.mark.parametrize("document", MANIFESTS, ids=lambda x: x["kind"])
+def test_the_manifest_follows_the_schemas(document: dict[str, Any], version: str) -> None:
+    """Strictly: a field that the API does not know is an error, too."""
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_schemas_are_strict() -> None:
+    wrong = yaml.safe_load((DEPLOY / "kubernetes.yaml").read_text().split("\n---\n")[1])
+    wrong["spec"]["template"]["spec"]["containers"][0]["startupProbe"]["failureTreshold"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError, match="failureTreshold"):
+        kubernetes_validate.validate(wrong, "1.33", strict=True)
+
+
+def test_the_manifest_fits_together() -> None:
+    labels = manifest("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert manifest("Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert manifest("Service")["spec"]["selector"].items() <= labels.items()
+    [container] = pod()["containers"]
+    [port] = container["ports"]
+    assert port["containerPort"] == PORT
+    assert manifest("Service")["spec"]["ports"][0]["targetPort"] == port["name"]
+    mounts = {x["name"]: x["mountPath"] for x in container["volumeMounts"]}
+    assert mounts.keys() == {x["name"] for x in pod()["volumes"]}
+    assert mounts["weights"] == "/workspace"
+    claim = manifest("PersistentVolumeClaim")["metadata"]["name"]
+    assert claim in [x.get("persistentVolumeClaim", {}).get("claimName") for x in pod()["volumes"]]
+    assert {x["name"] for x in container["env"]} <= VARIABLES
+
+
+def test_probes_tell_loading_from_ready() -> None:
+    """Kubernetes takes every status from 200 to 399 for an answer, so /ping (204) is none."""
+    [container] = pod()["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
+    start = container["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 3600
+
+
+def test_running_requests_have_time() -> None:
+    assert pod()["terminationGracePeriodSeconds"] >= DRAIN + 10
+    for name in ("compose.yaml",):
+        grace = re.search(r"stop_grace_period: (\d+)s", (DEPLOY / name).read_text())
+        assert grace and int(grace[1]) >= DRAIN + 10
+
+
+def composed(*files: str, **variables: str) -> dict[str, Any]:
+    version = subprocess.run(["docker", "compose", "version"], capture_output=True)
+    if version.returncode != 0:
+        pytest.skip("needs docker compose (Debian: docker-compose of trixie)")
+    command = ["docker", "compose"]
+    command += [part for name in files for part in ("--file", str(DEPLOY / name))]
+    done = subprocess.run(
+        [*command, "config"], capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "HOME": "/"} | variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = yaml.safe_load(done.stdout)["services"]["server"]
+    return found
+
+
+def test_the_compose_file_is_parsed() -> None:
+    found = composed("compose.yaml", IMAGE="x@sha256:abc", HIGGS_API_KEY="k")
+    assert found["image"] == "x@sha256:abc"
+    [device] = found["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia" and device["count"] == 1
+    assert found["ports"][0]["target"] == PORT and found["ports"][0]["host_ip"] == "127.0.0.1"
+    assert [x["target"] for x in found["volumes"]] == ["/workspace"]
+    assert found["environment"].keys() <= VARIABLES
+    assert found["environment"]["HIGGS_API_KEY"] == "k"
+
+
+def test_the_compose_file_without_an_image_says_so() -> None:
+    with pytest.raises(AssertionError, match="set IMAGE to the image's name"):
+        composed("compose.yaml")
+
+
+def test_the_compose_file_for_a_cpu() -> None:
+    files = ("compose.yaml", "compose.cpu.yaml")
+    found = composed(*files, IMAGE="x", CPU_DEVICE="/d", CPU_WEIGHTS="/w")
+    assert "deploy" not in found
+    mounts = {x["source"]: (x["target"], x.get("read_only")) for x in found["volumes"]}
+    assert mounts["/d"] == (cpu.DEVICE, True) and mounts["/w"] == (cpu.WEIGHTS, True)
+    for name in ("PYTHONPATH", "HIGGS_DEVICE", "HF_HUB_CACHE"):
+        assert found["environment"][name] == cpu.ENVIRONMENT[name]
