@@ -159,6 +159,8 @@ def compute(
     build_steps = workspace.root / "docker" / "build"
     for path in files_below(build_steps):
         files[f"build/{path.relative_to(build_steps).as_posix()}"] = (path.read_bytes(), 0o644)
+    if lock.debian:
+        text("build/snapshot.list", "".join(f"{line}\n" for line in lock.debian.snapshot))
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
