@@ -53,6 +53,13 @@ PyVersion = Annotated[str, _matching(r"^3\.\d+\Z", "write major and minor versio
 ImageName = Annotated[
     str, _matching(r"^\w[\w.:/-]*\Z", "write name and tag, such as debian:bookworm-slim")
 ]
+AptLine = Annotated[
+    str,
+    _matching(
+        r"^deb( \[[\w =./-]+\])? https?://[^\s@]+ [\w./-]+( [\w-]+)+\Z",
+        "write it as apt has it, without credentials: deb http://host/archive suite main",
+    ),
+]
 Word = Annotated[str, _matching(r"^\w[\w.+!-]*\Z", "use letters, digits and any of . _ + ! - only")]
 HubName = Annotated[str, _matching(r"^[\w.-]+/[\w.-]+\Z", "write owner/name")]
 Text = Annotated[str, _matching(r"^[^\x00-\x1f\x7f]+\Z", "write one line that is not empty")]
@@ -195,6 +202,29 @@ class Patches(_Table, frozen=True):
     sha256: dict[str, Sha256]
 
 
+class Debian(_Table, frozen=True):
+    """Where Debian's packages come from, if not from the base image's own sources.
+
+    Attributes:
+        snapshot: lines of apt's sources.list that name one moment of the archive, such as those
+            of its snapshot service. With them two builds get the same packages on any day.
+    """
+
+    snapshot: list[AptLine]
+
+
+class Project(_Table, frozen=True):
+    """Who releases the image.
+
+    Attributes:
+        url: the repository; becomes the image's source label, by which ghcr.io links the package
+            to it. It is here and not taken from the checkout: so the digest does not depend on
+            who builds.
+    """
+
+    url: GitUrl
+
+
 class _File(_Table, frozen=True):
     schema: int
     date: datetime.date
@@ -207,6 +237,8 @@ class _File(_Table, frozen=True):
     weights: list[Weights]
     recipe: Recipe
     patches: Patches | None = None
+    project: Project | None = None
+    debian: Debian | None = None
 
 
 class Lock(_File, frozen=True):

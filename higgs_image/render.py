@@ -159,6 +159,8 @@ def compute(
     build_steps = workspace.root / "docker" / "build"
     for path in files_below(build_steps):
         files[f"build/{path.relative_to(build_steps).as_posix()}"] = (path.read_bytes(), 0o644)
+    if lock.debian:
+        text("build/snapshot.list", "".join(f"{line}\n" for line in lock.debian.snapshot))
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
@@ -238,8 +240,10 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
     oci = {
         "title": "higgs-audio-vllm",
         "description": "Higgs Audio v2 speech server (vLLM, OpenAI-compatible API)",
-        "source": lock.fork.url,
-        "revision": lock.fork.commit,
+        "source": lock.project.url if lock.project else lock.fork.url,
+        # Of the source, so of the fork only: this project's commit is in the provenance, as each
+        # commit would else give another digest.
+        "revision": "" if lock.project else lock.fork.commit,
         "version": lock.tag,
         "created": lock.fork.date.isoformat(),
         "licenses": "Apache-2.0",
@@ -249,6 +253,7 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
     }
     own = {
         LABEL + "lock-sha256": lock.sha256,
+        LABEL + "fork": f"{lock.fork.url} {lock.fork.commit}",
         LABEL + "vllm-base": f"{lock.vllm.ref} {lock.vllm.commit}",
         LABEL + "submodule": f"{lock.submodule.url} {lock.submodule.commit}",
         LABEL + "wheel-sha256": lock.wheel.sha256,

@@ -9,6 +9,7 @@ from higgs_image.release.journal import Push
 from higgs_image.render import LABEL
 from higgs_image.smoke.record import Record
 
+FORK = LABEL + "fork"
 SOURCE = "org.opencontainers.image.source"
 
 LOCK = LABEL + "lock-sha256"
@@ -65,7 +66,7 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
 
 def _origin(known: Known) -> list[Refusal]:
     found = []
-    source = known.labels.get(SOURCE, "")
+    source = known.labels.get(FORK) or known.labels.get(SOURCE, "")
     if source.startswith("file://"):
         found.append(
             Refusal(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from higgs_image.build import Built
@@ -38,15 +39,7 @@ def predicate(built: Built, lock: Lock, by: Actor) -> dict[str, Any]:
         _git(checkout.url or "", checkout.commit or "", "project"),
         _git(lock.fork.url, lock.fork.commit, "fork"),
         _git(lock.submodule.url, lock.submodule.commit, "submodule"),
-        {
-            "name": "base image",
-            "uri": f"pkg:docker/{built.image.labels['org.opencontainers.image.base.name']}",
-            "digest": {
-                "sha256": built.image.labels["org.opencontainers.image.base.digest"].removeprefix(
-                    "sha256:"
-                )
-            },
-        },
+        _base(built.image.labels),
         {"name": lock.wheel.filename, "digest": {"sha256": lock.wheel.sha256}},
         {"name": lock.python.requirements, "digest": {"sha256": lock.python.requirements_sha256}},
     ]
@@ -78,6 +71,13 @@ def builder_id() -> str:
 def _git(url: str, commit: str, name: str) -> dict[str, Any]:
     digest = {"gitCommit": commit} if commit else {}
     return {"name": name, "uri": f"git+{url}" if url else "", "digest": digest}
+
+
+def _base(labels: Mapping[str, str]) -> dict[str, Any]:
+    prefix = "org.opencontainers.image.base."
+    digest = labels.get(prefix + "digest", "").removeprefix("sha256:")  # none for a mere tag
+    uri = f"pkg:docker/{labels.get(prefix + 'name', '')}"
+    return {"name": "base image", "uri": uri, "digest": {"sha256": digest} if digest else {}}
 
 
 def disagreements(document: dict[str, Any], lock: Lock) -> list[str]:

@@ -112,7 +112,7 @@ def smoke_here(workspace: Workspace) -> Smoke:
                 client.images.pull(
                     reference, auth_config={"username": login[0], "password": login[1]}
                 )
-        small = str(labels.get(policy.SOURCE, "")).startswith("file://")
+        small = str(labels.get(policy.FORK, "")).startswith("file://")
         options = smokes.Options(
             image=reference,
             device=device,

@@ -27,8 +27,6 @@ from higgs_image.render import LABEL
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
-OCI = "org.opencontainers.image."
-
 _METADATA = re.compile(r".*/site-packages/[^/]+\.dist-info/METADATA")
 _WANTED = ("usr/lib/os-release", "etc/os-release", "var/lib/dpkg/status", "var/lib/dpkg/status.d/*",
            "*/imageio_ffmpeg/binaries/ffmpeg-*")  # fmt: skip
@@ -126,9 +124,8 @@ def _python(metadata: bytes) -> Package:
 
 def _from_labels(labels: Mapping[str, str]) -> list[Package]:
     found = []
-    fork = f"{labels.get(OCI + 'source', '')} {labels.get(OCI + 'revision', '')}"
-    for name, label in (("fork", fork), ("submodule", labels.get(LABEL + "submodule", ""))):
-        url, _, commit = label.partition(" ")
+    for name in ("fork", "submodule"):
+        url, _, commit = labels.get(LABEL + name, "").partition(" ")
         repository = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?", url)
         if commit:
             kind = "github" if repository else "generic"

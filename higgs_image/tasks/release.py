@@ -222,7 +222,7 @@ def record(
 @task(
     positional=["image"],
     help={
-        "image": "digest or tag; the moving tag by default",
+        "image": "digest or tag, such as custom",
         "key": "public key of cosign whose signature is believed",
         "identity": "regular expression of the workflow whose signature is believed",
         "layers": "also fetch the image and compare its layers with its list of packages",
@@ -235,7 +235,7 @@ def record(
 )
 def verify(
     c: Context,
-    image: str = "custom",
+    image: str,
     registry: str | None = None,
     name: str | None = None,
     key: str | None = None,

@@ -415,11 +415,43 @@ def test_labels(project: Project, source: Source) -> None:
         f"{oci}base.name": "debian:bookworm-slim",
         f"{oci}base.digest": f"sha256:{'c' * 64}",
         "org.higgs-image.lock-sha256": lock.sha256,
+        "org.higgs-image.fork": f"https://git.invalid/fork.git {lock.fork.commit}",
         "org.higgs-image.vllm-base": f"v0.8.3 {'b' * 40}",
         "org.higgs-image.submodule": f"https://git.invalid/audio.git {lock.submodule.commit}",
         "org.higgs-image.wheel-sha256": "d" * 64,
         "org.higgs-image.requirements-sha256": lock.python.requirements_sha256,
     }
+
+
+def test_the_releasing_repository_is_the_source_once_it_is_locked(
+    project: Project, source: Source
+) -> None:
+    text = project.text + '\n[project]\nurl = "https://git.invalid/acme/higgs-image"\n'
+    project.workspace.lock_file.write_text(text)
+    labels = labels_of(dockerfile(project, source))
+    assert labels["org.opencontainers.image.source"] == "https://git.invalid/acme/higgs-image"
+    assert "org.opencontainers.image.revision" not in labels
+    assert labels["org.higgs-image.fork"].startswith("https://git.invalid/fork.git ")
+
+
+def test_a_snapshot_of_the_archive_is_rendered_for_apt(project: Project, source: Source) -> None:
+    line = "deb [signed-by=/usr/share/keyrings/x.gpg] http://archive.invalid/20260101 bookworm main"
+    project.workspace.lock_file.write_text(project.text + f'\n[debian]\nsnapshot = ["{line}"]\n')
+    lock = project.load()
+    patched = Patched({}, [])
+    files = render.compute(project.workspace, lock, source, patched, Overrides())
+    assert files["build/snapshot.list"] == (f"{line}\n".encode(), 0o644)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["http://x bookworm main", "deb ftp://x bookworm main", "deb http://u:p@x bookworm main",
+     "deb http://x bookworm", "deb http://x bookworm main\\ndeb http://y z main"],
+)  # fmt: skip
+def test_a_snapshot_that_is_no_line_of_apt(project: Project, line: str) -> None:
+    project.workspace.lock_file.write_text(project.text + f'\n[debian]\nsnapshot = ["{line}"]\n')
+    with pytest.raises(LockError, match="snapshot"):
+        project.load()
 
 
 def test_overrides_are_recorded(project: Project, source: Source, tmp_path: Path) -> None:

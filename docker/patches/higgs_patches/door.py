@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.middleware import Middleware
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_patches.chat_fields import Refused
@@ -46,6 +45,10 @@ PATCH = {
 MAX_BODY = 32 * 2**20
 """Bytes of a request's body: reference audio of the largest size (media.py), in base64."""
 
+MAX_DISCARDED = 8 * MAX_BODY
+"""Bytes of a body that are read only to be thrown away: many clients read no answer before they
+have sent everything. A body that is longer, or is announced to be, is cut off."""
+
 MAX_ELEMENTS = 500_000
 """Commas and opening brackets of a request's JSON: each can become an object in memory."""
 
@@ -74,20 +77,25 @@ class WholeBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _announced(scope) > MAX_BODY:
-            await _too_large()(scope, receive, send)
-            return
         body = bytearray()
-        more = True
-        while more:
+        size = 0
+        more = _announced(scope) <= MAX_DISCARDED
+        while more and size <= MAX_DISCARDED:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size <= MAX_BODY:
+                body += piece
             more = message.get("more_body", False)
-            if len(body) > MAX_BODY:
-                await _too_large()(scope, receive, send)
-                return
+        if max(size, _announced(scope)) > MAX_BODY:
+            response = answer(f"the request is larger than {MAX_BODY >> 20} MiB", 413)
+            if more or not size:
+                # Unread bytes are still to come: they must not be taken for the next request.
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
         if sum(map(body.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
             response = answer(f"the request has more than {MAX_ELEMENTS} elements", 413)
             await response(scope, receive, send)
@@ -102,13 +110,6 @@ class WholeBody:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         await self.app(scope, replay, send)
-
-
-def _too_large() -> Response:
-    response = answer(f"the request is larger than {MAX_BODY >> 20} MiB", 413)
-    # Unread bytes are still to come: they must not be taken for the next request.
-    response.headers["Connection"] = "close"
-    return response
 
 
 def _announced(scope: Scope) -> int:

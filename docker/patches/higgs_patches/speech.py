@@ -130,7 +130,7 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
     params = _sampling_params(serving, request, text, tokenizer)
     # The client's own id may be one that is still in use, and an abort is by id.
     request_id = f"audiospeech-{serving._base_request_id(raw_request)}-{uuid.uuid4().hex[:8]}"
-    serving._log_inputs(request_id, request.input, params, None, None)
+    serving._log_inputs(request_id, text, params, None, None)
     speech = _Speech(serving, request, request_id)
     try:
         return await _begun(speech, speech.pcm(prompt, params))
@@ -226,21 +226,28 @@ def _sampling_params(serving: Any, request: SpeechRequest, text: str, tokenizer:
     vocabulary = tokenizer.get_vocab()
     ends = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
     ends.add(serving.model_config.hf_config.audio_eos_token_id)
+    return SamplingParams.from_optional(
+        **sampling_settings(request, text),
+        stop_token_ids=sorted(ends),
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def sampling_settings(request: SpeechRequest, text: str) -> dict[str, Any]:
+    """Return how a request wants its codes drawn, by the names of vLLM's SamplingParams."""
     extra = {
         name: value
         for name in ("ras_win_len", "ras_win_max_num_repeat")
         if (value := getattr(request, name)) is not None
     }
-    return SamplingParams.from_optional(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k or -1,
-        seed=request.seed,
-        stop_token_ids=sorted(ends),
-        max_tokens=request.max_tokens or default_max_tokens(text),
-        output_kind=RequestOutputKind.DELTA,
-        extra_args=extra or None,
-    )
+    return {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k or -1,
+        "seed": request.seed,
+        "max_tokens": request.max_tokens or default_max_tokens(text),
+        "extra_args": extra or None,
+    }
 
 
 @dataclass
@@ -267,15 +274,16 @@ class _Speech:
     async def pcm(self, prompt: Any, params: Any) -> AsyncGenerator[bytes, None]:
         """Give the speech as it comes. Raises NoAudioError if there is none."""
         no_room = False
-        async for output in self._outputs(prompt, params):
-            self.input_tokens = len(output.prompt_token_ids or ())
-            [completion] = output.outputs
-            self.output_tokens += len(completion.token_ids)
-            if completion.finish_reason == "abort":
-                raise RuntimeError("the engine gave the request up")
-            no_room = completion.finish_reason == "length"
-            if pcm := await self.decoder.feed(completion.mm_token_ids or ()):
-                yield pcm
+        async with contextlib.aclosing(self._outputs(prompt, params)) as outputs:
+            async for output in outputs:
+                self.input_tokens = len(output.prompt_token_ids or ())
+                [completion] = output.outputs
+                self.output_tokens += len(completion.token_ids)
+                if completion.finish_reason == "abort":
+                    raise RuntimeError("the engine gave the request up")
+                no_room = completion.finish_reason == "length"
+                if pcm := await self.decoder.feed(completion.mm_token_ids or ()):
+                    yield pcm
         try:
             rest = await self.decoder.finish()
         except NoAudioError as error:

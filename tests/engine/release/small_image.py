@@ -67,6 +67,7 @@ def labels(lock: Lock) -> dict[str, str]:
         "org.opencontainers.image.base.name": lock.base.image,
         "org.opencontainers.image.base.digest": lock.base.digest,
         "org.higgs-image.lock-sha256": lock.sha256,
+        "org.higgs-image.fork": f"https://git.invalid/fork {lock.fork.commit}",
         "org.higgs-image.wheel-sha256": lock.wheel.sha256,
         "org.higgs-image.requirements-sha256": lock.python.requirements_sha256,
         "org.higgs-image.submodule": f"{lock.submodule.url} {lock.submodule.commit}",

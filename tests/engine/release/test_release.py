@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "dirty": ({"checkout": Checkout("c" * 40, ("x.py",))}, "differed from its commit ccccccc"),
     "no git": ({"checkout": Checkout(None)}, "outside of git"),
     "another lock": ({"more": {LABEL + "lock-sha256": "f" * 64}}, "names the lock fffffff"),
-    "stand-in": ({"more": {"org.opencontainers.image.source": "file:///x"}}, "a stand-in"),
+    "stand-in": ({"more": {LABEL + "fork": "file:///x 1234"}}, "a stand-in"),
 }
 
 
@@ -144,7 +144,7 @@ def test_what_nobody_pushed_with_us_is_refused(release: Release, tmp_path: Path)
 def test_a_rehearsal_lets_a_stand_in_pass_and_says_so(
     release: Release, repository: Repository
 ) -> None:
-    more = {"org.opencontainers.image.source": "file:///x", LABEL + "overrides": "base-image"}
+    more = {LABEL + "fork": "file:///x 1234", LABEL + "overrides": "base-image"}
     digest = release.push("1", smoke="cpu pass", more=more)
     rehearsal = promote.Request("cpu", rehearsal=True)
     moved = release.promote(digest, rehearsal)
@@ -363,6 +363,18 @@ def test_a_registry_that_answers_too_slowly(
     with pytest.raises(RegistryUnavailableError, match="timed out"):
         behind.promote(digest)
     assert release.custom() is None
+
+
+def test_a_registry_that_says_yes_and_stores_nothing(
+    release: Release, behind: Release, proxy: FaultProxy, repository: Repository
+) -> None:
+    digest = release.push("1")
+    proxy.faults = [Fault("PUT", "/manifests/custom", 201, body=b"")]
+    with pytest.raises(RegistryConflictError, match="reads back as None"):
+        behind.promote(digest)
+    assert release.custom() is None
+    (end,) = journal.outcomes(repository.tags()).values()
+    assert end == "abandoned"
 
 
 def test_a_manifest_with_another_digest_is_refused(

@@ -131,9 +131,10 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
     assert refused.returncode == ReleaseRefusedError.exit_code, refused.stderr
     assert "no smoke test on a gpu" in refused.stderr and "stand-in" in refused.stderr
     assert custom(clone) is None
-    planned = clone.run(step("promote") + REHEARSAL + " --dry-run", DIGEST=first, REASON="try")
+    rehearsed = step("promote").replace("=gpu", "=cpu") + " --rehearsal"
+    planned = clone.run(rehearsed + " --dry-run", DIGEST=first, REASON="try")
     assert planned.returncode == 0 and first in planned.stdout and custom(clone) is None
-    clone.json(step("promote") + REHEARSAL, DIGEST=first, REASON="try")
+    clone.json(rehearsed, DIGEST=first, REASON="try")
     assert custom(clone) == first
 
     # Another lock, another image.
@@ -183,6 +184,7 @@ def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_
     (again / "wheels").symlink_to(folder / "wheels")
     other.environment["HIGGS_STANDIN"] = str(again)
     done = other.run(f"./inv verify {released} --rebuild --device-class=cpu --json")
+    assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     assert found["rebuild"]["image"] == found["rebuild"]["rebuilt"] == released, done.stderr
     # Built behind a proxy or on another base it is not what the lock alone gives: said as well.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -49,26 +50,53 @@ def test_a_body_is_passed_on_as_a_whole() -> None:
     assert ask(b"") == ([], [b""])
 
 
-def test_a_body_at_the_limit_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MAX_BODY", 10)
+    monkeypatch.setattr(door, "MAX_DISCARDED", 20)
+
+
+CLOSE = (b"connection", b"close")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_body_at_the_limit_is_passed_on() -> None:
     assert ask(b"12345", b"67890", length=10)[1] == [b"1234567890"]
 
 
-@pytest.mark.parametrize("length", [None, 11, 10**30])
-def test_a_body_beyond_the_limit_is_413(
-    length: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(door, "MAX_BODY", 10)
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("length", [None, 12])
+def test_a_body_beyond_the_limit_is_read_and_answered_with_413(length: int | None) -> None:
     sent, got = ask(b"123456", b"789012", length=length)
     assert got == []
     assert sent[0]["status"] == 413
-    assert (b"connection", b"close") in sent[0]["headers"]
+    assert CLOSE not in sent[0]["headers"]
     assert "larger than" in json.loads(sent[1]["body"])["error"]["message"]
 
 
-def test_a_body_that_is_announced_as_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_BODY", 10)
-    assert ask(b"123", length=11)[0][0]["status"] == 413
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("length", [None, 22, 10**30])
+def test_an_endless_body_is_not_read_to_its_end(length: int | None) -> None:
+    sent, got = ask(*[b"1"] * 22, length=length, gone=True)
+    assert got == []
+    assert sent[0]["status"] == 413
+    assert CLOSE in sent[0]["headers"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_body_that_is_announced_as_endless_is_not_read_at_all() -> None:
+    assert ask(length=21)[0][0]["status"] == 413
+
+
+def test_what_is_thrown_away_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY", 2**20)
+    piece = b"x" * 2**20
+    tracemalloc.start()
+    try:
+        assert ask(*[piece] * 64)[0][0]["status"] == 413
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,3 +206,31 @@ def test_github_needs_a_token(repository: Repository, monkeypatch: pytest.Monkey
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     with pytest.raises(RegistryAuthError, match="GITHUB_TOKEN"):
         cleanup.store_of(repository)
+
+
+class Ghcr:
+    """A repository of which only manifests are asked for, as on ghcr.io; it has one index."""
+
+    name = "ghcr.io/acme/team/image"
+
+    def tags(self) -> list[str]:
+        return []
+
+    def manifest(self, what: str) -> dict[str, Any]:
+        kind = "application/vnd.oci.image.index.v1+json"
+        if what == digest(1):
+            return {"mediaType": kind, "manifests": [{"digest": digest(2)}]}
+        return {"mediaType": "application/vnd.oci.image.manifest.v1+json"}
+
+
+def test_what_an_index_names_is_found_out(hub: GitHub) -> None:
+    hub.versions = {
+        1: (digest(1), ["20260101-abcdef0-1234567"]),
+        2: (digest(2), []),
+        3: (digest(3), []),
+    }
+    repository: Any = Ghcr()
+    plan = cleanup.look(
+        repository, cleanup.Journal(repository), cleanup.GitHubStore(repository), 1, set()
+    )
+    assert [x.digest for x in plan.delete] == [digest(3)]
