@@ -135,7 +135,7 @@ def matching(site: Path, pattern: str) -> list[Path]:
 
 
 def bytecode(folder: Path) -> None:
-    """Compile all modules below a folder, tests apart: an import of the server's takes half as long.
+    """Compile all modules below a folder, tests apart: the server is imported in half the time.
 
     Python compares such bytecode with its source's content, not with its date: it is the same in
     every build, and never taken for a file that was changed or laid over. What cannot be compiled,

@@ -9,6 +9,7 @@ import pytest
 
 from higgs_image import pipeline
 from higgs_image.local_registry import LocalRegistry
+from higgs_image.workspace import PROJECT
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
@@ -76,6 +77,48 @@ def test_server_is_imported_inside(report: pipeline.Report) -> None:
 def test_server_answers_help(report: pipeline.Report) -> None:
     text = run(report, "python3", "-m", "vllm.entrypoints.bosonai.api_server", "--help")
     assert "--audio-tokenizer-type" in text
+
+
+FLAGS = """
+from vllm.utils import FlexibleArgumentParser
+from vllm.entrypoints.bosonai.api_server import make_arg_parser
+for action in make_arg_parser(FlexibleArgumentParser())._actions:
+    for name in action.option_strings:
+        if name.startswith("--") and name != "--help":
+            print("flag", name)
+"""
+
+
+def test_the_start_code_knows_the_servers_flags(report: pipeline.Report) -> None:
+    """It refuses unknown ones at once. After a change: write the difference into that file."""
+    printed = run(report, "python3", "-", stdin=FLAGS).splitlines()
+    found = sorted(line.split()[1] for line in printed if line.startswith("flag "))
+    listed = PROJECT / "docker" / "runtime" / "higgs_runtime" / "server_flags.txt"
+    assert found == listed.read_text().split()
+
+
+def test_it_starts_by_its_own_start_code(report: pipeline.Report) -> None:
+    assert report.pushed is not None
+    command = ["docker", "run", "--rm", "--network", "none", report.pushed.by_digest]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "HIGGS_API_KEY" in shown.stdout
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 10 and "sees no NVIDIA GPU" in refused.stderr
+
+
+def test_bytecode_is_there_for_what_is_in_the_image(report: pipeline.Report) -> None:
+    """The server's own modules and the packages': nothing is compiled when it starts."""
+    script = (
+        "import importlib.util as u, pathlib, sys\n"
+        "names = 'vllm.entrypoints.bosonai.api_server torch.nn librosa higgs_runtime'\n"
+        "for name in names.split():\n"
+        "    spec = u.find_spec(name)\n"
+        "    data = pathlib.Path(spec.cached).read_bytes()\n"
+        "    source = pathlib.Path(spec.origin).read_bytes()\n"
+        "    assert data[4:16] == bytes([3, 0, 0, 0]) + u.source_hash(source), name\n"
+        "print('valid')"
+    )
+    assert run(report, "python3", "-c", script).splitlines()[-1] == "valid"
 
 
 def test_what_triton_needs_at_run_time(report: pipeline.Report) -> None:

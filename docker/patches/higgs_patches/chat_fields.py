@@ -66,7 +66,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "prompt_logprobs": ((0, False), "this model gives no logprobs"),
     "use_beam_search": ((False,), "this server has no beam search"),
     "best_of": ((1, 0), "ask for several answers by 'n'"),
-    "logit_bias": (({},), "a bias could end the answer of others"),
+    "logit_bias": (({},), "this server does not bias tokens"),
     "logits_processors": (([],), "a request cannot bring code"),
     "chat_template": (("",), _FIXED_PROMPT),
     "chat_template_kwargs": (({},), _FIXED_PROMPT),
@@ -243,6 +243,7 @@ def _whole(body: Mapping[str, Any], name: str, low: int, high: int, within: str 
 def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: _number(body, name, *limits) for name, limits in _NUMBERS.items()}
     whole_numbers = {name: _whole(body, name, *limits) for name, limits in _WHOLE_NUMBERS.items()}
+    whole_numbers["top_k"] = whole_numbers["top_k"] or None  # 0 is how others write "all"
     flags = {name: _flag(body, name) for name in _FLAGS if name in body}
     return {**_given(numbers), **_given(whole_numbers), **flags}
 

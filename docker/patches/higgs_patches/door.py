@@ -47,7 +47,7 @@ MAX_BODY = 32 * 2**20
 
 MAX_DISCARDED = 8 * MAX_BODY
 """Bytes of a body that are read only to be thrown away: many clients read no answer before they
-have sent everything. After that, or if a body is announced to be longer, the connection is closed."""
+have sent everything. A body that is longer, or is announced to be, is cut off."""
 
 MAX_ELEMENTS = 500_000
 """Commas and opening brackets of a request's JSON: each can become an object in memory."""

@@ -82,8 +82,9 @@ class Source:
 
         if not self.revision or not COMMIT.fullmatch(self.revision):
             return None
-        paths = [try_to_load_from_cache(self.place, x, revision=self.revision) for x in files]
-        return Path(paths[0]).parent if all(isinstance(path, str) for path in paths) else None
+        found = [try_to_load_from_cache(self.place, x, revision=self.revision) for x in files]
+        paths = [Path(path) for path in found if isinstance(path, str)]
+        return paths[0].parent if len(paths) == len(files) else None
 
     def _download(self, files: Sequence[str]) -> Path:
         from huggingface_hub import constants, errors, snapshot_download
@@ -92,15 +93,8 @@ class Source:
             return Path(
                 snapshot_download(self.place, revision=self.revision, allow_patterns=list(files))
             )
-        except errors.HFValidationError:
-            problem = "is neither a directory here nor a repository's name"
-        except errors.RepositoryNotFoundError as error:  # also for a gated or private one
-            status = getattr(error.response, "status_code", None)
-            problem = f"is not on the hub, or not for everybody (HTTP {status})"
-        except errors.LocalEntryNotFoundError as error:
-            problem = _not_reached(error.__cause__)
-        except OSError as error:
-            problem = f"cannot be fetched: {first_line(error)}"
+        except (OSError, errors.HFValidationError) as error:
+            problem = _problem(error)
         raise WeightsError(
             f"{self} {problem}. Hub: {constants.ENDPOINT}, cache: {constants.HF_HUB_CACHE}. Set "
             f"HF_TOKEN for what is not public and HF_HOME for another cache, "
@@ -108,15 +102,24 @@ class Source:
         )
 
 
-def _not_reached(cause: BaseException | None) -> str:
-    """Tell why the hub did not give what is not in the cache."""
+def _problem(error: BaseException) -> str:
+    """Tell why the hub's client did not give what is not in the cache."""
     from huggingface_hub import errors
 
-    if cause is None or isinstance(cause, errors.OfflineModeIsEnabled):
+    cause = error
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        cause = error.__cause__ or errors.OfflineModeIsEnabled()
+    response = getattr(cause, "response", None)
+    status = None if response is None else response.status_code
+    if isinstance(cause, errors.HFValidationError):
+        return "is neither a directory here nor a repository's name"
+    if isinstance(cause, errors.OfflineModeIsEnabled):
         return "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
     if isinstance(cause, errors.RevisionNotFoundError):
         return "does not exist: its repository has no such revision"
-    return f"is not in the cache, and the hub does not give it: {first_line(cause)}"
+    if status in (401, 403, 404):
+        return f"is not on the hub, or not for everybody (HTTP {status})"
+    return f"is not in the cache and cannot be fetched: {first_line(cause)}"
 
 
 def first_line(error: BaseException) -> str:

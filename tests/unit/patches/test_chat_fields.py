@@ -181,6 +181,11 @@ def test_whole_numbers_may_be_written_with_a_point() -> None:
     assert ask(top_k=50.0).sampling == {"top_k": 50}
 
 
+def test_a_top_k_of_nothing_is_none() -> None:
+    assert ask(top_k=0).sampling == {}
+    assert ask(top_k=-1).sampling == {"top_k": -1}
+
+
 def test_a_stream_has_pcm16_only() -> None:
     assert ask(stream=True).audio_format == "pcm16"
     assert ask(stream=True, audio={"format": "pcm16"}).audio_format == "pcm16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,22 @@ def test_an_endless_body_is_not_read_to_its_end(length: int | None) -> None:
     assert got == []
     assert sent[0]["status"] == 413
     assert CLOSE in sent[0]["headers"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_body_that_is_announced_as_endless_is_not_read_at_all() -> None:
+    assert ask(length=21)[0][0]["status"] == 413
+
+
+def test_what_is_thrown_away_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY", 2**20)
+    piece = b"x" * 2**20
+    tracemalloc.start()
+    try:
+        assert ask(*[piece] * 64)[0][0]["status"] == 413
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,16 @@ class Start:
     def ping(self, port: int = 0) -> int:
         return self.ask("/ping", port=port)[0]
 
+    def left(self) -> list[int]:
+        """Processes that were started from here and still run; the server has a group of its own."""
+        mark = f"PORT={self.port}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes().split(b"\0") and alive(int(path.parent.name)):
+                    found.append(int(path.parent.name))
+        return found
+
     def end(self) -> int:
         code = self.process.wait(PATIENCE)
         self._reader.join()
@@ -129,13 +139,11 @@ def start(image_file: Path) -> Iterator[MakeStart]:
 
     yield make
     for one in running:
-        engines = [int(x.split()[1]) for x in one.lines if x.startswith("engine ")]
-        for process in (one.process.pid, *engines):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process, signal.SIGKILL) if process == one.process.pid else os.kill(
-                    process, signal.SIGKILL
-                )
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
         one.process.wait()
+        for process in one.left():
+            os.kill(process, signal.SIGKILL)
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, before: str, make: Callable[[], Start]) -> Start:
@@ -172,7 +180,7 @@ def test_loading_ready_and_the_end(start: MakeStart) -> None:
     assert "higgs: curl http://localhost:" in run.log
     assert run.stop() == 0
     assert "no request is running" in run.log
-    assert not alive(engine)
+    assert not alive(engine) and run.left() == []
 
 
 def test_no_connection_is_refused_at_any_time(start: MakeStart) -> None:
@@ -356,7 +364,7 @@ def test_a_signal_while_it_loads(start: MakeStart) -> None:
     engine = run.engine
     assert run.stop() == 0
     assert "stopped while it was starting" in run.log
-    assert not alive(engine)
+    assert not alive(engine) and run.left() == []
 
 
 def test_a_server_that_does_not_end_is_killed(
@@ -389,7 +397,7 @@ def test_a_server_that_ends_by_itself(
     text = f"ERROR: the server ended with {code}"
     assert f"{text} while it was starting" in run.log if when == "starting" else text in run.log
     [engine] = [int(line.split()[1]) for line in run.lines if line.startswith("engine ")]
-    assert not alive(engine)
+    assert not alive(engine) and run.left() == []
 
 
 def test_a_server_that_is_killed(start: MakeStart) -> None:
@@ -400,7 +408,7 @@ def test_a_server_that_is_killed(start: MakeStart) -> None:
         run.ask("/crash")
     assert run.end() == 137
     assert "killed by signal 9 (SIGKILL)" in run.log
-    assert not alive(engine)
+    assert not alive(engine) and run.left() == []
 
 
 # --- before the server
