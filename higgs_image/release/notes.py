@@ -79,8 +79,8 @@ def pins(lock: Mapping[str, Any]) -> dict[str, str]:
         f"{lock['python']['requirements_sha256'][:12]}",
     }
     for entry in lock["weights"]:
-        revision = entry.get("revision", "not pinned")
-        found[f"weights, {entry['role']}"] = f"{entry['repo']} at {revision[:12]}"
+        at = f"at {entry['revision'][:12]}" if "revision" in entry else "(not pinned)"
+        found[f"weights, {entry['role']}"] = f"{entry['repo']} {at}"
     return found
 
 

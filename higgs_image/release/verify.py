@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,7 +166,22 @@ def _lock(subject: Subject) -> tuple[Verdict, str]:
     )
 
 
+def _same_lock(subject: Subject) -> bool:
+    return subject.known.labels.get(LABEL + "lock-sha256") == subject.lock.sha256
+
+
+_ANOTHER = (Verdict.INCONCLUSIVE, "not compared: it was built from another lock than this one")
+
+
+def _some(lines: Sequence[str], most: int = 5) -> str:
+    """Join lines; of many only the first."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "; ".join([*lines[:most], *more])
+
+
 def _pins(subject: Subject) -> tuple[Verdict, str]:
+    if not _same_lock(subject):
+        return _ANOTHER
     labels, lock = subject.known.labels, subject.lock
     wanted = {
         "org.opencontainers.image.base.digest": lock.base.digest,
@@ -198,10 +213,12 @@ def _origin(subject: Subject) -> tuple[Verdict, str]:
 def _provenance(subject: Subject) -> tuple[Verdict, str]:
     if pushes.PROVENANCE not in subject.files:
         return Verdict.INCONCLUSIVE, "no provenance is kept beside it"
+    if not _same_lock(subject):
+        return _ANOTHER
     document = json.loads(subject.files[pushes.PROVENANCE])
     wrong = provenance.disagreements(document, subject.lock)
     if wrong:
-        return Verdict.FAIL, "; ".join(wrong)
+        return Verdict.FAIL, _some(wrong)
     builder = document["runDetails"]["builder"]["id"]
     return Verdict.PASS, f"its provenance ({builder}) names the pins of the lock"
 
@@ -209,10 +226,12 @@ def _provenance(subject: Subject) -> tuple[Verdict, str]:
 def _packages(subject: Subject) -> tuple[Verdict, str]:
     if pushes.SBOM not in subject.files:
         return Verdict.INCONCLUSIVE, "no list of its packages is kept beside it"
+    if not _same_lock(subject):
+        return _ANOTHER
     found = sbom.versions(subject.files[pushes.SBOM])
     wrong = provenance.package_disagreements(found, subject.lock)
     if wrong:
-        return Verdict.FAIL, "; ".join(wrong)
+        return Verdict.FAIL, _some(wrong)
     python = sum(name.startswith("pypi ") for name in found)
     debian = sum(name.startswith("deb ") for name in found)
     return Verdict.PASS, (
@@ -299,7 +318,7 @@ def _layers(subject: Subject) -> tuple[Verdict, str]:
     if made == kept:
         return Verdict.PASS, "every layer was fetched; they hold what its list says"
     wrong = sbom.changes(sbom.versions(kept), sbom.versions(made)) or ["other details"]
-    return Verdict.FAIL, f"its layers do not hold what its list says: {'; '.join(wrong[:5])}"
+    return Verdict.FAIL, f"its layers do not hold what its list says: {_some(wrong)}"
 
 
 CHECKS: dict[str, Check] = {
