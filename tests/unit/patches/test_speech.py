@@ -63,7 +63,7 @@ def test_instructions_are_the_description_of_the_scene(voice: Voice, first: str)
 
 
 def test_settings_of_the_sampler() -> None:
-    assert speech.sampling_settings(request(), "Hello.") == {
+    assert speech.sampling_settings(request(), "Hello.", 8000) == {
         "temperature": 1.0,
         "top_p": 0.95,
         "top_k": 50,
@@ -72,7 +72,7 @@ def test_settings_of_the_sampler() -> None:
         "extra_args": None,
     }
     fields = {"top_k": 0, "seed": 3, "max_tokens": 99, "ras_win_len": 0, "temperature": 0}
-    assert speech.sampling_settings(request(**fields), "Hello.") == {
+    assert speech.sampling_settings(request(**fields), "Hello.", 8000) == {
         "temperature": 0.0,
         "top_p": 0.95,
         "top_k": -1,
@@ -80,6 +80,23 @@ def test_settings_of_the_sampler() -> None:
         "max_tokens": 99,
         "extra_args": {"ras_win_len": 0},
     }
+
+
+def test_no_answer_is_longer_than_the_context() -> None:
+    for fields in ({}, {"max_tokens": 5000}):
+        assert speech.sampling_settings(request(**fields), "Hello.", 60)["max_tokens"] == 60
+
+
+def test_a_text_that_cannot_be_spoken_to_its_end_is_refused() -> None:
+    text = "Hello there. " * 300  # five minutes
+    assert speech.sampling_settings(request(), text, 8000)["max_tokens"] == 8000
+    with pytest.raises(errors.RefusedError, match="leaves 5000 of the model's context"):
+        speech.sampling_settings(request(), text, 5000)
+    # Whoever bounds the answer knows that it may end before the text.
+    assert speech.sampling_settings(request(max_tokens=1000), text, 5000)["max_tokens"] == 1000
+    for fields in ({}, {"max_tokens": 1000}):
+        with pytest.raises(errors.RefusedError, match="leaves 0 of the model's context"):
+            speech.sampling_settings(request(**fields), "Hi", -7)
 
 
 # -- from request to answer ------------------------------------------------------------------------
@@ -133,8 +150,8 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def prompt(*_: Any) -> None:
-        return None
+    async def prompt(*_: Any) -> tuple[None, int]:
+        return None, 10
 
     monkeypatch.setattr(speech, "_prompt", prompt)
     monkeypatch.setattr(speech, "_sampling_params", lambda *_: None)
@@ -165,7 +182,7 @@ def application(engine: Engine, missing: Any = None, middleware: bool = False) -
             audio_tokenizer=codec.Codec(),
             audio_stream_bos_id=codec.BOS,
             audio_stream_eos_id=codec.EOS,
-            max_model_len=100,
+            max_model_len=1000,
             _check_model=check_model,
             _base_request_id=lambda raw: "mine",
             _log_inputs=lambda *_: None,
@@ -309,7 +326,6 @@ def test_an_id_is_never_that_of_another_request() -> None:
         ([], ValueError("the prompt is longer than the context"), 400, "longer than the context"),
         ([], LookupError("secret"), 500, "LookupError"),
         ([], "stop", 500, "before a frame of audio"),
-        (ROWS[:4], "length", 400, "leaves no room in the context of 100 tokens"),
         (ROWS[:4], "stop", 500, "try again"),
         (ROWS[:4], "abort", 500, "RuntimeError"),
         (ROWS[:20], ValueError("from the codec"), 500, "ValueError"),
