@@ -28,8 +28,8 @@ def image(
     """The stand-in image, with a server that can be slow and can die."""
     folder = tmp_path_factory.mktemp("runtime")
     server = (standin.PROJECT / "docker/standin/fork" / SERVER).read_text()
-    changed = server.replace("    def _text(", SLOW + "\n    def _text(", 1).replace(
-        "self.server.speak(self._text(body))", "self._slowly(body)", 1
+    changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
+        "self.server.speak(text)", "self._slowly(text)", 1
     )
     assert changed.count("_slowly") == 2
     workspace = standin.make(folder, base, changes={SERVER: changed})
@@ -49,11 +49,9 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 """
 
 SLOW = '''
-    def _slowly(self, body: bytes) -> bytes:
+    def _slowly(self, text: str) -> bytes:
         """Speak; `wait 2` takes 2 s, and `die` kills the server as a dead engine does."""
-        text = self._text(body)
         if text.startswith("wait "):
-            import time
             time.sleep(float(text.split()[1]))
         if text == "die":
             os.kill(os.getpid(), signal.SIGKILL)

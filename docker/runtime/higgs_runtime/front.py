@@ -4,17 +4,21 @@ A model takes minutes to load, longer if its weights are downloaded first, and i
 server does not listen. These few lines do, so that a platform that asks for /ping sees 204, and a
 person sees why there is no sound yet, instead of a refused connection.
 
-The server binds its port with SO_REUSEPORT, early, and listens late. So does this listener: until
-the server listens it gets every connection, then both get some, and as soon as the server is seen
-to answer this one closes. There is no moment at which nobody listens, and no proxy afterwards.
+The server binds its port with SO_REUSEPORT, early, and listens late. So does this listener, and it
+asks the kernel to give every connection to the other socket, once there is one. Until the server
+listens there is none, and this one gets them all; from then on it gets nothing, and closes. There
+is no moment at which nobody listens, nobody who was answered by the server is answered from here
+again, and no proxy stays in between.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -68,6 +72,7 @@ class Listener:
             if port:  # SO_REUSEPORT alone would let two servers share a port unnoticed
                 _bound(family, host, port, socket.SO_REUSEADDR).close()
             self._socket = _bound(family, host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+            _prefer_the_other(self._socket)
             self._socket.listen(128)
         except OSError as error:
             raise PortTaken(
@@ -132,6 +137,27 @@ def _bound(family: socket.AddressFamily, host: str, port: int, *options: int) ->
         made.close()
         raise
     return made
+
+
+SO_ATTACH_REUSEPORT_CBPF = 51
+"""Of Linux, <asm-generic/socket.h>; Python does not name it."""
+RETURN = 0x06
+"""BPF_RET | BPF_K, <linux/bpf_common.h>: end with a constant."""
+
+
+def _prefer_the_other(listener: socket.socket) -> None:
+    """Let the second socket that listens on this port have all connections.
+
+    A program of one instruction chooses number 1 among those that listen, in order of their
+    listening. While there is no such number, or if this kernel has no such programs, it chooses as
+    it would anyway.
+    """
+    program = ctypes.create_string_buffer(struct.pack("HBBI", RETURN, 0, 0, 1))
+    with suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
+            struct.pack("HP", 1, ctypes.addressof(program)),
+        )  # fmt: skip
 
 
 def _read_head(client: socket.socket) -> bytes:

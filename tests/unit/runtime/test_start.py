@@ -193,6 +193,7 @@ def test_no_connection_is_refused_at_any_time(start: MakeStart) -> None:
         except ConnectionRefusedError:
             assert not statuses, "it answered before"
     assert set(statuses) == {204, 200}
+    assert statuses == sorted(statuses, reverse=True), "never 204 after 200"
 
 
 def test_the_server_s_command_line(start: MakeStart, tmp_path: Path) -> None:
