@@ -207,7 +207,7 @@ class Debian(_Table, frozen=True):
 
     Attributes:
         snapshot: lines of apt's sources.list that name one moment of the archive, such as those
-            of snapshot.debian.org. With them two builds get the same packages on any day.
+            of its snapshot service. With them two builds get the same packages on any day.
     """
 
     snapshot: list[AptLine]

@@ -221,13 +221,14 @@ class Ready(WaitStrategy):
 
     def _ended(self, server: Server, state: Mapping[str, Any]) -> NotReady:
         code, killed = int(state["ExitCode"]), bool(state.get("OOMKilled"))
-        hint = hints.of_exit(code, out_of_memory=killed)
-        if found := hints.find(server.logs(tail=200)):
+        hint, said = hints.of_exit(code, out_of_memory=killed), server.logs(tail=200)
+        if found := hints.find(said):
             hint = found[1]
         how = "restarted" if state["RestartCount"] else f"ended with status {code}"
-        return NotReady(
-            f"the container {how} before it was healthy ({hint.what})", hint.way_out, _tail(server)
-        )
+        what = f"the container {how} before it was healthy ({hint.what})"
+        if error := hints.last_error(said):
+            what += f": {error[:200]}"
+        return NotReady(what, hint.way_out, _tail(server))
 
 
 def _healthy(port: int) -> bool:

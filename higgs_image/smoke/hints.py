@@ -88,6 +88,17 @@ def find(log: str) -> tuple[str, Hint] | None:
     return None
 
 
+_ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b: ")
+
+
+def last_error(log: str) -> str:
+    """Return the last line that names an exception, or else the start code's; empty if none."""
+    lines = log.splitlines()
+    named = [line for line in lines if _ERROR.match(line)]
+    told = [line for line in lines if line.startswith("higgs: ERROR: ")]
+    return (named or told or [""])[-1].strip()
+
+
 def of_exit(code: int, *, out_of_memory: bool) -> Hint:
     """Return what an exit code means by itself."""
     if out_of_memory or code == 137:

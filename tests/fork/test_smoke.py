@@ -89,7 +89,7 @@ def transformers_5(image: str, client: DockerClient, tmp_path: Path) -> Iterator
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path in sorted((tmp_path / "site").iterdir()):
-            if path.name.startswith(wanted):
+            if not path.name.startswith("numpy"):  # PyTorch is built for the one that is there
                 tar.add(path, path.name)
     patterns = " ".join(f"{SITE}/{name} {SITE}/{name}-*" for name in wanted)
     container = client.containers.create(image, entrypoint=["sh", "-c", f"rm -rf {patterns}"])

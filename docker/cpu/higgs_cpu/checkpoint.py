@@ -254,8 +254,8 @@ def _tokenizer(folder: Path) -> None:
         last.bias -= sound.mean()
         for part in (last.weight_g, last.bias):
             part *= LOUDNESS / sound.std()
-    # The server makes the parts that are left out as this class does, from a seed.
-    left_out = ("semantic_model.", "encoder_semantic.", "decoder_semantic.")
+    # HuBERT comes from its own repository; nothing of a server uses the semantic decoder.
+    left_out = ("semantic_model.", "decoder_semantic.")
     weights = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()

@@ -28,13 +28,12 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Body, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from higgs_patches import containers
 from higgs_patches.chat_fields import ChatRequest, Refused, read, shown, texts
 from higgs_patches.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
-from higgs_patches.door import decoded
 from higgs_patches.errors import ErrorResponse
 from higgs_patches.errors import answer as error_answer
 from higgs_patches.requests import FRAMES_PER_SECOND, default_max_tokens
@@ -84,21 +83,26 @@ class SilenceError(RuntimeError):
     """Audio was asked for, and the model ended its answer without any."""
 
 
-async def _body(raw_request: Request) -> bytes:
-    return await raw_request.body()
+EXAMPLE = {
+    "model": "higgs-audio-v2",
+    "messages": [{"role": "user", "content": "Hello there."}],
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "belinda", "format": "wav"},
+}
+"""A request for the documentation at /docs."""
 
 
 def create_chat_completion(original: Callable[..., Any]) -> Callable[..., Any]:
     """Answer POST /v1/chat/completions; the fork's function is not called."""
 
-    # FastAPI reads these parameters: without the fork's model of a request among them, it leaves
-    # the body to us. (Validating that model fails on hostile bodies with 500.)
+    # FastAPI reads these parameters: any JSON comes in here. (The fork's model of a request fails
+    # on hostile bodies with 500.)
     async def create_chat_completion(
-        body: Annotated[bytes, Depends(_body)], raw_request: Request
+        raw_request: Request, body: Annotated[Any, Body(examples=[EXAMPLE])] = None
     ) -> Response:
         state = raw_request.app.state
         try:
-            request = read(decoded(body))
+            request = read(body)
             return await answer(
                 state.openai_serving_chat, state.voice_presets, request, raw_request
             )

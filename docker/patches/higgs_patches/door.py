@@ -9,14 +9,12 @@ made the server 700 MB larger).
 """
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from higgs_patches.chat_fields import Refused
 from higgs_patches.errors import answer
 
 PATCH = {
@@ -116,20 +114,6 @@ def _announced(scope: Scope) -> int:
     """The length of the body that a request's head announces; 0 if it does not."""
     lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     return max((int(value[:18]) for value in lengths if value.isdigit()), default=0)
-
-
-def decoded(body: bytes) -> object:
-    """The JSON of a request's body.
-
-    Raises:
-        Refused: it is not valid JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(body)
-    except RecursionError:
-        raise Refused("the request is nested too deeply") from None
-    except ValueError as error:
-        raise Refused(f"the request is not valid JSON: {error}") from None
 
 
 def with_limited_headers(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -163,7 +163,7 @@ def _check_extra(extra: Mapping[str, Any]) -> None:
         raise ValueError(f"extra_args may hold {sorted(known)}, not {unknown}")
     if extra.get("audio", True) not in (True, False):
         raise ValueError(f"extra_args audio has to be true or false, not {extra['audio']!r}")
-    repetition.of_request(extra, repetition.Limit())
+    repetition.of_request(extra)
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> None:
@@ -179,6 +179,8 @@ def _words(name: str, words: Sequence[str]) -> None:
             raise ValueError(
                 f"a string of {name} has to have 1 to {LONGEST_WORD} characters, not {len(word)}"
             )
+        if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise ValueError(f"a string of {name} holds half of a character: {word!r}")
 
 
 def check_prompt(prompt: Any, limits: Limits) -> None:

@@ -4,8 +4,7 @@ Before a request reaches the engine its prompt is processed, and reference audio
 neural networks: seconds on a CPU. The fork does so on the event loop, so nothing else is answered
 meanwhile, not even /health. Here
 
-- it runs in a thread of its own, in order of arrival; the codec's layers normalise their weights in
-  place, which two threads must not do at a time;
+- it runs in a thread of its own, in order of arrival;
 - the codes of an audio are kept (`AUDIOS` of them), since a voice's recording never changes;
 - every request has an id of its own in the engine, whatever id the client has sent: two requests
   with the same X-Request-Id would end each other;

@@ -54,7 +54,18 @@ def of_server(environ: Mapping[str, str] = os.environ) -> Limit:
     return Limit(**values)
 
 
-def of_request(extra_args: Mapping[str, Any] | None, server: Limit) -> Limit | None:
+def _require(name: str, value: Any, least: int) -> None:
+    if type(value) is not int or not least <= value <= LONGEST:
+        raise ValueError(
+            f"{name} has to be a whole number from {least} to {LONGEST}, not {value!r}"
+        )
+
+
+SERVER = of_server()
+"""The server's limit; a bad value stops it at its start."""
+
+
+def of_request(extra_args: Mapping[str, Any] | None, server: Limit = SERVER) -> Limit | None:
     """The limit of a request; None if it has none (a window of 0).
 
     Args:
@@ -70,13 +81,6 @@ def of_request(extra_args: Mapping[str, Any] | None, server: Limit) -> Limit | N
         server.window if window is None else window, server.repeats if repeats is None else repeats
     )
     return limit if limit.window else None
-
-
-def _require(name: str, value: Any, least: int) -> None:
-    if type(value) is not int or not least <= value <= LONGEST:
-        raise ValueError(
-            f"{name} has to be a whole number from {least} to {LONGEST}, not {value!r}"
-        )
 
 
 class Window:

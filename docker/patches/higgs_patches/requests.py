@@ -14,7 +14,8 @@ refused with what it may be. Settings, by environment:
     HIGGS_MAX_TOKENS_FACTOR      margin of the default of max_tokens over normal speech (2.5)
 
 Without `max_tokens` the answer is bounded by the length of the text (`default_max_tokens`), so that
-a model that does not find its end stops after a few seconds and not at the end of its context.
+a model that does not find its end stops after a few seconds and not at the end of its context. A
+text that the context cannot hold even if it is spoken fast (`least_tokens`) is refused.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ WIDE_CHARACTERS_PER_SECOND = 4.5
 
 DIGITS_PER_SECOND = 2.5
 """Digits and symbols ($, %, =) are spoken as words."""
+
+HURRIED = 0.75
+"""The share of a normal pace's time that the fastest speech takes."""
 
 PAUSE_SECONDS = 4.0
 """Added to every text: the shortest ones come with a breath, a pause, or a laugh."""
@@ -85,10 +89,15 @@ def default_max_tokens(text: str, factor: float = MAX_TOKENS_FACTOR) -> int:
     """Return the most tokens that speech of this text may take.
 
     It is `factor` times what a normal pace needs, and `PAUSE_SECONDS`, so that speech at less than
-    half the normal pace is still complete. The engine ends at the end of its context in any case.
+    half the normal pace is still complete.
     """
     seconds = factor * spoken_seconds(text) + PAUSE_SECONDS
-    return CODEBOOKS + 1 + math.ceil(seconds * FRAMES_PER_SECOND)
+    return FEWEST_TOKENS + math.ceil(seconds * FRAMES_PER_SECOND)
+
+
+def least_tokens(text: str) -> int:
+    """Return the fewest tokens in which the whole text can be spoken."""
+    return FEWEST_TOKENS + math.ceil(HURRIED * spoken_seconds(text) * FRAMES_PER_SECOND)
 
 
 def _voice_name(value: Any) -> Any:

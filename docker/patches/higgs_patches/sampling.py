@@ -64,9 +64,6 @@ PATCH = {
     ],
 }
 
-SERVER_LIMIT = repetition.of_server()
-"""What the environment says; a bad value stops the server at its start."""
-
 TEXT, BEGIN, SPEAK, NOTHING = range(4)
 """What a request gets in a step: a text token, the first frame, a further frame, or nothing yet
 because only a part of its prompt was read."""
@@ -82,17 +79,19 @@ class Voice:
 
 
 @dataclass
-class Batch(MultimodalMetadata):
-    """What the requests of a step get, in the order of their rows."""
+class Batch:
+    """What the requests of a step get, in the order of their rows; rides on vLLM's metadata."""
 
     steps: list[int] = field(default_factory=list)
-    generators: dict[int, torch.Generator] = field(default_factory=dict)
+    begun: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
     windows: list[repetition.Window | None] = field(default_factory=list)
+    generators: dict[int, torch.Generator] = field(default_factory=dict)
     text_alone: list[int] = field(default_factory=list)
     """Rows that must not begin audio."""
 
 
-def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> Batch:
+def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> MultimodalMetadata:
     """Say for every request of the batch what it gets in this step (method of GPUModelRunner)."""
     config = self.model.config
     # The requests' generators are held in `Voice`. The runner would turn those of unfinished
@@ -102,7 +101,8 @@ def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> Batch:
     ids = self.input_ids[:count]
     is_audio = (ids == config.audio_in_token_idx) | (ids == config.audio_out_token_idx)
     self.token_mm_map[:count] = is_audio
-    batch = Batch([], [], [], is_audio)
+    batch = Batch()
+    last_tokens = []
     for row, req_id in enumerate(self.input_batch.req_ids):
         request = self.requests[req_id]
         voice = getattr(request, "higgs_voice", None)
@@ -114,14 +114,16 @@ def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> Batch:
             speaking.follow(request.output_mm_token_ids)
         batch.steps.append(step)
         batch.windows.append(speaking)
-        batch.num_audio_eos.append(request.num_audio_eos)
-        batch.num_audio_delays.append(request.num_audio_delays)
-        batch.last_prompt_token_ids.append(request.prompt_token_ids[-1])
+        batch.begun.append(request.num_audio_delays)
+        batch.ended.append(request.num_audio_eos)
+        last_tokens.append(request.prompt_token_ids[-1])
         if voice.generator is not None:
             batch.generators[row] = voice.generator
         if voice.text_alone:
             batch.text_alone.append(row)
-    return batch
+    metadata = MultimodalMetadata(batch.ended, batch.begun, last_tokens, is_audio)
+    metadata.higgs_batch = batch
+    return metadata
 
 
 def _step(request: Any, scheduled: int, config: Any) -> int:
@@ -138,7 +140,7 @@ def _step(request: Any, scheduled: int, config: Any) -> int:
 def _voice(runner: Any, request: Any) -> Voice:
     params = request.sampling_params
     extra = params.extra_args or {}
-    limit = repetition.of_request(extra, SERVER_LIMIT)
+    limit = repetition.of_request(extra)
     generator = request.generator
     if generator is None and limit and params.temperature < GREEDY_BELOW:
         generator = torch.Generator(device=runner.device)
@@ -182,17 +184,17 @@ def sample_with_multimodal_metadata(
     of the audio (requests, codebooks, codes).
     """
     text_logits, audio_logits = logits if isinstance(logits, tuple) else (logits, None)
-    batch = multimodal_metadata
-    if not isinstance(batch, Batch):  # a trial run at the start
+    batch = getattr(multimodal_metadata, "higgs_batch", None)
+    if batch is None:  # a trial run at the start
         zeros = [0] * len(text_logits)
-        batch = Batch(zeros, zeros, zeros, steps=[TEXT] * len(zeros), windows=[None] * len(zeros))
+        batch = Batch([TEXT] * len(zeros), zeros, zeros, [None] * len(zeros))
     if audio_logits is None:
         return _text(self, text_logits, sampling_metadata, batch), None
     config = self.config
     count, codebooks, _ = audio_logits.shape
     device = audio_logits.device
     windows, repeats = repetition.stacked(batch.windows, codebooks)
-    known = [batch.steps, batch.num_audio_delays, batch.num_audio_eos, repeats]
+    known = [batch.steps, batch.begun, batch.ended, repeats]
     step, begun, ended, limits = torch.tensor(known).to(device, non_blocking=True)
 
     if TEXT in batch.steps or sampling_metadata.max_num_logprobs is not None:

@@ -22,6 +22,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -37,7 +38,14 @@ from higgs_patches import containers, errors
 from higgs_patches.containers import CONTAINERS, EncodingError
 from higgs_patches.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
 from higgs_patches.errors import RefusedError
-from higgs_patches.requests import SpeechRequest, default_max_tokens, is_blank
+from higgs_patches.requests import (
+    FEWEST_TOKENS,
+    FRAMES_PER_SECOND,
+    SpeechRequest,
+    default_max_tokens,
+    is_blank,
+    least_tokens,
+)
 from higgs_patches.text import SCENE_TOKENS, clean, special_tokens_of
 from higgs_patches.voice import UnknownVoiceError, Voice, resolve
 
@@ -126,11 +134,12 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
     voice = resolve(state.voice_presets, request.voice)
     tokenizer = await serving.engine_client.get_tokenizer(None)
     text, scene = _plain(request, tokenizer)
-    prompt = await _prompt(serving, tokenizer, voice, text, scene)
-    params = _sampling_params(serving, request, text, tokenizer)
+    prompt, length = await _prompt(serving, tokenizer, voice, text, scene)
+    settings = sampling_settings(request, text, serving.max_model_len - length)
+    params = _sampling_params(serving, settings, tokenizer)
     # The client's own id may be one that is still in use, and an abort is by id.
     request_id = f"audiospeech-{serving._base_request_id(raw_request)}-{uuid.uuid4().hex[:8]}"
-    serving._log_inputs(request_id, request.input, params, None, None)
+    serving._log_inputs(request_id, text, params, None, None)
     speech = _Speech(serving, request, request_id)
     try:
         return await _begun(speech, speech.pcm(prompt, params))
@@ -190,7 +199,10 @@ def messages(voice: Voice, text: str, scene: str) -> list[dict[str, str]]:
     ]
 
 
-async def _prompt(serving: Any, tokenizer: Any, voice: Voice, text: str, scene: str) -> Any:
+async def _prompt(
+    serving: Any, tokenizer: Any, voice: Voice, text: str, scene: str
+) -> tuple[Any, int]:
+    """Return what the engine is given, and how many tokens of its context that takes."""
     from vllm.inputs import TokensPrompt
 
     def tokens() -> list[int]:
@@ -205,11 +217,13 @@ async def _prompt(serving: Any, tokenizer: Any, voice: Voice, text: str, scene: 
     loop = asyncio.get_running_loop()
     # In the one thread that may use the tokenizer: fast tokenizers are not for two at a time.
     ids = await loop.run_in_executor(serving._tokenizer_executor, tokens)
-    prompt = TokensPrompt(prompt_token_ids=ids)
+    prompt, length = TokensPrompt(prompt_token_ids=ids), len(ids)
     if not voice.system_prompt:
         recording = await loop.run_in_executor(None, _samples, voice.audio)
         prompt["multi_modal_data"] = {"audio": [recording]}
-    return prompt
+        samples, rate = recording
+        length += FEWEST_TOKENS + math.ceil(len(samples) / rate * FRAMES_PER_SECOND)
+    return prompt, length
 
 
 @functools.lru_cache(maxsize=64)
@@ -220,27 +234,42 @@ def _samples(wav: bytes) -> Any:
     return AudioMediaIO().load_bytes(wav)
 
 
-def _sampling_params(serving: Any, request: SpeechRequest, text: str, tokenizer: Any) -> Any:
+def _sampling_params(serving: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     vocabulary = tokenizer.get_vocab()
     ends = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
     ends.add(serving.model_config.hf_config.audio_eos_token_id)
+    return SamplingParams.from_optional(
+        **settings, stop_token_ids=sorted(ends), output_kind=RequestOutputKind.DELTA
+    )
+
+
+def sampling_settings(request: SpeechRequest, text: str, room: int) -> dict[str, Any]:
+    """Return how a request wants its codes drawn, by the names of vLLM's SamplingParams.
+
+    `room` is how many tokens the context has left. Raises RefusedError if the speech does not fit.
+    """
     extra = {
         name: value
         for name in ("ras_win_len", "ras_win_max_num_repeat")
         if (value := getattr(request, name)) is not None
     }
-    return SamplingParams.from_optional(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k or -1,
-        seed=request.seed,
-        stop_token_ids=sorted(ends),
-        max_tokens=request.max_tokens or default_max_tokens(text),
-        output_kind=RequestOutputKind.DELTA,
-        extra_args=extra or None,
-    )
+    least = FEWEST_TOKENS if request.max_tokens else least_tokens(text)
+    if least > room:
+        raise RefusedError(
+            f"input: speech of this text takes {least} tokens or more, and the prompt leaves "
+            f"{max(room, 0)} of the model's context; send the text in parts",
+            "input",
+        )
+    return {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k or -1,
+        "seed": request.seed,
+        "max_tokens": min(request.max_tokens or default_max_tokens(text), room),
+        "extra_args": extra or None,
+    }
 
 
 @dataclass
@@ -266,26 +295,17 @@ class _Speech:
 
     async def pcm(self, prompt: Any, params: Any) -> AsyncGenerator[bytes, None]:
         """Give the speech as it comes. Raises NoAudioError if there is none."""
-        no_room = False
-        async for output in self._outputs(prompt, params):
-            self.input_tokens = len(output.prompt_token_ids or ())
-            [completion] = output.outputs
-            self.output_tokens += len(completion.token_ids)
-            if completion.finish_reason == "abort":
-                raise RuntimeError("the engine gave the request up")
-            no_room = completion.finish_reason == "length"
-            if pcm := await self.decoder.feed(completion.mm_token_ids or ()):
-                yield pcm
-        try:
-            rest = await self.decoder.finish()
-        except NoAudioError as error:
-            if no_room:
-                context = self.serving.max_model_len
-                message = f"input: the text leaves no room in the context of {context} tokens"
-                raise RefusedError(f"{message}; shorten it", "input") from error
-            raise
-        if rest:
-            yield rest
+        async with contextlib.aclosing(self._outputs(prompt, params)) as outputs:
+            async for output in outputs:
+                self.input_tokens = len(output.prompt_token_ids or ())
+                [completion] = output.outputs
+                self.output_tokens += len(completion.token_ids)
+                if completion.finish_reason == "abort":
+                    raise RuntimeError("the engine gave the request up")
+                if pcm := await self.decoder.feed(completion.mm_token_ids or ()):
+                    yield pcm
+        if pcm := await self.decoder.finish():
+            yield pcm
 
     async def _outputs(self, prompt: Any, params: Any) -> AsyncGenerator[Any, None]:
         """Give what the engine says; a prompt that it does not take is the client's affair."""

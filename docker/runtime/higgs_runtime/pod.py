@@ -154,7 +154,8 @@ def warn_if_open(settings: Settings, environment: Mapping[str, str]) -> None:
 
 def curl(settings: Settings, environment: Mapping[str, str]) -> str:
     """Return a command that makes the server speak."""
-    key = " -H 'Authorization: Bearer YOUR_API_KEY'" if settings.api_key else ""
+    secret = settings.api_key or environment.get("VLLM_API_KEY")
+    key = " -H 'Authorization: Bearer YOUR_API_KEY'" if secret else ""
     return (
         f"curl {address(settings, environment)}/v1/audio/speech{key} "
         "-H 'Content-Type: application/json' -o hello.wav "

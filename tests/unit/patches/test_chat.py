@@ -372,3 +372,67 @@ def test_who_leaves_before_the_answer_ends_its_request() -> None:
         return engine.ended
 
     assert asyncio.run(leave())
+
+
+# -- the route -------------------------------------------------------------------------------------
+
+
+def request(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """The answer of an application with the route, and with the server's form of errors."""
+    from fastapi import FastAPI
+    from higgs_patches.errors import with_errors
+
+    async def original(request: Any, raw_request: Any) -> Any:
+        """Answers chats."""
+
+    app = with_errors(lambda _: FastAPI())(None)
+    app.post("/chat")(chat.create_chat_completion(original))
+    app.state.openai_serving_chat = app.state.voice_presets = None
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[1]",
+        b'"x"',
+        b"{",
+        b'{"a": "\xff"}',
+        b'{"a": ' + b"1" * 5000 + b"}",
+        b"[" * 100_000,
+        b'{"messages": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"messages": [], "temperature": NaN}',
+        b'{"model": "\\ud800", "messages": []}',
+    ],
+)
+def test_any_body_that_is_no_request_is_400(body: bytes) -> None:
+    status, answer = request("POST", "/chat", body)
+    assert status == 400
+    assert json.loads(answer)["error"]["message"]
+    assert len(answer) < 2000
+
+
+def test_the_route_is_documented() -> None:
+    _, answer = request("GET", "/openapi.json")
+    route = json.loads(answer)["paths"]["/chat"]["post"]
+    schema = route["requestBody"]["content"]["application/json"]["schema"]
+    assert json.dumps(chat.EXAMPLE) in json.dumps(schema)
+    read(chat.EXAMPLE)

@@ -13,8 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
 from higgs_patches import door
-from higgs_patches.chat_fields import Refused
-from higgs_patches.door import WholeBody, decoded, with_door, with_limited_headers
+from higgs_patches.door import WholeBody, with_door, with_limited_headers
 
 
 def ask(*pieces: bytes, length: int | None = None, gone: bool = False) -> tuple[list[Any], Any]:
@@ -128,23 +127,3 @@ def test_the_parser_with_limits_is_used() -> None:
 
     served = with_limited_headers(serve_http)
     assert asyncio.run(served("app", host="x")) == {"host": "x", "http": "h11"}
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"", "not valid JSON"),
-        (b"{", "not valid JSON"),
-        (b'{"a": "\xff"}', "not valid JSON"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "not valid JSON"),
-        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-    ],
-)
-def test_what_is_no_json(body: bytes, message: str) -> None:
-    with pytest.raises(Refused, match=message) as refused:
-        decoded(body)
-    assert len(str(refused.value)) < 500
-
-
-def test_what_is_json() -> None:
-    assert decoded(b'{"a": [1, null]}') == {"a": [1, None]}

@@ -67,6 +67,7 @@ def test_what_works_goes_through(changes: dict[str, Any]) -> None:
         ({"logprobs": 3, "extra_args": {"audio": True}}, "logprobs"),
         ({"stop": ["x"] * 65}, "stop may hold 64 strings, not 65"),
         ({"stop": ["x" * 1001]}, "a string of stop has to have 1 to 1000 characters, not 1001"),
+        ({"stop": ["a\ud83d"]}, r"a string of stop holds half of a character: 'a\\ud83d'"),
         ({"bad_words": ["  "]}, "a string of bad_words has to have 1 to 1000 characters, not 0"),
         ({"stop_token_ids": [512]}, "a token of stop_token_ids has to be"),
         ({"stop_token_ids": [-1]}, "a token of stop_token_ids has to be"),

@@ -156,6 +156,17 @@ def test_both_processes_are_given_one_directory(tmp_path: Path, loaded: list[Pat
     assert whole.is_dir()
 
 
+@pytest.mark.parametrize("model", ["s3://bucket/model", "m/config.json"])
+def test_other_places_of_a_model_are_left_to_the_engine(
+    tmp_path: Path, loaded: list[Path], model: str
+) -> None:
+    tokenizer(tmp_path / "m")
+    seen: list[Any] = []
+    with pytest.raises(KeyError, match="in the server"):
+        run(parse("--model", model, "--audio-tokenizer-path", "m"), seen)
+    assert seen
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

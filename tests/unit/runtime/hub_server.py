@@ -149,6 +149,8 @@ class Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str(len(data)),
             "X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"',
             "ETag": f'"{blob_id(data)}"',
+            "X-Xet-Hash": hashlib.sha256(data).hexdigest(),  # offered, as by the real one
+            "X-Xet-Refresh-Route": f"{self.server.url}/api/models/{repo}/xet-read-token/{commit}",
         }, body)  # fmt: skip
 
     def _content(self, data: bytes, headers: dict[str, str], body: bool) -> None:

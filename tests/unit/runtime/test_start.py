@@ -92,7 +92,7 @@ class Start:
         return self.ask("/ping", port=port)[0]
 
     def left(self) -> list[int]:
-        """Processes that were started from here and still run; the server has a group of its own."""
+        """Processes that were started from here and still run, in whatever group."""
         mark = f"PORT={self.port}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):

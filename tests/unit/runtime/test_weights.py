@@ -77,6 +77,7 @@ def test_first_start_downloads_and_the_second_asks_nobody(
     assert "downloading model bosonai/model at 1111111: 0.0 GB" in said
     assert "downloaded and checked semantic model bosonai/hubert at 3333333" in said
     assert (tmp_path / "models--bosonai--hubert/refs/main").read_text() == "3" * 40
+    assert not any("xet" in path for _, path, _ in hub.asked), "plain HTTP can be gone on with"
 
     hub.asked.clear()
     assert ensure(tmp_path) == place

@@ -59,3 +59,13 @@ def test_the_more_telling_line_wins() -> None:
 )
 def test_exit_codes(code: int, killed: bool, what: str) -> None:
     assert what in hints.of_exit(code, out_of_memory=killed).what
+
+
+def test_the_last_error_of_a_log() -> None:
+    log = (
+        "ValueError: first\nINFO Error: not this\n    raise KeyError: nor this\n"
+        "higgs_patches.x.MyError: the cause\nhiggs: ERROR: the server ended with 1\n"
+    )
+    assert hints.last_error(log) == "higgs_patches.x.MyError: the cause"
+    assert hints.last_error("higgs: ERROR: no GPU\n") == "higgs: ERROR: no GPU"
+    assert hints.last_error("all is well\n") == ""

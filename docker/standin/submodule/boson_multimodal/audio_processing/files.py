@@ -1,8 +1,9 @@
 """Puts a tone into the sound formats of OpenAI's API, each as one whole file.
 
 Standard library only, so nothing here can compress. FLAC holds the samples as they are. MP3, AAC
-and Opus repeat one block of a tone that ffmpeg has encoded, of which a whole number of periods fills
-a block: 500 Hz at 32 kbit/s without a bit reservoir, 468.75 Hz at 32 kbit/s, 500 Hz at 16 kbit/s.
+and Opus repeat one block of a tone that ffmpeg has encoded, of which a whole number of periods
+fills a block: 500 Hz at 32 kbit/s without a bit reservoir, 468.75 Hz at 32 kbit/s, 500 Hz at
+16 kbit/s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,46 @@
+"""Runs the tests that need PyTorch and the patched fork inside the image, which has both."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from higgs_image import pipeline
+from higgs_image.workspace import PROJECT, Workspace
+
+pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
+
+TESTS = ("test_engine_codes.py", "test_engine.py")
+RUNNER = ("pytest", "pluggy", "iniconfig", "pygments")
+"""Pure Python, so that the image's interpreter takes them from here."""
+
+
+def mounts(source: Path) -> dict[str, Path]:
+    found = {"/mnt/cpu": PROJECT / "docker/cpu", "/mnt/source": source}
+    for name in TESTS:
+        found[f"/mnt/tests/{name}"] = PROJECT / "tests/fork" / name
+    for name in RUNNER:
+        package = metadata.distribution(name)
+        for file in package.files or []:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and f"/mnt/runner/{top}" not in found:
+                found[f"/mnt/runner/{top}"] = Path(str(package.locate_file(top)))
+    return found
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_inside(name: str, report: pipeline.Report, workspace: Workspace) -> None:
+    assert report.engine
+    volumes = [f"--volume={path}:{place}:ro" for place, path in mounts(workspace.source).items()]
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network=none", "--entrypoint=python3", *volumes,
+         "--env=PYTHONPATH=/mnt/cpu:/mnt/runner", "--env=HIGGS_SOURCE=/mnt/source",
+         "--env=PYTHONDONTWRITEBYTECODE=1", report.engine,
+         "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", f"/mnt/tests/{name}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " skipped" not in done.stdout.splitlines()[-1]

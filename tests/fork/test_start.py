@@ -1,0 +1,81 @@
+"""How the real server starts: without flags of its own, loading once, or with one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from higgs_image import lock
+from higgs_image.smoke.container import NotReady
+from higgs_image.workspace import Workspace
+from tests.fork.fuzz import Server
+
+pytestmark = [pytest.mark.fork, pytest.mark.timeout(1800)]
+
+SERVER = ["python3", "-m", "vllm.entrypoints.bosonai.api_server"]
+"""The server itself, without the start code that gives it flags."""
+
+
+@pytest.fixture(scope="module")
+def bare(start_server: Any) -> Iterator[Any]:
+    """The server without any flag for its audio tokenizer; the weights are in the hub's cache."""
+    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    model = pins["generation"]
+    flags = ["--model", model.repo, "--revision", model.revision, "--max-model-len", "4096"]
+    with start_server([*SERVER, *flags, "--disable-mm-preprocessor-cache"]) as started:
+        yield started
+
+
+def test_it_speaks_without_flags_for_the_audio_tokenizer(bare: Any) -> None:
+    server = Server(bare.url)
+    fields = {"voice": "belinda", "input": "Hello.", "response_format": "wav", "max_tokens": 40}
+    status, answer = server.post("/v1/audio/speech", {"model": server.model(), **fields})
+    assert status == 200, answer
+    assert answer[:4] == b"RIFF"
+
+
+def test_the_audio_tokenizer_is_the_pinned_one_and_is_loaded_once(bare: Any) -> None:
+    server = Server(bare.url)
+    server.post(
+        "/v1/audio/speech",
+        {"model": server.model(), "voice": "vex", "input": "Hello.", "max_tokens": 40},
+    )
+    lines = bare.container.logs().splitlines()
+    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    pin = pins["audio-tokenizer"]
+    [used] = [line for line in lines if "Using the audio tokenizer" in line]
+    assert f"{pin.repo} at {pin.revision}" in used
+    assert len([line for line in lines if "Loaded the audio tokenizer in" in line]) == 1
+
+
+def test_every_voice_is_there_at_the_first_request(bare: Any) -> None:
+    voices = json.loads(Server(bare.url).ask("GET", "/v1/audio/voices")[1])["voices"]
+    assert len(voices) == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--audio-tokenizer-path", "/nowhere"], "--audio-tokenizer-path /nowhere is no directory"),
+        (["--audio-tokenizer-path", "/etc"], "the audio tokenizer /etc has no config.json"),
+        (["--audio-tokenizer-type", "nobody/nothing"], "nobody/nothing is not in the cache"),
+        (["--audio-tokenizer-revision", 40 * "f"], "is not in the cache"),
+        (["--model", "nobody/nothing"], "the model nobody/nothing is not in the cache"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why_in_one_line(
+    start_server: Any, tmp_path: Path, flags: list[str], said: str
+) -> None:
+    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    model = pins["generation"]
+    given = ["--model", model.repo, "--revision", model.revision] if "--model" not in flags else []
+    with pytest.raises(NotReady) as ended, start_server([*SERVER, *given, *flags]):
+        pass
+    [line] = [x for x in ended.value.tail.splitlines() if "The server cannot start: " in x]
+    assert said in line
+    assert "Traceback" not in ended.value.tail
+    assert "status 1 " in ended.value.what

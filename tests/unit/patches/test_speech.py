@@ -1,0 +1,414 @@
+"""A speech request from its prompt to its end, however it ends.
+
+The engine is a stand-in that says what each test needs; the real one is asked in tests/fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
+
+from fastapi import FastAPI
+from higgs_patches import errors, speech
+from higgs_patches.requests import SpeechRequest, default_max_tokens
+from higgs_patches.voice import Voice, Voices
+from starlette.requests import Request
+
+from tests.unit.patches import test_decoding as codec
+
+BODY = {"model": "m", "voice": "belinda", "input": "Hello."}
+VOICE = Voice("belinda", "What she said.", b"RIFF")
+DESCRIBED = Voice("calm", "", b"", system_prompt="A calm voice.")
+ROWS = codec.speech(60)[1]
+PCM = codec.expected(codec.speech(60)[0])
+
+
+def request(**fields: Any) -> SpeechRequest:
+    return SpeechRequest.model_validate(BODY | fields)
+
+
+# -- prompt and settings ---------------------------------------------------------------------------
+
+
+def test_a_recorded_voice_speaks_a_turn_before_the_text() -> None:
+    assert speech.messages(VOICE, "Hello.", "") == [
+        {"role": "system", "content": "Convert text to speech with the same voice."},
+        {"role": "user", "content": "What she said."},
+        {"role": "assistant", "content": "<|audio_bos|><|AUDIO|><|audio_eos|>"},
+        {"role": "user", "content": "Hello."},
+    ]
+
+
+def test_a_described_voice_has_no_recording() -> None:
+    assert speech.messages(DESCRIBED, "Hello.", "") == [
+        {"role": "system", "content": "A calm voice."},
+        {"role": "user", "content": "Hello."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("voice", "first"),
+    [(VOICE, "Generate audio following instruction."), (DESCRIBED, "A calm voice.")],
+)
+def test_instructions_are_the_description_of_the_scene(voice: Voice, first: str) -> None:
+    system = speech.messages(voice, "Hello.", "A quiet room.")[0]["content"]
+    assert system == f"{first}\n\n<|scene_desc_start|>\nA quiet room.\n<|scene_desc_end|>"
+
+
+def test_settings_of_the_sampler() -> None:
+    assert speech.sampling_settings(request(), "Hello.", 8000) == {
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "top_k": 50,
+        "seed": None,
+        "max_tokens": default_max_tokens("Hello."),
+        "extra_args": None,
+    }
+    fields = {"top_k": 0, "seed": 3, "max_tokens": 99, "ras_win_len": 0, "temperature": 0}
+    assert speech.sampling_settings(request(**fields), "Hello.", 8000) == {
+        "temperature": 0.0,
+        "top_p": 0.95,
+        "top_k": -1,
+        "seed": 3,
+        "max_tokens": 99,
+        "extra_args": {"ras_win_len": 0},
+    }
+
+
+def test_no_answer_is_longer_than_the_context() -> None:
+    for fields in ({}, {"max_tokens": 5000}):
+        assert speech.sampling_settings(request(**fields), "Hello.", 60)["max_tokens"] == 60
+
+
+def test_a_text_that_cannot_be_spoken_to_its_end_is_refused() -> None:
+    text = "Hello there. " * 300  # five minutes
+    assert speech.sampling_settings(request(), text, 8000)["max_tokens"] == 8000
+    with pytest.raises(errors.RefusedError, match="leaves 5000 of the model's context"):
+        speech.sampling_settings(request(), text, 5000)
+    # Whoever bounds the answer knows that it may end before the text.
+    assert speech.sampling_settings(request(max_tokens=1000), text, 5000)["max_tokens"] == 1000
+    for fields in ({}, {"max_tokens": 1000}):
+        with pytest.raises(errors.RefusedError, match="leaves 0 of the model's context"):
+            speech.sampling_settings(request(**fields), "Hi", -7)
+
+
+# -- from request to answer ------------------------------------------------------------------------
+
+
+class Tokenizer:
+    all_special_tokens: tuple[str, ...] = ()
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {"<|x|>": 1}
+
+
+class Engine:
+    """Says the rows that it was given, then ends as it was told."""
+
+    def __init__(self, rows: list[list[int]], end: str | Exception | None = "stop") -> None:
+        self.rows, self.end = rows, end
+        self.started: list[str] = []
+        self.aborted: list[str] = []
+        self.closed = 0
+        self.waits = asyncio.Event()
+
+    async def get_tokenizer(self, lora: None) -> Any:
+        return Tokenizer()
+
+    async def generate(
+        self, prompt: Any, params: Any, request_id: str
+    ) -> AsyncGenerator[Any, None]:
+        self.started.append(request_id)
+        try:
+            for row in self.rows:
+                await asyncio.sleep(0)
+                yield self.output([row])
+            if self.end is None:
+                self.waits.set()
+                await asyncio.Event().wait()
+            if isinstance(self.end, Exception):
+                raise self.end
+            yield self.output(None, self.end)
+        finally:
+            self.closed += 1
+
+    def output(self, rows: Any, reason: str | None = None) -> Any:
+        completion = SimpleNamespace(token_ids=[1], mm_token_ids=rows, finish_reason=reason)
+        return SimpleNamespace(prompt_token_ids=[1, 2, 3], outputs=[completion])
+
+    async def abort(self, request_id: str) -> None:
+        await asyncio.sleep(0)
+        self.aborted.append(request_id)
+
+
+@pytest.fixture(autouse=True)
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def prompt(*_: Any) -> tuple[None, int]:
+        return None, 10
+
+    monkeypatch.setattr(speech, "_prompt", prompt)
+    monkeypatch.setattr(speech, "_sampling_params", lambda *_: None)
+
+
+def application(engine: Engine, missing: Any = None, middleware: bool = False) -> FastAPI:
+    async def check_model(request: Any) -> Any:
+        return missing
+
+    def build_app(args: Any) -> FastAPI:
+        app = FastAPI()
+
+        async def create_audio_speech(
+            request: speech.AudioSpeechRequest, raw_request: Request
+        ) -> Any:
+            raise AssertionError("the fork's own is not called")
+
+        # FastAPI looks names up here, which postponed annotations hide from it.
+        create_audio_speech.__annotations__ |= {
+            "request": speech.AudioSpeechRequest,
+            "raw_request": Request,
+            "return": Any,
+        }
+        app.post("/", response_model=None)(speech.answered(create_audio_speech))
+        app.state.voice_presets = Voices({"belinda": VOICE})
+        app.state.openai_serving_audio = SimpleNamespace(
+            engine_client=engine,
+            audio_tokenizer=codec.Codec(),
+            audio_stream_bos_id=codec.BOS,
+            audio_stream_eos_id=codec.EOS,
+            max_model_len=1000,
+            _check_model=check_model,
+            _base_request_id=lambda raw: "mine",
+            _log_inputs=lambda *_: None,
+        )
+        if middleware:  # as --api-key brings it
+
+            @app.middleware("http")
+            async def passing(request: Request, call_next: Any) -> Any:
+                return await call_next(request)
+
+        return app
+
+    app: FastAPI = errors.with_errors(build_app)(None)
+    return app
+
+
+class Exchange:
+    """One request and what the server sent; the client may leave at any message."""
+
+    def __init__(self, leaves: Callable[[Exchange], bool] = lambda exchange: False) -> None:
+        self.leaves = leaves
+        self.sent: list[Any] = []
+        self.left: Exception | None = None
+        self.changed = asyncio.Event()
+
+    async def run(self, app: FastAPI, body: dict[str, Any]) -> None:
+        given: Iterator[Any] = iter(
+            [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        )
+
+        async def receive() -> Any:
+            if message := next(given, None):
+                return message
+            while not self.leaves(self):
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            self.sent.append(message)
+            await asyncio.sleep(0)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(b"content-type", b"application/json")],
+            "server": ("test", 80),
+            "client": ("test", 1),
+        }
+        try:
+            await asyncio.wait_for(app(scope, receive, send), 30)
+        except Exception as error:
+            self.left = error
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent[1:])
+
+    @property
+    def ended(self) -> bool:
+        return not self.sent[-1].get("more_body")
+
+
+def ask(
+    rows: list[list[int]],
+    end: str | Exception | None = "stop",
+    leaves: Callable[[Engine, Exchange], bool] = lambda engine, exchange: False,
+    middleware: bool = False,
+    **fields: Any,
+) -> tuple[Exchange, Engine]:
+    """Ask once; whatever happens, the engine has to be told and its stream be closed."""
+
+    async def run() -> tuple[Exchange, Engine]:
+        engine = Engine(rows, end)
+        exchange = Exchange(lambda exchange: leaves(engine, exchange))
+        await exchange.run(application(engine, middleware=middleware), BODY | fields)
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+        return exchange, engine
+
+    exchange, engine = asyncio.run(run())
+    assert engine.closed == len(engine.started)
+    if engine.started and not (exchange.sent and exchange.ended and exchange.status == 200):
+        assert engine.aborted == engine.started
+    return exchange, engine
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "head"),
+    [
+        ({}, "audio/pcm", 0),
+        ({"stream": False}, "audio/pcm", 0),
+        ({"response_format": "wav"}, "audio/wav", 44),
+        ({"response_format": "wav", "stream": False}, "audio/wav", 44),
+    ],
+)
+def test_a_good_request_gets_its_speech(fields: dict[str, Any], kind: str, head: int) -> None:
+    exchange, _ = ask(ROWS, **fields)
+    assert (exchange.status, exchange.headers["content-type"]) == (200, kind)
+    assert exchange.body[head:] == PCM
+    assert exchange.headers.get("content-length") == (
+        str(len(PCM) + head) if "stream" in fields else None
+    )
+
+
+def test_a_stream_begins_before_the_speech_ends() -> None:
+    def leaves(engine: Engine, exchange: Exchange) -> bool:
+        return engine.waits.is_set() and len(exchange.body) > 0
+
+    exchange, _ = ask(ROWS[:40], end=None, leaves=leaves)
+    assert exchange.status == 200
+    assert 0 < len(exchange.body) < len(PCM)
+    assert PCM.startswith(exchange.body)
+
+
+def test_an_id_is_never_that_of_another_request() -> None:
+    """Two clients may send the same X-Request-Id, and an abort is by id."""
+    ids = [ask(ROWS)[1].started[0] for _ in range(2)]
+    assert ids[0] != ids[1]
+    assert all("mine" in name for name in ids)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "end", "status", "says"),
+    [
+        ([], ValueError("the prompt is longer than the context"), 400, "longer than the context"),
+        ([], LookupError("secret"), 500, "LookupError"),
+        ([], "stop", 500, "before a frame of audio"),
+        (ROWS[:4], "stop", 500, "try again"),
+        (ROWS[:4], "abort", 500, "RuntimeError"),
+        (ROWS[:20], ValueError("from the codec"), 500, "ValueError"),
+    ],
+)
+def test_what_fails_before_the_first_sound_is_an_error(
+    rows: list[list[int]], end: str | Exception, status: int, says: str, streamed: bool
+) -> None:
+    exchange, _ = ask(rows, end, stream=streamed)
+    error = json.loads(exchange.body)["error"]
+    assert (exchange.status, error["code"]) == (status, status)
+    assert says in error["message"]
+    assert "secret" not in error["message"]
+
+
+@pytest.mark.parametrize("end", [LookupError("gone"), "abort"])
+@pytest.mark.parametrize("form", ["pcm", "wav"])
+@pytest.mark.parametrize("middleware", [False, True])
+def test_what_fails_later_cuts_the_connection(
+    end: str | Exception, form: str, middleware: bool
+) -> None:
+    exchange, _ = ask(ROWS[:60], end, response_format=form, middleware=middleware)
+    assert exchange.status == 200
+    assert exchange.left is not None
+    assert not exchange.ended
+    assert PCM.startswith(exchange.body[44 if form == "wav" else 0 :])
+
+
+@pytest.mark.parametrize("end", [LookupError("gone"), "abort"])
+def test_a_file_that_is_sent_at_once_can_still_become_an_error(end: str | Exception) -> None:
+    exchange, _ = ask(ROWS[:60], end, stream=False)
+    assert exchange.status == 500
+    assert json.loads(exchange.body)["error"]
+
+
+@pytest.mark.parametrize("form", ["pcm", "wav"])
+@pytest.mark.parametrize("middleware", [False, True])
+def test_a_client_who_leaves_ends_its_request(form: str, middleware: bool) -> None:
+    for bodies in (0, 1, 2):
+
+        def leaves(engine: Engine, exchange: Exchange, bodies: int = bodies) -> bool:
+            return len(exchange.sent) > bodies
+
+        _, engine = ask(ROWS, None, leaves, middleware, response_format=form)
+        assert engine.aborted == engine.started != []
+
+
+def test_a_voice_that_is_not_there_is_refused() -> None:
+    exchange, engine = ask(ROWS, voice="nobody")
+    assert (exchange.status, engine.started) == (400, [])
+    error = json.loads(exchange.body)["error"]
+    assert error["param"] == "voice"
+    assert "belinda" in error["message"]
+
+
+def test_a_text_of_special_tokens_is_refused() -> None:
+    exchange, engine = ask(ROWS, input=" <|x|> ")
+    assert (exchange.status, engine.started) == (400, [])
+    assert json.loads(exchange.body)["error"]["param"] == "input"
+
+
+def test_a_model_that_is_not_there_is_404() -> None:
+    async def run() -> Exchange:
+        missing = errors.ErrorResponse(message="no model 'm'", type="NotFoundError", code=404)
+        exchange = Exchange()
+        await exchange.run(application(Engine(ROWS), missing), BODY)
+        return exchange
+
+    exchange = asyncio.run(run())
+    assert exchange.status == 404
+    assert json.loads(exchange.body)["error"]["message"] == "no model 'm'"
+
+
+def test_events_carry_the_file_and_the_usage() -> None:
+    exchange, _ = ask(ROWS, stream_format="sse")
+    lines = exchange.body.decode().split("\n\n")[:-1]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert [event["type"] for event in events[:-1]] == ["speech.audio.delta"] * (len(events) - 1)
+    assert events[-1] == {
+        "type": "speech.audio.done",
+        "usage": {
+            "input_tokens": 3,
+            "output_tokens": len(ROWS) + 1,
+            "total_tokens": len(ROWS) + 4,
+        },
+    }

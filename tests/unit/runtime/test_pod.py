@@ -1,0 +1,135 @@
+"""What platforms expect: warnings, addresses, the health check, and SSH where it cannot be had."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from higgs_runtime import health, pod, settings
+from higgs_runtime.settings import Settings
+
+from tests.unit.runtime.conftest import IMAGE
+
+
+def read(*arguments: str, **variables: str) -> Settings:
+    return settings.read(list(arguments), variables, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "says"),
+    [
+        ((), {}, "whoever reaches this port can use http://localhost:8000"),
+        ((), {"RUNPOD_POD_ID": "abc"}, "anybody on the internet can use https://abc-8000.proxy"),
+        ((), {"VAST_CONTAINERLABEL": "C.1"}, "anybody on the internet"),
+        ((), {"HIGGS_API_KEY": "0123456789"}, ""),
+        (("--api-key", "0123456789"), {}, ""),
+        ((), {"VLLM_API_KEY": "x"}, ""),
+        (("--host", "127.0.0.1"), {}, ""),
+    ],
+)
+def test_a_server_without_a_key_is_warned_of(
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pod.warn_if_open(read(*arguments, **variables), variables)
+    said = capsys.readouterr().out
+    assert says in said if says else said == ""
+    assert "HIGGS_API_KEY" in said if says else True
+
+
+def test_curl() -> None:
+    line = pod.curl(read("--port", "9000", "--served-model-name", "mine", "other"), {})
+    assert line.startswith("curl http://localhost:9000/v1/audio/speech -H 'Content-Type")
+    assert '"model": "mine"' in line
+    for variables in ({"HIGGS_API_KEY": "0123456789"}, {"VLLM_API_KEY": "0123456789"}):
+        line = pod.curl(read(**variables), variables)
+        assert "Bearer YOUR_API_KEY" in line and "0123456789" not in line
+
+
+def test_shared_memory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pod.check_shared_memory("/proc")  # a file system without any space
+    assert "several GPUs need 1 GB" in capsys.readouterr().out
+    pod.check_shared_memory(str(tmp_path))
+    pod.check_shared_memory("/no/such/folder")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "sshd", "says"),
+    [
+        ("ssh-ed25519 AAAA me", "/no/such/sshd", "it is not installed"),
+        ("nonsense", sys.executable, "PUBLIC_KEY is no list of public keys"),
+    ],
+)
+def test_ssh_that_cannot_be_started_is_a_warning(
+    keys: str, sshd: str, says: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pod, "SSHD", sshd)
+    monkeypatch.setattr(pod.os, "geteuid", lambda: 0)
+    pod.start_sshd(keys, home=tmp_path)
+    assert f"sshd was not started: {says}" in capsys.readouterr().out
+    assert not (tmp_path / ".ssh").exists()
+
+
+# --- the health check
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        ((), {}, "http://127.0.0.1:8000/ping"),
+        ((), {"PORT": "80"}, "http://127.0.0.1:80/ping"),
+        ((), {"PORT_HEALTH": "81"}, "http://127.0.0.1:81/ping"),
+        (("--host", "::"), {}, "http://[::1]:8000/ping"),
+        (("--host", "10.0.0.7"), {}, "http://10.0.0.7:8000/ping"),
+        (("--ssl-certfile", "x"), {}, "https://127.0.0.1:8000/ping"),
+        (("--ssl-certfile", "x"), {"PORT_HEALTH": "81"}, "http://127.0.0.1:81/ping"),
+    ],
+)
+def test_what_is_left_for_the_health_check(
+    tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], expected: str
+) -> None:
+    pod.write_ping_address(read(*arguments, **variables), tmp_path / "run/ping")
+    assert (tmp_path / "run/ping").read_text() == expected + "\n"
+
+
+def test_a_read_only_container_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.write_ping_address(read(), Path("/proc/run/ping"))
+    monkeypatch.setattr(health, "PING_FILE", Path("/proc/run/ping"))
+    monkeypatch.setattr(health, "DEFAULT", "http://127.0.0.1:1/ping")
+    assert health.main() == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (204, 1), (503, 1)])
+def test_health_is_200_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: int
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        (tmp_path / "ping").write_text(f"http://127.0.0.1:{server.server_port}/ping\n")
+        monkeypatch.setattr(health, "PING_FILE", tmp_path / "ping")
+        assert health.main() == code
+
+
+def test_the_health_check_is_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "higgs_runtime.health"], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr
