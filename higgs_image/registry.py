@@ -327,7 +327,8 @@ def explain(output: str, reference: str) -> HiggsError:
         )
     if re.search(
         r"\b5\d\d\b|internal server error|bad gateway|unavailable|too ?many ?requests|\b429\b"
-        r"|timeout|timed out|deadline|connection refused|connection reset|broken pipe|eof"
+        r"|timeout|timed out|deadline|connection refused|connection reset|closed network connection"
+        r"|broken pipe|\beof\b"
         r"|no such host|network is unreachable|i/o timeout|tls handshake|server misbehaving",
         lower,
     ):
