@@ -10,8 +10,8 @@ and the encoder ends.
 
 The prompt is the model's: a system message, the voice's transcript and recording as a first turn,
 and the text as the next one. `instructions` stand in the system message as the description of the
-scene. What comes from a client goes through `higgs_patches.text.clean` and so cannot become special
-tokens.
+scene. What comes from a client, and a voice's transcript, goes through `higgs_patches.text.clean`
+and so cannot become special tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import logging
 import math
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -133,7 +133,9 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
         raise RefusedError(missing.message, "model", HTTPStatus(missing.code))
     voice = resolve(state.voice_presets, request.voice)
     tokenizer = await serving.engine_client.get_tokenizer(None)
-    text, scene = _plain(request, tokenizer)
+    special = special_tokens_of(tokenizer)
+    voice = replace(voice, transcript=clean(voice.transcript, special))
+    text, scene = _plain(request, special)
     prompt, length = await _prompt(serving, tokenizer, voice, text, scene)
     settings = sampling_settings(request, text, serving.max_model_len - length)
     params = _sampling_params(serving, settings, tokenizer)
@@ -166,9 +168,8 @@ async def _begun(speech: _Speech, pcm: AsyncGenerator[bytes, None]) -> Response:
     return _Answer(_chained(first, body), speech, media_type)
 
 
-def _plain(request: SpeechRequest, tokenizer: Any) -> tuple[str, str]:
+def _plain(request: SpeechRequest, special: tuple[str, ...]) -> tuple[str, str]:
     """Return the text and the description of the scene without special tokens."""
-    special = special_tokens_of(tokenizer)
     text = clean(request.input, special)
     if is_blank(text):
         raise RefusedError("input: the text has nothing but special tokens", "input")

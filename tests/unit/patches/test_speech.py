@@ -25,6 +25,7 @@ from tests.unit.patches import test_decoding as codec
 
 BODY = {"model": "m", "voice": "belinda", "input": "Hello."}
 VOICE = Voice("belinda", "What she said.", b"RIFF")
+UNCLEAN = Voice("belinda", "What <|x|>she said.", b"RIFF")
 DESCRIBED = Voice("calm", "", b"", system_prompt="A calm voice.")
 ROWS = codec.speech(60)[1]
 PCM = codec.expected(codec.speech(60)[0])
@@ -149,12 +150,17 @@ class Engine:
 
 
 @pytest.fixture(autouse=True)
-def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def prompt(*_: Any) -> tuple[None, int]:
+def prompted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """Without vLLM: what prompts were made of (transcript, text, scene)."""
+    made = []
+
+    async def prompt(_: Any, __: Any, voice: Voice, text: str, scene: str) -> tuple[None, int]:
+        made.append((voice.transcript, text, scene))
         return None, 10
 
     monkeypatch.setattr(speech, "_prompt", prompt)
     monkeypatch.setattr(speech, "_sampling_params", lambda *_: None)
+    return made
 
 
 def application(engine: Engine, missing: Any = None, middleware: bool = False) -> FastAPI:
@@ -176,7 +182,7 @@ def application(engine: Engine, missing: Any = None, middleware: bool = False) -
             "return": Any,
         }
         app.post("/", response_model=None)(speech.answered(create_audio_speech))
-        app.state.voice_presets = Voices({"belinda": VOICE})
+        app.state.voice_presets = Voices({"belinda": UNCLEAN})
         app.state.openai_serving_audio = SimpleNamespace(
             engine_client=engine,
             audio_tokenizer=codec.Codec(),
@@ -379,6 +385,11 @@ def test_a_voice_that_is_not_there_is_refused() -> None:
     error = json.loads(exchange.body)["error"]
     assert error["param"] == "voice"
     assert "belinda" in error["message"]
+
+
+def test_no_text_becomes_a_special_token(prompted: list[tuple[str, str, str]]) -> None:
+    ask(ROWS, input="a <|x|>b", instructions=" <|<|x|>x|>A cave. ")
+    assert prompted == [("What she said.", "a b", "A cave.")]
 
 
 def test_a_text_of_special_tokens_is_refused() -> None:
