@@ -1,4 +1,8 @@
-"""The real fork: its tests run where its source can be reached, or was fetched before."""
+"""The real fork: its tests run where its source can be reached, or was fetched before.
+
+`--without PATCH` runs the tests that are marked as needing that patch, against a trial image that
+is built without it. They have to fail; `tests.fork.needed` does so for every patch.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,48 @@ from higgs_image.workspace import Workspace
 NEEDED_GB = 30.0
 """Free disk for the real image: layers, layout, registry and the engine's unpacked copy."""
 
+TRIAL_GB = 6.0
+"""Free disk for a trial image: one layer differs, the rest is there."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option with which one sees tests fail without a patch."""
+    parser.addoption(
+        "--without",
+        action="append",
+        metavar="PATCH",
+        help="build the real image without this patch, and run only the tests that need it; can "
+        "be given several times",
+    )
+
+
+def left_out(config: pytest.Config) -> list[str]:
+    """Return the patches that this run leaves out."""
+    names: list[str] | None = config.getoption("--without", None)
+    return names or []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep only the tests that need one of the patches that are left out."""
+    if not (names := left_out(config)):
+        return
+    needs = {name for item in items for mark in item.iter_markers("needs") for name in mark.kwargs}
+    if unknown := set(names) - needs:
+        raise pytest.UsageError(f"no test needs {', '.join(sorted(unknown))}; {sorted(needs)}")
+    kept = [
+        item
+        for item in items
+        if any(name in mark.kwargs for mark in item.iter_markers("needs") for name in names)
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def without(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The patches that the image of this run is built without."""
+    return tuple(left_out(request.config))
+
 
 @pytest.fixture(scope="session")
 def workspace() -> Workspace:
@@ -38,11 +84,15 @@ def workspace() -> Workspace:
 
 @pytest.fixture(scope="session")
 def registry(
-    workspace: Workspace, machine: None, tmp_path_factory: pytest.TempPathFactory
+    workspace: Workspace,
+    machine: None,
+    without: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LocalRegistry]:
     """A registry of the tests' own, where there is room for the real image."""
     try:
-        workspace.require_disk(Path("/var/lib"), NEEDED_GB, "building the real image")
+        needed = TRIAL_GB if without else NEEDED_GB
+        workspace.require_disk(Path("/var/lib"), needed, "building the real image")
     except HiggsError as error:
         pytest.skip(error.message)
     with LocalRegistry(tmp_path_factory.mktemp("registry")) as running:
@@ -50,18 +100,27 @@ def registry(
 
 
 @pytest.fixture(scope="session")
-def report(workspace: Workspace, registry: LocalRegistry) -> Iterator[pipeline.Report]:
-    """The real image: built, pushed to the local registry, and loaded into the engine."""
+def report(
+    workspace: Workspace, registry: LocalRegistry, without: tuple[str, ...]
+) -> Iterator[pipeline.Report]:
+    """The real image: built, pushed to the local registry, and loaded into the engine.
+
+    A trial image is not pushed; if it cannot be built the run ends, since that proves nothing.
+    """
     base = base_image.publish(base_image.ensure(workspace), registry.address)
-    done = pipeline.run(
-        pipeline.Request(
-            workspace,
-            "fork-test",
-            compression="zstd",
-            registry=registry.address,
-            overrides=Overrides(base_image=base, extra_ca=demo.environment_ca(os.environ)),
-        )
+    request = pipeline.Request(
+        workspace,
+        "fork-test",
+        compression="zstd",
+        registry=None if without else registry.address,
+        overrides=Overrides(base, demo.environment_ca(os.environ), without),
     )
+    try:
+        done = pipeline.run(request)
+    except HiggsError as error:
+        if not without:
+            raise
+        pytest.exit(f"the trial image cannot be built: {error.message} ({error.hint})", 2)
     yield done
     if done.engine:
         subprocess.run(["docker", "image", "rm", done.engine], capture_output=True)
@@ -84,7 +143,15 @@ StartServer = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
 @pytest.fixture(scope="session")
-def start_server(workspace: Workspace, report: pipeline.Report) -> StartServer:
+def weights(workspace: Workspace, report: pipeline.Report) -> Path:
+    """The tiny random weights, as a hub's cache."""
+    assert report.engine
+    with smoke.engine() as (client, _):
+        return cpu.weights(client, workspace, report.engine, lock.load(workspace.lock_file))
+
+
+@pytest.fixture(scope="session")
+def start_server(workspace: Workspace, report: pipeline.Report, weights: Path) -> StartServer:
     """How to start the real image on the CPU: flags, variables and mounts (folder to path)."""
     image = report.engine
     assert image
@@ -96,9 +163,7 @@ def start_server(workspace: Workspace, report: pipeline.Report) -> StartServer:
         mounts: Mapping[str, str] | None = None,
         timeout: float = 600,
     ) -> Iterator[Running]:
-        with smoke.engine() as (client, host):
-            locked = lock.load(workspace.lock_file)
-            weights = cpu.weights(client, workspace, image, locked)
+        with smoke.engine() as (_, host):
             setup = container.Setup(
                 image,
                 workspace.build,

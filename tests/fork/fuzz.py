@@ -28,7 +28,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from tests.fork.hostile import CHAT, SPEECH, Attack, attacks
+from tests.fork.attack import CHAT, SPEECH, Attack
+from tests.fork.hostile import attacks
+from tests.fork.hostile_audio import OWN_PATH
 
 HEALTHY_WITHIN = 1.0
 """Seconds in which /health has to answer."""
@@ -38,6 +40,9 @@ CHECK_EVERY = 25
 
 ANSWERED_WITHIN = 120.0
 """Seconds after which an answer counts as missing."""
+
+SLOW_PIECES = 20
+"""Pieces of a request that takes a second to come."""
 
 # The one failure that is right: the model was asked for audio and gave none (errors of the model
 # itself, which random weights commit now and then).
@@ -70,6 +75,14 @@ class Report:
         return "\n".join(lines)
 
 
+def own_address() -> str:
+    """The address of this machine that a container on it can reach."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with contextlib.suppress(OSError):  # nothing is sent: the kernel only looks up a route
+            probe.connect(("198.51.100.1", 9))
+        return str(probe.getsockname()[0])
+
+
 class Listener:
     """A server on this machine that nobody may be made to ask."""
 
@@ -86,9 +99,10 @@ class Listener:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer((own_address(), 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.port: int = self._server.server_address[1]
+        host, port = self._server.server_address[:2]
+        self.address = f"{host!s}:{port}"
 
     def close(self) -> None:
         """Stop listening."""
@@ -132,6 +146,12 @@ class Server:
         found = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$", text, re.M)
         return sum(map(float, found))
 
+    def asked_itself(self) -> int:
+        """How often somebody asked for what nobody but the server itself would ask for."""
+        text = self.ask("GET", "/metrics")[1].decode()
+        found = re.findall(rf'^http_requests_total\{{handler="{OWN_PATH}".*\}} (\S+)$', text, re.M)
+        return sum(int(float(count)) for count in found)
+
     def send(self, attack: Attack) -> str:
         """What an attack is answered: a status, or how it ended without one.
 
@@ -143,12 +163,20 @@ class Server:
             if attack.hang_up is not None:
                 return _hang_up(connection, data, attack.hang_up)
             try:
-                connection.sendall(data)
+                for piece in _pieces(data, SLOW_PIECES if attack.slowly else 1):
+                    connection.sendall(piece)
+                    time.sleep(1 / SLOW_PIECES if attack.slowly else 0)
                 if attack.closes:
                     connection.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the server has said no before it read everything
             return _checked(attack, connection)
+
+
+def _pieces(data: bytes, count: int) -> Iterator[bytes]:
+    size = len(data) // count + 1
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
 
 
 def _hang_up(connection: socket.socket, data: bytes, stage: float) -> str:
@@ -235,9 +263,10 @@ def fuzz(
     listener = Listener()
     report = Report()
     model = server.model()
+    itself = server.asked_itself()
     good = _good(server, model)
     try:
-        for attack in attacks(seed, count, model, listener.port, only):
+        for attack in attacks(seed, count, model, listener.address, only):
             began = time.monotonic()
             answer = _attempt(server, attack, report)
             report.sent += 1
@@ -252,7 +281,9 @@ def fuzz(
                     f"{where}: {what}" for what in _still_right(server, model, good)
                 ]
             if report.findings and "dead" in report.findings[-1]:
-                break
+                return report
+        if (asked := server.asked_itself() - itself) > 0:
+            report.findings.append(f"the server fetched {OWN_PATH} from itself, {asked} times")
     finally:
         listener.close()
     return report

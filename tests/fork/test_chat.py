@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.fork.attack import CHAT
 from tests.fork.fuzz import Listener, Server
-from tests.fork.hostile import CHAT, wav
+from tests.fork.hostile_audio import wav
 
 pytestmark = pytest.mark.fork
 
@@ -67,6 +68,7 @@ def ffmpeg() -> str:
 # -- what is asked for comes -----------------------------------------------------------------------
 
 
+@pytest.mark.needs(chat=True)
 @pytest.mark.parametrize("modalities", [["audio"], ["text", "audio"]])
 def test_audio_comes_if_it_is_asked_for(server: Any, model: str, modalities: list[str]) -> None:
     for seed in range(3):
@@ -79,6 +81,7 @@ def test_audio_comes_if_it_is_asked_for(server: Any, model: str, modalities: lis
         assert answer["choices"][0]["message"]["audio"]["id"].startswith("audio-")
 
 
+@pytest.mark.needs(chat=True)
 def test_text_comes_alone_if_only_text_is_asked_for(server: Any, model: str) -> None:
     for seed in range(5):
         status, answer = ask(server, model, modalities=["text"], seed=seed)
@@ -204,6 +207,7 @@ def test_openai_stream(client: Any, model: str) -> None:
     assert [end for end in ends if end] == [ends[-1]]
 
 
+@pytest.mark.needs(chat=True)
 def test_a_stream_gives_the_same_sound(server: Any, model: str) -> None:
     fields = {"modalities": ["audio"], "seed": 4, "audio": {"format": "pcm16"}, "max_tokens": 90}
     _, whole = ask(server, model, **fields)
@@ -231,6 +235,7 @@ def test_openai_sees_what_is_wrong(client: Any, model: str) -> None:
 # -- what is refused, and used to end the server for all -------------------------------------------
 
 
+@pytest.mark.needs(chat=True)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -265,6 +270,7 @@ def test_numbers_that_are_none_are_refused(server: Any, model: str, value: float
         assert (status, answer["error"]["param"]) == (400, field)
 
 
+@pytest.mark.needs(chat=True)
 def test_special_tokens_are_no_part_of_a_prompt(server: Any, model: str) -> None:
     def tokens(content: Any, **fields: Any) -> int:
         messages = [{"role": "user", "content": content, **fields}]
@@ -282,26 +288,30 @@ def test_special_tokens_are_no_part_of_a_prompt(server: Any, model: str) -> None
     assert (status, answer["error"]["param"]) == (400, "messages[0].role")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1:{}/a.wav",
-        "http://localhost:{}/a.wav",
-        "http://[::ffff:127.0.0.1]:{}/a.wav",
-        "http://2130706433:{}/a.wav",
-    ],
-)
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
+    """A server at a private address, which the container could reach."""
+    running = Listener()
+    yield running
+    running.close()
+
+
+@pytest.mark.needs(media=True)
 @pytest.mark.parametrize("kind", ["audio_url", "image_url", "video_url"])
-def test_urls_are_not_fetched(server: Any, model: str, kind: str, url: str) -> None:
-    listener = Listener()
-    try:
-        part = {"type": kind, kind: {"url": url.format(listener.port)}}
+def test_urls_are_not_fetched(server: Any, model: str, kind: str, listener: Listener) -> None:
+    """Neither from a private address nor from the server's own, in any spelling."""
+    own = [f"http://{host}:8000/health?asked-for-{kind}" for host in OWN]
+    for url in [f"http://{listener.address}/a.wav", *own]:
+        part = {"type": kind, kind: {"url": url}}
         status, answer = ask(server, model, messages=[{"role": "user", "content": [part]}])
-        assert status == 400
+        assert status == 400, answer
         assert answer["error"]["message"]
-        assert listener.hits == []
-    finally:
-        listener.close()
+    assert listener.hits == []
+    assert f"GET /health?asked-for-{kind}" not in server.container.logs()
+
+
+OWN = ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "0"]
+"""How one can spell the address at which a server reaches itself."""
 
 
 def test_audio_that_is_none_is_refused(server: Any, model: str) -> None:
@@ -316,6 +326,7 @@ def test_audio_that_is_none_is_refused(server: Any, model: str) -> None:
 # -- the door --------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs(door=True)
 def test_a_large_body_is_413(server: Any) -> None:
     body = b'{"messages": "' + b"x" * (33 * 2**20) + b'"}'
     for path in (CHAT, "/v1/audio/speech"):
@@ -324,6 +335,7 @@ def test_a_large_body_is_413(server: Any) -> None:
         assert "larger than 32 MiB" in json.loads(answer)["error"]["message"]
 
 
+@pytest.mark.needs(door=True)
 def test_endless_headers_are_cut(server: Any) -> None:
     request = urllib.request.Request(f"{server.url}/health", headers={"X-A": "a" * 200_000})
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -338,6 +350,7 @@ def test_bodies_that_are_no_json(server: Any) -> None:
         assert json.loads(answer)["error"]["message"]
 
 
+@pytest.mark.needs(preprocessing=True)
 def test_requests_with_one_id_do_not_end_each_other(server: Any, model: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -361,6 +374,7 @@ def test_requests_with_one_id_do_not_end_each_other(server: Any, model: str) -> 
         assert list(pool.map(send, range(4))) == [200] * 4
 
 
+@pytest.mark.needs(chat=True)
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_hangs_up_frees_the_place_in_the_engine(server: Any, model: str, stream: bool) -> None:
     one = Server(server.url)

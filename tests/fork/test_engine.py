@@ -172,6 +172,7 @@ def speech(engine: Engine, count: int, **changes: Any) -> dict[str, tuple[Any, A
     }
 
 
+@pytest.mark.needs(scheduling=True)
 def test_preempted_speech_goes_on_as_if_nothing_had_been(engine: Engine) -> None:
     requests = speech(engine, 6)
     alone = {name: engine.run(**{name: request})[name] for name, request in requests.items()}
@@ -182,6 +183,7 @@ def test_preempted_speech_goes_on_as_if_nothing_had_been(engine: Engine) -> None
         assert together[name].mm_token_ids == answer.mm_token_ids, (name, preempted)
 
 
+@pytest.mark.needs(scheduling=True)
 @pytest.mark.parametrize("tokens", [16, 37, 100])
 def test_preempted_speech_is_read_again_in_pieces(engine: Engine, tokens: int) -> None:
     """A step that ends one token before the end of what was generated is among these."""
@@ -216,6 +218,7 @@ def test_every_end_of_the_first_piece_is_right(engine: Engine) -> None:
         assert answer and answer[0].outputs[0].mm_token_ids == alone.mm_token_ids, missing
 
 
+@pytest.mark.needs(scheduling=True)
 def test_generated_audio_is_never_offered_to_others(engine: Engine) -> None:
     """Its tokens are the same whatever was said."""
     prompt = engine.prompt("Say this.", sound())
@@ -240,6 +243,7 @@ def test_resumed_short_prompt_takes_no_block_of_another_answer(engine: Engine) -
     assert all(together[x].mm_token_ids == alone[x].mm_token_ids for x in alone)
 
 
+@pytest.mark.needs(sampling=True)
 def test_no_placeholder_is_sampled_as_text(engine: Engine) -> None:
     never = [engine.ids["<|AUDIO|>"], engine.ids["<|AUDIO_OUT|>"]]
     wanted = settings(max_tokens=30, logit_bias=dict.fromkeys(never, 100.0))
@@ -255,6 +259,7 @@ def test_no_placeholder_is_sampled_as_text(engine: Engine) -> None:
         assert not answers[name].mm_token_ids
 
 
+@pytest.mark.needs(sampling=True)
 def test_text_alone_begins_no_audio(engine: Engine) -> None:
     begin = engine.ids["<|audio_out_bos|>"]
     urge = {"max_tokens": 20, "logit_bias": {begin: 100.0}}
@@ -306,6 +311,7 @@ def test_min_p_holds_for_audio(engine: Engine) -> None:
     assert answers["any"].mm_token_ids != answers["likeliest"].mm_token_ids
 
 
+@pytest.mark.needs(sampling=True)
 def test_a_seed_gives_the_same_codes_again(engine: Engine) -> None:
     """First, from a full cache, with its prompt in pieces, and in company."""
     request = (engine.prompt("Hello.", sound()), settings(seed=5))
@@ -325,6 +331,7 @@ def test_a_seed_gives_the_same_text_again(engine: Engine) -> None:
     assert engine.run(**speech(engine, 2), a=request)["a"].token_ids == first
 
 
+@pytest.mark.needs(sampling=True)
 def test_temperature_0_gives_the_same_codes_again(engine: Engine) -> None:
     """Also where repetitions are drawn again; a seed changes these."""
     prompt = engine.prompt("Hello.", sound())
@@ -335,6 +342,7 @@ def test_temperature_0_gives_the_same_codes_again(engine: Engine) -> None:
     assert engine.run(a=(prompt, settings(**greedy, seed=1)))["a"].mm_token_ids != first
 
 
+@pytest.mark.needs(sampling=True)
 def test_repetitions_are_seldom_with_a_tight_window(engine: Engine) -> None:
     """With codes that hardly vary: what is left over are those that were drawn again."""
     head = engine.runner.model.audio_lm_head.weight
@@ -377,6 +385,7 @@ def test_the_prompts_voice_counts_as_spoken(engine: Engine) -> None:
     assert len(_spoken_in_prompt(state, 100, engine.runner.model)) == 25 + 2 + BOOKS - 1
 
 
+@pytest.mark.needs(sampling=True, scheduling=True)
 def test_utterances_begin_and_end_whole_however_they_come(engine: Engine) -> None:
     """Codes drawn almost evenly, so that speech ends and begins again, with preemption."""
     begin, out = engine.ids["<|audio_out_bos|>"], engine.ids["<|AUDIO_OUT|>"]
@@ -483,7 +492,17 @@ def tokens(engine: Engine, written: str, *sounds: Any) -> dict[str, Any]:
     return {"prompt_token_ids": ids, "multi_modal_data": {"audio": list(sounds)}}
 
 
-@pytest.mark.parametrize("name", REFUSED)
+BY_VLLM = {"bias beyond the vocabulary", "seed of 65 bits"}
+"""What vLLM refuses by itself."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[] if x in BY_VLLM else [pytest.mark.needs(gate=True)])
+        for x in REFUSED
+    ],
+)
 def test_what_would_end_the_engine_is_refused(engine: Engine, name: str) -> None:
     prompt, changes = REFUSED[name](engine)
     neighbour = engine.prompt("Hello.", sound()), settings(seed=1)
@@ -494,6 +513,7 @@ def test_what_would_end_the_engine_is_refused(engine: Engine, name: str) -> None
     assert engine.run()["a"].mm_token_ids == expected
 
 
+@pytest.mark.needs(gate=True)
 def test_structured_output_is_refused(engine: Engine) -> None:
     from vllm.sampling_params import GuidedDecodingParams
 

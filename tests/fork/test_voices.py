@@ -111,6 +111,7 @@ def loudest(wav: bytes) -> int:
     return max(struct.unpack(f"<{len(data) // 2}h", data))
 
 
+@pytest.mark.needs(voices=True)
 @pytest.mark.parametrize("voice", [*(f"own-{kind}" for kind in FORMATS), "described", "alloy"])
 def test_own_voices_and_openais_names_speak(server: Server, voice: str) -> None:
     status, answer = speak(server, voice)
@@ -118,6 +119,7 @@ def test_own_voices_and_openais_names_speak(server: Server, voice: str) -> None:
     assert loudest(answer) > 0
 
 
+@pytest.mark.needs(voices=True)
 @pytest.mark.parametrize("voice", [*BAD, "nobody", "Belinda", "../belinda"])
 def test_an_unknown_or_bad_voice_is_told_what_there_is(server: Server, voice: str) -> None:
     status, answer = speak(server, voice)
@@ -126,6 +128,7 @@ def test_an_unknown_or_bad_voice_is_told_what_there_is(server: Server, voice: st
         assert known in answer.decode()
 
 
+@pytest.mark.needs(voices=True)
 def test_bad_voices_are_named_in_the_log_once_with_their_reason(running: Any) -> None:
     lines = running.container.logs().splitlines()
     for name, reason in zip(
@@ -137,6 +140,7 @@ def test_bad_voices_are_named_in_the_log_once_with_their_reason(running: Any) ->
         assert reason in line
 
 
+@pytest.mark.needs(voices=True)
 def test_the_list_is_read_by_open_webui_and_by_clients_of_the_plain_list(server: Server) -> None:
     expected = {*SHIPPED, "described", *(f"own-{kind}" for kind in FORMATS)}
     answer = get(server, "/v1/audio/voices")
@@ -148,6 +152,7 @@ def test_the_list_is_read_by_open_webui_and_by_clients_of_the_plain_list(server:
     assert set(names(server)) == expected
 
 
+@pytest.mark.needs(voices=True)
 def test_changes_are_picked_up_and_a_broken_file_keeps_what_was_good(
     running: Any, server: Server, folder: Path
 ) -> None:
@@ -170,6 +175,7 @@ def test_changes_are_picked_up_and_a_broken_file_keeps_what_was_good(
     until(lambda: "new" not in names(server))
 
 
+@pytest.mark.needs(voices=True)
 def test_an_idle_server_is_idle(running: Any) -> None:
     time.sleep(5)  # for what the last request has left behind
     before, began = running.container.cpu_seconds(), time.monotonic()
