@@ -68,7 +68,7 @@ def voice(server: Any) -> str:
 
 @pytest.fixture
 def request_body(model: str, voice: str) -> dict[str, Any]:
-    return {"model": model, "voice": voice, "input": TEXT}
+    return {"model": model, "voice": voice, "input": TEXT, "response_format": "pcm"}
 
 
 class Answer:
@@ -240,10 +240,15 @@ def test_events_hold_the_file(server: Any, request_body: dict[str, Any]) -> None
 
 
 @pytest.mark.needs(speech=True)
-@pytest.mark.parametrize("speed", [0.25, 0.5, 2.0, 4.0])
-@pytest.mark.parametrize("form", ["pcm", "mp3"])
+@pytest.mark.parametrize(
+    ("form", "speed"),
+    [
+        *((form, 1.5) for form in sound.FORMATS),
+        *(("pcm", speed) for speed in (0.25, 0.5, 2.0, 4.0)),
+    ],
+)
 def test_speed_is_honoured(
-    server: Any, request_body: dict[str, Any], speed: float, form: str
+    server: Any, request_body: dict[str, Any], form: str, speed: float
 ) -> None:
     normal = len(speak(server, request_body, seed=5)) / 48_000
     content = speak(server, request_body, seed=5, speed=speed, response_format=form)
@@ -508,6 +513,15 @@ def test_openai_client_speaks(client: Any, model: str, form: str) -> None:
     ) as response:
         content = b"".join(response.iter_bytes())
     assert sound.read(content, form).seconds > 0.7
+
+
+@pytest.mark.needs(speech=True)
+def test_what_says_no_format_gets_mp3(client: Any, server: Any, model: str, voice: str) -> None:
+    """As OpenAI has it: Open WebUI names none, and the file that it keeps is called .mp3."""
+    fields = {"model": model, "voice": voice, "input": TEXT}
+    assert sound.read(client.audio.speech.create(**fields).content, "mp3").seconds > 1
+    with Answer(server, fields) as answer:
+        assert answer.type == "audio/mpeg"
 
 
 def test_openai_client_sees_what_is_wrong(client: Any, model: str) -> None:

@@ -122,8 +122,9 @@ class SpeechRequest(BaseModel):
     instructions: str | None = None
     """Describes the scene: where it is recorded, who speaks and how."""
 
-    response_format: Literal["pcm", "wav", "mp3", "flac", "opus", "aac"] = "pcm"
-    """The format of the file. OpenAI's default is mp3, the one of this server's fork is pcm."""
+    response_format: Literal["pcm", "wav", "mp3", "flac", "opus", "aac"] = "mp3"
+    """The format of the file. The default is OpenAI's, which clients such as Open WebUI rely on;
+    this server's fork answers with pcm, which no player knows what to do with."""
 
     speed: float = Field(1.0, ge=0.25, le=4.0)
     """How much faster than normal; the voice's pitch stays."""

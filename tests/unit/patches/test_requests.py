@@ -30,9 +30,9 @@ def problem(body: dict[str, Any] | str) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
 
 
-def test_least_request_has_the_defaults_of_before() -> None:
+def test_least_request_has_the_formats_default_of_openai_and_the_rest_of_before() -> None:
     request = SpeechRequest.model_validate(GOOD)
-    assert (request.response_format, request.speed, request.stream) == ("pcm", 1.0, True)
+    assert (request.response_format, request.speed, request.stream) == ("mp3", 1.0, True)
     assert (request.temperature, request.top_p, request.top_k) == (1.0, 0.95, 50)
     assert request.seed is request.max_tokens is None
 

@@ -23,7 +23,7 @@ from starlette.requests import Request
 
 from tests.unit.patches import test_decoding as codec
 
-BODY = {"model": "m", "voice": "belinda", "input": "Hello."}
+BODY = {"model": "m", "voice": "belinda", "input": "Hello.", "response_format": "pcm"}
 VOICE = Voice("belinda", "What she said.", b"RIFF")
 UNCLEAN = Voice("belinda", "What <|x|>she said.", b"RIFF")
 DESCRIBED = Voice("calm", "", b"", system_prompt="A calm voice.")
