@@ -39,11 +39,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="build the real image without this patch, and run only the tests that need it; can "
         "be given several times",
     )
+    parser.addoption(
+        "--also-without",
+        action="append",
+        metavar="PATCH",
+        help="leave this patch out, too: one that is written for the other",
+    )
 
 
-def left_out(config: pytest.Config) -> list[str]:
+def left_out(config: pytest.Config, option: str = "--without") -> list[str]:
     """Return the patches that this run leaves out."""
-    names: list[str] | None = config.getoption("--without", None)
+    names: list[str] | None = config.getoption(option, None)
     return names or []
 
 
@@ -65,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def without(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The patches that the image of this run is built without."""
+    """The patches whose tests are to fail, and that the image of this run is built without."""
     return tuple(left_out(request.config))
 
 
@@ -101,7 +107,10 @@ def registry(
 
 @pytest.fixture(scope="session")
 def report(
-    workspace: Workspace, registry: LocalRegistry, without: tuple[str, ...]
+    workspace: Workspace,
+    registry: LocalRegistry,
+    without: tuple[str, ...],
+    pytestconfig: pytest.Config,
 ) -> Iterator[pipeline.Report]:
     """The real image: built, pushed to the local registry, and loaded into the engine.
 
@@ -113,7 +122,11 @@ def report(
         "fork-test",
         compression="zstd",
         registry=None if without else registry.address,
-        overrides=Overrides(base, demo.environment_ca(os.environ), without),
+        overrides=Overrides(
+            base,
+            demo.environment_ca(os.environ),
+            without + tuple(left_out(pytestconfig, "--also-without")),
+        ),
     )
     try:
         done = pipeline.run(request)

@@ -12,7 +12,7 @@ from tests.fork.attack import CHAT, Attack, Setting, chat, posted, with_audio
 # -- audio -----------------------------------------------------------------------------------------
 
 
-OWN_PORT, OWN_PATH = 8000, "/version"
+OWN_PORT, OWN_PATH = 8000, "/v1/models"
 """Where the server would find itself, and what only a request made by itself asks for."""
 
 

@@ -235,7 +235,7 @@ def hang_up(at: Setting) -> Attack:
 ROUTES = [
     *("/tokenize", "/detokenize", "/v1/completions", "/v1/embeddings", "/v1/responses"),
     *("/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/invocations"),
-    *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/voices", "/v1/models"),
+    *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/voices"),
     *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/start_profile", "/stop_profile"),
     *("/server_info", "/sleep", "/wake_up", "/reset_prefix_cache", "/collective_rpc"),
     *("/load", "/ping", "/health", "/metrics", "/docs", "/redoc", "/v1/realtime", "/v1/files"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,58 +53,6 @@ def test_the_audio_tokenizer_is_the_pinned_one_and_is_loaded_once(bare: Any) -> 
     [used] = [line for line in lines if "Using the audio tokenizer" in line]
     assert f"{pin.repo} at {pin.revision}" in used
     assert len([line for line in lines if "Loaded the audio tokenizer in" in line]) == 1
-
-
-# A semantic model as a stranger could publish it: with code of its own.
-CODE = """
-import sys
-print("code from the hub was run", file=sys.stderr)
-from transformers import HubertModel as Model
-"""
-
-
-def snapshot(cache: Path, repo: str) -> Path:
-    [folder] = (cache / f"models--{repo.replace('/', '--')}" / "snapshots").iterdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def by_paths(
-    start_server: Any, weights: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    """The server with directories for all that belongs to the audio tokenizer."""
-    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
-    cache = tmp_path_factory.mktemp("cache") / "hub"
-    shutil.copytree(weights, cache)
-    for folder in (cache, cache.parent):
-        folder.chmod(0o755)
-    semantic = snapshot(cache, pins["semantic-model"].repo)
-    config = json.loads((semantic / "config.json").read_text())
-    config["auto_map"] = {"AutoModel": "code.Model", "AutoConfig": "code.Model"}
-    (semantic / "config.json").write_text(json.dumps(config))
-    (semantic / "code.py").write_text(CODE)
-    tokenizer = snapshot(cache, pins["audio-tokenizer"].repo)
-    model = pins["generation"]
-    flags = ["--model", model.repo, "--revision", model.revision, "--max-model-len", "4096"]
-    flags += ["--audio-tokenizer-type", "nobody/nothing"]  # the path is to win
-    flags += ["--audio-tokenizer-path", f"/cache/{tokenizer.relative_to(cache)}"]
-    flags += ["--semantic-model-path", f"/cache/{semantic.relative_to(cache)}"]
-    with start_server(
-        [*SERVER, *flags], env={"HF_HUB_CACHE": "/cache"}, mounts={str(cache): "/cache"}
-    ) as started:
-        yield started
-
-
-@pytest.mark.needs(tokenizer_lookup=True, audio_tokenizer=True)
-def test_a_directory_of_the_audio_tokenizer_holds_in_both_processes(by_paths: Any) -> None:
-    """The engine's process reads its dimensions, the server's one speaks and hears with it."""
-    server = Server(by_paths.url)
-    fields = {"voice": "belinda", "input": "Hello.", "response_format": "wav", "max_tokens": 40}
-    status, answer = server.post("/v1/audio/speech", {"model": server.model(), **fields})
-    assert (status, answer[:4]) == (200, b"RIFF"), answer
-    said = by_paths.container.logs()
-    assert "Using the semantic model /cache/" in said
-    assert "code from the hub was run" not in said
 
 
 # The model's class is only to be looked at: nothing of it needs a GPU.
