@@ -142,9 +142,10 @@ def test_every_sound_format_can_be_written(report: pipeline.Report) -> None:
 
 
 def test_fork_lies_over_the_wheel(report: pipeline.Report, workspace) -> None:  # type: ignore[no-untyped-def]
-    path = "vllm/v1/worker/gpu_model_runner.py"
-    inside = run(report, "cat", f"{SITE}/{path}")
-    assert inside == (workspace.source / "fork" / path).read_text()
+    mended = workspace.build / "patched" / "vllm/v1/worker/gpu_model_runner.py"
+    own = workspace.source / "fork" / "vllm/entrypoints/bosonai/serving_chat.py"
+    for file, root in ((mended, workspace.build / "patched"), (own, workspace.source / "fork")):
+        assert run(report, "cat", f"{SITE}/{file.relative_to(root)}") == file.read_text()
     package = "boson_multimodal/audio_processing/higgs_audio_tokenizer.py"
     assert run(report, "cat", f"{SITE}/{package}").strip()
     voices = run(report, "ls", f"{SITE}/vllm/entrypoints/bosonai/voice_presets").split()
