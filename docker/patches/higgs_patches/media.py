@@ -19,6 +19,7 @@ import base64
 import binascii
 import io
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -108,11 +109,19 @@ def allowed_hosts() -> frozenset[str]:
 
 def max_seconds() -> float:
     """The longest reference audio: HIGGS_MAX_REFERENCE_SECONDS, 60 by default."""
-    value = os.environ.get("HIGGS_MAX_REFERENCE_SECONDS", "60")
+    value = os.environ.get("HIGGS_MAX_REFERENCE_SECONDS", "").strip() or "60"
     try:
-        return float(value)
+        seconds = float(value)
     except ValueError:
-        raise ValueError(f"HIGGS_MAX_REFERENCE_SECONDS is {value!r}, not a number") from None
+        seconds = math.nan
+    if not MIN_SECONDS <= seconds < math.inf:
+        raise ValueError(
+            f"HIGGS_MAX_REFERENCE_SECONDS has to be a number from {MIN_SECONDS:g}, not {value!r}"
+        )
+    return seconds
+
+
+max_seconds()  # what is wrong with it is said when the server starts
 
 
 async def fetch_audio_async(self: Any, audio_url: str) -> "tuple[NDArray[np.float32], int]":
