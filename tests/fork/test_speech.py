@@ -28,7 +28,7 @@ SPEECH = "/v1/audio/speech"
 TEXT = "The train to the coast leaves at noon, so pack your bag."
 LONG = " ".join([TEXT] * 12)
 
-FREE_WITHIN = 10.0
+FREE_WITHIN = 2.0
 """Seconds after which the engine must have let go of a request whose client has left."""
 
 MORE_MEMORY = 1.05
@@ -49,6 +49,20 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 for pid in found if len(sys.argv) > 1 else []:
     os.kill(pid, 9)
 print(len(found))
+"""
+
+
+# MB that all processes have for themselves: what files they have mapped does not count.
+MEMORY = """
+import os
+kilobytes = 0
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            kilobytes += sum(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+    except OSError:
+        pass
+print(kilobytes / 1000)
 """
 
 
@@ -416,7 +430,7 @@ def test_memory_is_flat_over_100_requests(server: Any, request_body: dict[str, A
         for round_ in range(6):
             list(pool.map(ask, range(25 * round_, 25 * round_ + 25)))
             assert idle(server)
-            used.append(server.container.memory_mb())
+            used.append(float(server.container.output_of("python3", "-c", MEMORY)))
     print("MB after 25, 50, ... requests:", [round(mb) for mb in used])
     assert used[-1] < used[1] * MORE_MEMORY
 

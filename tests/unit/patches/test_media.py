@@ -333,7 +333,7 @@ def test_the_limit_of_length_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ValueError, match=r"longer than 0\.5 s"):
         media.decode(wav(24_000))
     monkeypatch.setenv("HIGGS_MAX_REFERENCE_SECONDS", "long")
-    with pytest.raises(ValueError, match="has to be a number from 0.1, not 'long'"):
+    with pytest.raises(ValueError, match=r"has to be a number from 0\.1, not 'long'"):
         media.decode(wav(24_000))
 
 
