@@ -49,7 +49,7 @@ def test_inside(
         ["docker", "run", "--rm", "--network=none", "--entrypoint=python3", *volumes,
          "--env=PYTHONPATH=/mnt/cpu:/mnt/runner", "--env=HIGGS_SOURCE=/mnt/source",
          "--env=PYTHONDONTWRITEBYTECODE=1", report.engine,
-         "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", f"/mnt/tests/{name}", *only],
+         "-m", "pytest", "-q", "-rap", "-p", "no:cacheprovider", f"/mnt/tests/{name}", *only],
         capture_output=True, text=True,
     )  # fmt: skip
     said = done.stdout[-6000:] + done.stderr[-2000:]
@@ -57,6 +57,7 @@ def test_inside(
     if done.returncode not in (0, 1):
         pytest.exit(f"the tests cannot be run inside the image: {said}", 2)
     if without:  # the other way round: this fails when each of them does
+        print(*(line for line in done.stdout.splitlines() if line.startswith("PASSED")), sep="\n")
         assert " passed" in summary, summary
         return
     assert done.returncode == 0, said

@@ -90,7 +90,6 @@ def test_speech_without_an_end_is_bounded_by_its_text(
             assert len(answer.response.read(int(most) + 1)) <= most
 
 
-@pytest.mark.needs(sampling=True)
 def test_speech_without_an_end_harms_nobody(server: Any, request_body: dict[str, Any]) -> None:
     """A random text head may draw any token after a random end: the engine goes on."""
     threads = [
