@@ -217,6 +217,8 @@ def _checked(attack: Attack, connection: socket.socket) -> str:
             if status == 500 and _MODEL_FAILED.search(message):
                 return "500 (model)"
         assert status < 500, f"status {status}: {body[:200]!r}"
+    elif attack.malformed:
+        pass  # the answer to something else, or to the half of it
     elif attack.path == SPEECH and attack.method == "POST":
         assert body, "an empty file"
         assert not body.lstrip().startswith(b"{"), f"JSON as audio: {body[:100]!r}"

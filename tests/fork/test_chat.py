@@ -199,10 +199,10 @@ def test_openai_stream(client: Any, model: str) -> None:
         for chunk in chunks
         if chunk.choices and getattr(chunk.choices[0].delta, "audio", None)
     ]
-    pcm = b"".join(base64.b64decode(piece["data"]) for piece in sounds)
+    pcm = b"".join(base64.b64decode(piece.data) for piece in sounds)
     assert len(pcm) >= 2 * 960
     assert len(pcm) % (2 * 960) == 0
-    assert len({piece["id"] for piece in sounds}) == 1
+    assert len({piece.id for piece in sounds}) == 1
     ends = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
     assert [end for end in ends if end] == [ends[-1]]
 
