@@ -1,7 +1,7 @@
 """The door of the server: how much a request may bring.
 
 Every request passes here before the server looks at it. A body that is too large is answered with
-413 before it fills the memory.
+413 before it fills the memory, and a query that would be an internal error in /metrics with 400.
 
 The HTTP parser is h11, which gives up on a request's head of more than 64 KiB: httptools, which
 would be taken otherwise, keeps headers without any limit (one connection that sent 100 MB of them
@@ -11,6 +11,7 @@ made the server 700 MB larger).
 import functools
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -75,6 +76,9 @@ class WholeBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if _is_beyond_metrics(scope):
+            await answer("the query may hold ASCII only", 400)(scope, receive, send)
+            return
         body = bytearray()
         size = 0
         more = _announced(scope) <= MAX_DISCARDED
@@ -108,6 +112,12 @@ class WholeBody:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         await self.app(scope, replay, send)
+
+
+def _is_beyond_metrics(scope: Scope) -> bool:
+    """Whether the metrics' own application would fail on this query: it has to be ASCII there."""
+    query = unquote_to_bytes(scope["query_string"])
+    return bool(scope["path"].startswith("/metrics")) and not query.isascii()
 
 
 def _announced(scope: Scope) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+LONGEST_SHOWN = 60
+"""Characters of a name that an error repeats."""
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -79,4 +82,5 @@ def resolve(voices: Voices, name: str) -> Voice:
     known = f"Voices: {', '.join(voices)}."
     if voices.aliases:
         known += f" Other names for them: {', '.join(voices.aliases)}."
-    raise UnknownVoiceError(f"voice {name!r} is unknown. {known}")
+    shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+    raise UnknownVoiceError(f"voice {shown!r} is unknown. {known}")

@@ -16,7 +16,13 @@ from higgs_patches import door
 from higgs_patches.door import WholeBody, with_door, with_limited_headers
 
 
-def ask(*pieces: bytes, length: int | None = None, gone: bool = False) -> tuple[list[Any], Any]:
+def ask(
+    *pieces: bytes,
+    length: int | None = None,
+    gone: bool = False,
+    path: str = "/",
+    query: bytes = b"",
+) -> tuple[list[Any], Any]:
     """What WholeBody answers to a request in these pieces, and what the application gets."""
     got: list[bytes] = []
     sent: list[Any] = []
@@ -39,7 +45,9 @@ def ask(*pieces: bytes, length: int | None = None, gone: bool = False) -> tuple[
         assert (await receive())["type"] == "http.disconnect"
 
     headers = [] if length is None else [(b"Content-Length", str(length).encode())]
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": query, "headers": headers,
+    }  # fmt: skip
     asyncio.run(WholeBody(app)(scope, receive, send))
     return sent, got
 
@@ -102,6 +110,15 @@ def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MAX_ELEMENTS", 10)
     assert ask(b"[1,1,1,1,1,1,1,1,1,1,1]")[0][0]["status"] == 413
     assert ask(b"[{},{},{}]") == ([], [b"[{},{},{}]"])
+
+
+@pytest.mark.parametrize("query", [b"x=%ff", b"%C3%A9", b"name[]=\xff"])
+def test_a_query_that_the_metrics_would_fail_on_is_refused(query: bytes) -> None:
+    sent, passed = ask(b"", path="/metrics/", query=query)
+    assert sent[0]["status"] == 400
+    assert not passed
+    assert ask(b"", path="/metrics", query=b"name[]=a%20b")[1]
+    assert ask(b"", path="/v1/audio/voices", query=query)[1]
 
 
 def test_who_leaves_before_the_end_reaches_nothing() -> None:

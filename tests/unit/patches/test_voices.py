@@ -332,6 +332,9 @@ def test_an_unknown_voice_is_told_what_there_is(own: Folder) -> None:
         assert repr(name) in str(refused.value)
         assert "me, you" in str(refused.value)
         assert "we" in str(refused.value)
+    with pytest.raises(UnknownVoiceError) as refused:
+        resolve(found, "\u200d" * 10_000)
+    assert len(str(refused.value)) < 1000
 
 
 def test_without_any_voice_the_reason_is_told(own: Folder) -> None:
