@@ -251,7 +251,6 @@ def test_openai_sees_what_is_wrong(client: Any, model: str) -> None:
         ("guided_regex", "a+"),
         ("use_beam_search", True),
         ("truncate_prompt_tokens", 5),
-        ("temperature", "hot"),
         ("top_p", 7),
     ],
 )
@@ -263,8 +262,8 @@ def test_what_cannot_work_is_refused(server: Any, model: str, field: str, value:
     assert Server(server.url).ask("GET", "/health")[0] == 200
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308])
-def test_numbers_that_are_none_are_refused(server: Any, model: str, value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, "hot"])
+def test_numbers_that_are_none_are_refused(server: Any, model: str, value: Any) -> None:
     for field in ("temperature", "top_p", "repetition_penalty", "seed", "max_tokens"):
         status, answer = ask(server, model, **{field: value})
         assert (status, answer["error"]["param"]) == (400, field)
@@ -380,7 +379,6 @@ def test_requests_with_one_id_do_not_end_each_other(server: Any, model: str) -> 
         assert list(pool.map(send, range(4))) == [200] * 4
 
 
-@pytest.mark.needs(chat=True)
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_hangs_up_frees_the_place_in_the_engine(server: Any, model: str, stream: bool) -> None:
     one = Server(server.url)
