@@ -385,7 +385,7 @@ def test_the_prompts_voice_counts_as_spoken(engine: Engine) -> None:
     assert len(_spoken_in_prompt(state, 100, engine.runner.model)) == 25 + 2 + BOOKS - 1
 
 
-@pytest.mark.needs(sampling=True, scheduling=True)
+@pytest.mark.needs(sampling=True)
 def test_utterances_begin_and_end_whole_however_they_come(engine: Engine) -> None:
     """Codes drawn almost evenly, so that speech ends and begins again, with preemption."""
     begin, out = engine.ids["<|audio_out_bos|>"], engine.ids["<|AUDIO_OUT|>"]

@@ -75,8 +75,8 @@ def test_directories_hold_in_both_processes(server: Any, request_body: dict[str,
     """The engine's process reads dimensions, the server's one speaks and hears; no code is run."""
     assert speak(server, request_body, max_tokens=20)
     said = server.container.logs()
-    assert "Using the semantic model /cache/" in said
     assert "code from the hub was run" not in said
+    assert "Using the semantic model /cache/" in said
 
 
 @pytest.mark.needs(speech=True)
