@@ -86,7 +86,7 @@ def move(
     settle(board, by, dead)
     if others := _open(board):
         raise _taken(board, others[0])
-    mine = tag_for(wanted)
+    mine = tag_for(wanted, board.tags())
     board.write(wanted, mine)
 
     def end(outcome: str, why: str = "") -> None:
