@@ -314,12 +314,9 @@ def _release(repository: Repository, history: Journal, digest: str) -> notes.Rel
     files = repository.files(pushed[-1].tag) if pushed else {}
     push = pushed[-1].record if pushed else None
     manifest = repository.manifest(digest)
-    layers = []
-    if manifest is not None:
-        image = layout.describe(digest, manifest, repository.config(digest))
-        layers = [(x.name, x.size) for x in image.layers]
+    image = layout.describe(digest, manifest, repository.config(digest)) if manifest else None
     assert push is None or isinstance(push, Push)  # noqa: S101 (filtered above)
-    return notes.release(digest, push, layers, files)
+    return notes.release(digest, push, image, files)
 
 
 def _is_move(tag: str) -> bool:

@@ -143,6 +143,41 @@ def test_a_list_that_was_exchanged_after_signing_is_noticed(release: Release, ke
     assert found["layers"][0] is Verdict.FAIL and "3.0.99-1 -> 3.0.15-1" in found["layers"][1]
 
 
+def test_a_damaged_layer_is_noticed(release: Release, served: LocalRegistry) -> None:
+    digest = release.push("1")
+    with open_repository(release.target) as repository:
+        manifest = repository.manifest(digest)
+        assert manifest
+        name = str(manifest["layers"][1]["digest"])[7:]
+    blob = served.folder / f"storage/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
+    whole = blob.read_bytes()
+    try:
+        blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        verdict, text = check(release, digest, layers=True)["layers"]
+    finally:
+        blob.write_bytes(whole)
+    assert verdict is Verdict.FAIL and name in text
+    assert check(release, digest, layers=True)["layers"][0] is Verdict.PASS
+
+
+def test_a_signature_without_the_signed_list_is_not_enough(release: Release, key: Path) -> None:
+    digest = signed(release)
+    with open_repository(release.target) as repository:
+        attestations = repository.digest(f"sha256-{digest[7:]}.att")
+        assert attestations
+        repository.delete(attestations)
+    verdict, text = check(release, digest, signature.Trust(key))["signature"]
+    assert verdict is Verdict.FAIL and "attestation" in text
+
+
+def test_an_immutable_tag_that_was_moved_is_noticed(release: Release) -> None:
+    first, second = release.push("1"), release.push("2")
+    with open_repository(release.target) as repository:
+        repository.point(f"{release.lock.tag}-1", second)
+    verdict, text = check(release, first)["origin"]
+    assert verdict is Verdict.FAIL and second in text
+
+
 def test_each_flaw_is_named(release: Release) -> None:
     layers = small_image.files(release.lock)
     layers[1] = {path.replace("six-1.17.0", "six-1.16.0"): text.replace("1.17.0", "1.16.0")
@@ -151,7 +186,7 @@ def test_each_flaw_is_named(release: Release) -> None:
     digest = release.push("1", smoke="gpu fail", layers=layers, more=label)
     found = check(release, digest)
     assert found["packages"] == (Verdict.FAIL, "six: in the image 1.16.0, locked 1.17.0")
-    assert found["pins"][0] is Verdict.FAIL and "wheel-sha256" in found["pins"][1]
+    assert found["pins"][0] is Verdict.FAIL and "wheel is 0000000" in found["pins"][1]
     assert found["smoke"][0] is Verdict.FAIL
     assert found["moving tag"] == (
         Verdict.INCONCLUSIVE, "no moving tag names it now; it was never promoted",
