@@ -84,7 +84,8 @@ def repository(registry: str, name: str) -> str:
     if not _REPOSITORY.fullmatch(joined) or not (set(".:") & set(host) or host == "localhost"):
         raise UsageError(
             f"{registry!r} is no registry",
-            "give host and path in lower case, such as REGISTRY=ghcr.io/your-org",
+            "give host and path in lower case and without https://, "
+            "such as REGISTRY=ghcr.io/your-org",
         )
     return joined
 

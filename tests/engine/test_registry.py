@@ -187,6 +187,24 @@ def test_the_next_run_sends_only_what_is_missing(
     assert pushed.digest == built.image.digest
 
 
+def test_the_first_push_of_a_package(
+    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+) -> None:
+    """ghcr.io refuses to show a package that does not exist yet."""
+    proxy.faults = [Fault("GET|HEAD", "/manifests/", 403, times=1)]
+    pushed = registry.push(built, target(proxy.address, request))
+    assert pushed.digest == built.image.digest and proxy.faults[0].seen == 1
+
+
+def test_a_token_that_may_only_read(
+    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+) -> None:
+    proxy.faults = [Fault("POST|PUT|PATCH|DELETE", "/v2/", 403)]
+    with pytest.raises(RegistryAuthError) as caught:
+        registry.push(built, target(proxy.address, request))
+    assert "write:packages" in caught.value.hint
+
+
 def test_nothing_listens(built: Built, request: pytest.FixtureRequest) -> None:
     with pytest.raises(RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
         registry.push(built, target("127.0.0.1:1", request))
