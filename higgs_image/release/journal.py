@@ -285,7 +285,10 @@ class Journal:
         tag = tag or tag_for(record, self.repository.tags())
         annotations = {RECORD: msgspec.json.encode(record).decode(), DESCRIPTION: record.words()}
         self.repository.put(tag, Artifact(KIND, annotations, files or {}))
-        self._copy(tag, record)
+        try:
+            self._copy(tag, record)
+        except OSError as error:  # it happened, and the registry has it: nothing is to be undone
+            log.info("journal: the copy in %s could not be written: %s", self._folder, error)
         log.info("journal: %s", record.words())
         return Entry(tag, record)
 

@@ -170,6 +170,12 @@ def test_the_newest_records_and_what_the_tags_name(
     assert planned.move.digest == first and "no record" in planned.text()
 
 
+def test_a_copy_that_cannot_be_written_stops_no_release(release: Release) -> None:
+    (release.folder / "journal").write_text("in the way of a folder")
+    digest = release.push("1")
+    assert release.promote(digest).digest == digest == release.custom()
+
+
 def test_a_torn_line_of_the_copy_is_left_alone(release: Release) -> None:
     release.push("1")
     (copy,) = (release.folder / "journal").glob("*.jsonl")
