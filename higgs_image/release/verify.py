@@ -15,7 +15,12 @@ from pathlib import Path
 from higgs_image import build as builds
 from higgs_image import layout
 from higgs_image.doctor import Verdict
-from higgs_image.errors import HiggsError, RegistryConflictError, RegistryNotFoundError
+from higgs_image.errors import (
+    HiggsError,
+    RegistryConflictError,
+    RegistryNotFoundError,
+    UsageError,
+)
 from higgs_image.lock import Lock
 from higgs_image.release import evidence, journal, policy, promote, provenance, sbom, signature
 from higgs_image.release import push as pushes
@@ -158,10 +163,12 @@ def _lock(subject: Subject) -> tuple[Verdict, str]:
     said = subject.known.labels.get(LABEL + "lock-sha256", "")
     if said == subject.lock.sha256:
         return Verdict.PASS, f"its label names this checkout's versions.lock, {said[:12]}"
+    if not said:
+        return Verdict.FAIL, "it has no label that names a lock: this project did not build it"
     push = subject.known.push
     commit = f": git checkout {push.commit}" if push and push.commit else ""
     return Verdict.FAIL, (
-        f"its label names the lock {said[:12] or 'none'}, this checkout's is "
+        f"its label names the lock {said[:12]}, this checkout's is "
         f"{subject.lock.sha256[:12]}{commit}"
     )
 
@@ -352,8 +359,15 @@ def rebuild(
     """Build this checkout's lock without a cache and compare it with the image.
 
     Raises:
+        UsageError: the image was built from another lock: its digest is another for certain.
         HiggsError: the build or the registry failed.
     """
+    for finding in done.failed:
+        if finding.check == "lock":
+            raise UsageError(
+                f"nothing to compare with a build of this checkout: {finding.found}",
+                "--rebuild belongs into a checkout of the commit that the image was built from",
+            )
     digest = done.image.rpartition("@")[2]
     manifest = repository.manifest(digest) or {}
     zstd = any(str(x["mediaType"]).endswith("zstd") for x in manifest["layers"])

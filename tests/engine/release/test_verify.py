@@ -12,7 +12,12 @@ import pytest
 
 from higgs_image import layout, process, registry
 from higgs_image.doctor import Verdict
-from higgs_image.errors import RegistryNotFoundError, SigningError, ToolMissingError
+from higgs_image.errors import (
+    RegistryNotFoundError,
+    SigningError,
+    ToolMissingError,
+    UsageError,
+)
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.release import (
     contents,
@@ -26,6 +31,7 @@ from higgs_image.release import (
 )
 from higgs_image.release.journal import Journal
 from higgs_image.release.repository import open_repository
+from higgs_image.render import Overrides
 from tests.engine.test_registry import HTPASSWD, SECRET
 
 from . import small_image
@@ -93,6 +99,11 @@ def test_a_signed_and_promoted_image_passes_every_check(release: Release, key: P
         assert found[name] == (
             Verdict.INCONCLUSIVE, "not compared: it was built from another lock than this one",
         )  # fmt: skip
+
+    with open_repository(release.target) as repository:
+        done = verify.verify(repository, Journal(repository), digest, other.lock, None)
+        with pytest.raises(UsageError, match="git checkout c{40}"):
+            verify.rebuild(repository, done, release.workspace, Overrides())
 
 
 def replace_lock(release: Release, sha256: str) -> Release:
