@@ -102,7 +102,7 @@ def test_a_signed_and_promoted_image_passes_every_check(release: Release, key: P
 
     with open_repository(release.target) as repository:
         done = verify.verify(repository, Journal(repository), digest, other.lock, None)
-        with pytest.raises(UsageError, match="git checkout c{40}"):
+        with pytest.raises(UsageError, match=r"git checkout c{40}"):
             verify.rebuild(repository, done, release.workspace, Overrides())
 
 
