@@ -205,10 +205,12 @@ class Repository:
         Raises:
             RegistryConflictError: a blob is not what its digest says.
         """
+        size = sum(int(x["size"]) for x in (self.manifest(digest) or {}).get("layers", []))
         for attempt in registry.attempts("pull"):
             with attempt:
                 done = process.run(
-                    ["skopeo", "copy", "--preserve-digests", *self._auth.flags("src"),
+                    ["skopeo", *registry.patience(size), "copy",
+                     "--preserve-digests", *self._auth.flags("src"),
                      f"docker://{self.reference(digest)}", f"oci:{layout}:{name}"],
                     env=self._auth.env, pass_fds=self._auth.fds,
                 )  # fmt: skip

@@ -10,6 +10,7 @@ import logging
 import random
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +172,17 @@ def test_a_reset_in_the_middle_of_a_blob(
     proxy.faults = [Fault("PATCH", "/blobs/uploads/", 0, times=1)]
     pushed = registry.push(built, target(proxy.address, request))
     assert pushed.digest == built.image.digest
+
+
+def test_a_transfer_that_is_stuck_is_given_up_and_tried_again(
+    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "TIMEOUT", 2.0)
+    proxy.faults = [Fault("PATCH", "/blobs/uploads/", -1, times=1, delay=60)]
+    started = time.monotonic()
+    pushed = registry.push(built, target(proxy.address, request))
+    assert pushed.digest == built.image.digest and proxy.faults[0].seen == 1
+    assert time.monotonic() - started < 30
 
 
 def test_the_next_run_sends_only_what_is_missing(
