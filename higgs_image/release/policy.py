@@ -68,7 +68,7 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
         found.append(
             Refusal(
                 f"a smoke test on a {device_class} decides nothing about kernels and sound",
-                "test it on a GPU: invoke record DIGEST --device-class gpu",
+                f"test it on a GPU: ./inv record {known.digest} --device-class gpu",
                 rehearsable=True,
             )
         )
@@ -138,7 +138,7 @@ def _overrides(known: Known) -> list[Refusal]:
 
 def _smoke(known: Known, device_class: str) -> list[Refusal]:
     records = [x for x in known.smokes if x.device.kind == device_class]
-    how = f"run invoke smoke on a {device_class} machine against {known.digest}"
+    how = f"on a machine with one: ./inv record {known.digest} --device-class {device_class}"
     if not records:
         others = sorted({x.device.kind for x in known.smokes})
         more = f", only on {', '.join(others)}" if others else ""
