@@ -41,7 +41,8 @@ class Output:
 
         In a workflow the job's summary gets it, too: `markdown`, or else the text.
         """
-        summarise(markdown or f"```\n{text}\n```")
+        if markdown or text:
+            summarise(markdown or f"```\n{text}\n```")
         if self.as_json:
             print(json.dumps({"ok": True} | plain(value), indent=2))
         elif text:
