@@ -82,11 +82,13 @@ def release(
     json: bool = False,
 ) -> None:
     """Build, push, sign, smoke-test and promote; what is done already is skipped."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import promote as promotions
     from higgs_image.release import run
     from higgs_image.render import Overrides
     from higgs_image.workspace import Workspace
 
+    code = 0
     with output(json) as out:
         request = run.Request(
             workspace=Workspace.default(),
@@ -107,6 +109,9 @@ def release(
         else:
             report = run.run(request, run.smoke_here(request.workspace) if smoke else None)
             out.result(report, report.text())
+            if smoke and report.moved is None:  # a promotion has decided on the verdict itself
+                code = SMOKE_EXIT_CODES[report.smoke.rpartition(": ")[2]]
+    sys.exit(code)
 
 
 @task(
