@@ -17,6 +17,7 @@ def test_a_build_that_does_not_speak_is_a_failed_job(
     verdict: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY", "127.0.0.1:1")
+    monkeypatch.setenv("IMAGE_NAME", "image")
     pushed = Pushed("r:t", f"r@{DIGEST}", DIGEST, 0, False, 0.0)
     report = run.Report("t", f"r@{DIGEST}", DIGEST, pushed, "", f"cpu: {verdict}", None, None)
     monkeypatch.setattr(run, "run", lambda *_: report)
