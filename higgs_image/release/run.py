@@ -193,6 +193,8 @@ def run(request: Request, smoke: Smoke | None = None) -> Report:
     """
     _require_clean(request)
     workspace = request.workspace
+    if not checkouts.is_published(workspace.root):
+        log.info("release: git push it, too: else nobody can check out what it was built from")
     built = builds.build(workspace, request.compression, request.overrides)
     locked = locks.load(workspace.lock_file)
     pushed, entry = pushes.push(built, locked, request.target, request.journal_folder)
