@@ -278,6 +278,20 @@ def test_the_first_difference_is_named(
     assert "ANOTHER digest" in found.text()
 
 
+def test_a_file_is_named_before_what_was_compiled_from_it(
+    release: Release, two: tuple[str, Path]
+) -> None:
+    _, folder = two
+    files = {"a/__pycache__/m.pyc": "1", "a/m.py": "1"}
+    layers = [*small_image.files(release.lock), files]
+    before = release.push("2", layers=layers)
+    layers = [*small_image.files(release.lock), dict.fromkeys(files, "2")]
+    built = small_image.make(folder, release.lock, layers=layers)
+    with open_repository(release.target) as repository:
+        found = rebuild.compare(repository, before, built)
+    assert (found.layer, found.file[:15]) == ("part-2", "/a/m.py: sha256")
+
+
 def test_the_same_lock_gives_the_same_digest(release: Release, two: tuple[str, Path]) -> None:
     digest, folder = two
     built = small_image.make(folder, release.lock, layers=small_image.files(release.lock))
