@@ -114,7 +114,7 @@ class Plan:
 
     delete: tuple[Version, ...]
     keep: tuple[tuple[Version, str], ...]
-    moves: frozenset[str] = frozenset()
+    moves: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return the plan as a person reads it."""
@@ -238,7 +238,7 @@ def look(
             if manifest.get("mediaType") in INDEX_TYPES:
                 children |= {x["digest"] for x in manifest["manifests"]} & known
     found = plan(versions, keep_last, promoted, pinned, children)
-    return replace(found, moves=frozenset(x.tag for x in entries))
+    return replace(found, moves=tuple(x.tag for x in entries))
 
 
 def apply(repository: Repository, store: Store, planned: Plan) -> list[Version]:
@@ -276,7 +276,7 @@ def _require_quiet(repository: Repository, planned: Plan) -> None:
         raise PromotionConflictError(
             f"a promotion is under way: {busy[0]}", "run again when it has ended"
         )
-    if new := ends.keys() - planned.moves:
+    if new := ends.keys() - set(planned.moves):
         raise PromotionConflictError(
             f"a promotion came after the plan was made: {min(new)}", "run again"
         )

@@ -264,7 +264,7 @@ def test_a_promotion_after_the_plan_stops_the_cleanup(hub: GitHub) -> None:
     known = "journal-20260101T000000000000Z-promote-abcdef0-123456"
     later = "journal-20260101T000000000001Z-promote-abcdef0-654321"
     store = cleanup.GitHubStore(Ghcr())  # type: ignore[arg-type]
-    planned = cleanup.Plan((store.versions()[0],), (), frozenset({known}))
+    planned = cleanup.Plan((store.versions()[0],), (), (known,))
     repository: Any = Ghcr(known, f"{known}.done", later, f"{later}.done")
     with pytest.raises(PromotionConflictError, match="after the plan"):
         cleanup.apply(repository, store, planned)
