@@ -201,6 +201,12 @@ def _pins(subject: Subject) -> tuple[Verdict, str]:
         for name, (label, value) in wanted.items()
         if labels.get(label) != value
     ]
+    if labels.get(policy.FORK, "").split()[-1:] != [lock.fork.commit]:
+        wrong.append(f"fork is {labels.get(policy.FORK)}, locked is {lock.fork.commit}")
+    locked = lock.patches.sha256 if lock.patches else {}
+    patches = {f"{name}@{sha256[:7]}" for name, sha256 in locked.items()}
+    if differing := patches ^ set(labels.get(LABEL + "patches", "").split()):
+        wrong.append(f"patches differ: {', '.join(sorted(differing))}")
     overrides = [x.reason for x in policy.refusals(subject.known, "gpu")
                  if x.rehearsable]  # fmt: skip
     if wrong or overrides:

@@ -51,7 +51,10 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     assert moved.digest == first == release.custom() and moved.previous is None
     assert release.promote(first).skipped
 
-    second = release.push("2", layers=small_image.files(release.lock, ssl="3.0.16-1", content="2"))
+    second = release.push(
+        "2", layers=small_image.files(release.lock, ssl="3.0.16-1", content="2"),
+        more={LABEL + "patches": "voices@1234567"},
+    )  # fmt: skip
     assert second != first
     moved = release.promote(second)
     assert (moved.previous, release.custom()) == (first, second)

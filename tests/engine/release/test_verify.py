@@ -193,11 +193,17 @@ def test_each_flaw_is_named(release: Release) -> None:
     layers = small_image.files(release.lock)
     layers[1] = {path.replace("six-1.17.0", "six-1.16.0"): text.replace("1.17.0", "1.16.0")
                  for path, text in layers[1].items()}  # fmt: skip
-    label = {"org.higgs-image.wheel-sha256": "0" * 64}
+    label = {
+        "org.higgs-image.wheel-sha256": "0" * 64,
+        "org.higgs-image.fork": f"https://git.invalid/fork {'1' * 40}",
+        "org.higgs-image.patches": "unheard-of@1234567",
+    }
     digest = release.push("1", smoke="gpu fail", layers=layers, more=label)
     found = check(release, digest)
     assert found["packages"] == (Verdict.FAIL, "six: in the image 1.16.0, locked 1.17.0")
     assert found["pins"][0] is Verdict.FAIL and "wheel is 0000000" in found["pins"][1]
+    assert f"{'1' * 40}, locked is {release.lock.fork.commit}" in found["pins"][1]
+    assert "unheard-of@1234567" in found["pins"][1]
     assert found["smoke"][0] is Verdict.FAIL
     assert found["moving tag"] == (
         Verdict.INCONCLUSIVE, "no moving tag names it now; it was never promoted",
