@@ -285,7 +285,17 @@ def state(repository: Repository, history: Journal) -> list[str]:
         digest = repository.digest(moving)
         done = journal.promoted(moves, moving)
         told = done[-1].record.digest if done else None
-        if digest != told:
+        begun = [
+            x for x in moves
+            if isinstance(x.record, Promote | Rollback)
+            and (x.record.moving, x.record.digest, x.outcome) == (moving, digest, None)
+        ]  # fmt: skip
+        if begun:
+            lines.append(
+                f"{moving} names {digest}, by {begun[-1].record.by.words()}, whose record is not "
+                "finished: should it have died, the next promotion finishes it"
+            )
+        elif digest != told:
             lines.append(
                 f"{moving} names {digest or 'nothing'}, BUT BY THE JOURNAL {told or 'nothing'}: "
                 "somebody moved it by hand"

@@ -167,6 +167,12 @@ def test_the_newest_records_and_what_the_tags_name(
     assert [type(x.record).__name__ for x in history.read(newest=2)] == ["Smoke", "Promote"]
     assert promote.state(repository, history) == [f"custom names {first}"]
     repository.point("custom", second)
+    by = history.read()[0].record.by
+    begun = history.write(journal.Promote(second, journal.now(), by, "custom", first))
+    (line,) = promote.state(repository, history)
+    assert second in line and "not finished" in line
+    end = journal.Outcome(second, journal.now(), by, begun.tag, journal.ABANDONED)
+    history.write(end, tag=journal.tag_for(end))
     (line,) = promote.state(repository, history)
     assert second in line and f"BUT BY THE JOURNAL {first}" in line
     planned = promote.plan_rollback(repository, history, "why", "custom")
