@@ -35,6 +35,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from higgs_patches import containers, errors
+from higgs_patches.chat_fields import shown
 from higgs_patches.containers import CONTAINERS, EncodingError
 from higgs_patches.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
 from higgs_patches.errors import RefusedError
@@ -130,7 +131,8 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
     state = raw_request.app.state
     serving = state.openai_serving_audio
     if missing := await serving._check_model(request):
-        raise RefusedError(missing.message, "model", HTTPStatus(missing.code))
+        text = f"the model {shown(request.model)} does not exist; see /v1/models"
+        raise RefusedError(text, "model", HTTPStatus(missing.code))
     voice = resolve(state.voice_presets, request.voice)
     tokenizer = await serving.engine_client.get_tokenizer(None)
     special = special_tokens_of(tokenizer)
