@@ -176,7 +176,7 @@ def test_health_check(start: MakeContainer) -> None:
         "--port", "8000", options=("--health-interval=1s", "--health-start-period=0s")
     )
     container.wait(lambda: container.state("Health.Status") == "healthy")
-    assert container.run("cat", "/run/higgs-image/ping") == "http://127.0.0.1:8000/ping"
+    assert container.run("cat", "/tmp/higgs-image-ping") == "http://127.0.0.1:8000/ping"
     other = start(options=("--env=PORT=9000", "--health-interval=1s"))
     other.wait(lambda: other.state("Health.Status") == "healthy")
     container.run("python3", "-c", STOP_SERVER)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
+import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -68,7 +72,25 @@ def environment(
     changed.setdefault("VLLM_NO_USAGE_STATS", "1")
     for secret in ("HF_TOKEN", "PUBLIC_KEY"):  # it has no use for them
         changed.pop(secret, None)
+    if re.match(r"\w+://", changed.get("VLLM_PORT", "")):
+        del changed["VLLM_PORT"]  # Kubernetes' address of a service that is called vllm
+    _give_home(changed)
     return changed
+
+
+def _give_home(changed: dict[str, str]) -> None:
+    """Let the server keep what it compiles where HOME cannot be written, and have a user's name.
+
+    Both are wanted by PyTorch and Triton, and not there for a user without an account, or in a
+    container that is read-only.
+    """
+    if not os.access(changed.get("HOME") or "/", os.W_OK):
+        changed["HOME"] = str(Path(tempfile.gettempdir(), f"higgs-{os.getuid()}"))
+        Path(changed["HOME"]).mkdir(mode=0o700, exist_ok=True)
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        changed.setdefault("USER", str(os.getuid()))
 
 
 def exec_other(command: list[str]) -> int:
@@ -77,6 +99,7 @@ def exec_other(command: list[str]) -> int:
     Returns:
         An exit code as a shell has it, if there is no such program.
     """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and programs would inherit
     try:
         os.execvp(command[0], command)  # noqa: S606 (that is what was asked for)
     except OSError as error:

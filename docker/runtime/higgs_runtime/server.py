@@ -20,6 +20,8 @@ from higgs_runtime import front, gate, log
 from higgs_runtime.errors import SERVER_ENDED
 from higgs_runtime.front import State
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask the container to end; the last comes from a terminal that was closed."""
 END_SECONDS = 10.0
 """Time for the server to end after its last request."""
 POLL_SECONDS = 0.02
@@ -94,7 +96,7 @@ class Server:
             del number, frame
 
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (*ENDING, signal.SIGCHLD):
             signal.signal(number, noted)
 
     def _signalled(self) -> bool:
@@ -102,7 +104,7 @@ class Server:
         numbers = b""
         with suppress(BlockingIOError):
             numbers = os.read(self._signals, 64)
-        return signal.SIGTERM in numbers or signal.SIGINT in numbers
+        return any(number in numbers for number in ENDING)
 
     def _hear(self, selector: selectors.BaseSelector) -> bool:
         """Return whether the middleware says that it is ready."""

@@ -63,7 +63,7 @@ def home(settings: Settings, environment: Mapping[str, str]) -> Path:
         BadSetting: nothing can be written there.
     """
     if settings.hf_home:
-        folder = Path(settings.hf_home)
+        folder = Path(settings.hf_home).expanduser()
     else:
         volume = next((x for x in VOLUMES if os.path.ismount(x)), None)
         cache = f"{volume}/.cache" if volume else environment.get("XDG_CACHE_HOME") or "~/.cache"
@@ -88,6 +88,11 @@ def home(settings: Settings, environment: Mapping[str, str]) -> Path:
 def cache_folder(hf_home: Path, environment: Mapping[str, str]) -> Path:
     """Return the folder of the hub's cache."""
     return Path(environment.get("HF_HUB_CACHE") or hf_home / "hub")
+
+
+def offline(environment: Mapping[str, str]) -> bool:
+    """Return whether the hub's library is told to ask nobody, in any of its spellings."""
+    return environment.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE")
 
 
 def wanted(settings: Settings, image: Image) -> list[Wanted]:

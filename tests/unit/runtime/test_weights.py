@@ -325,6 +325,59 @@ def test_no_network(tmp_path: Path, hub: Hub, hub_server: Server, waits: list[fl
         assert done.stdout.count("trying again in") == 5
 
 
+def test_a_token_that_the_hub_does_not_accept(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """The real hub refuses a wrong one for public repositories, too."""
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong\n")
+    hub.failures.append(Failure("", 401))
+    error = refused(HubRefused, tmp_path)
+    assert "does not accept the token in HF_TOKEN" in error.message and "hf_wrong" not in str(error)
+    assert "or unset it: pinned weights need none" in error.hint and waits == []
+
+
+def test_what_a_template_for_pods_sets_does_no_harm(
+    hub: Hub, hub_server: Server, tmp_path: Path
+) -> None:
+    """HF_HUB_ENABLE_HF_TRANSFER wants a package that is not there. A process of its own: the
+    library reads it when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "docker/runtime"),
+                          "HF_HUB_ENABLE_HF_TRANSFER": "1", "HF_HUB_DISABLE_XET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_no_traceback(hub: Hub, tmp_path: Path) -> None:
+    """HF_HUB_CACHE may lie elsewhere than HF_HOME."""
+    (tmp_path / "file").write_text("")
+    error = refused(BadSetting, tmp_path / "file")
+    assert f"weights cannot be downloaded to {tmp_path}/file: " in error.message
+
+
+def test_certificates_that_are_not_there(
+    hub: Hub, hub_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    def broken(*_: object, **__: object) -> None:
+        requests.Session().get("https://127.0.0.1:1", verify="/no/such/ca.pem")
+
+    from higgs_runtime import hub as client
+
+    monkeypatch.setattr(client.HfApi, "model_info", broken)
+    assert "/no/such/ca.pem" in refused(BadSetting, tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("value", "offline"),
+    [("1", True), ("true", True), ("Yes", True), ("ON\r", True), ("0", False), ("", False)],
+)
+def test_the_library_s_own_word_for_offline(value: str, offline: bool) -> None:
+    assert weights.offline({"HF_HUB_OFFLINE": value}) == offline
+
+
 def test_the_token_is_sent(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     ensure(tmp_path)
