@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -152,53 +149,3 @@ def _tag() -> str:
     found = subprocess.run(["docker", "images", "--format", "{{.Tag}}", "service-test"],
                            check=True, capture_output=True, text=True)  # fmt: skip
     return found.stdout.split()[0]
-
-
-# --- Compose
-
-
-def test_the_compose_file_runs_and_ends(workspace: Workspace, tmp_path: Path) -> None:
-    version = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True)
-    if not shutil.which("docker") or version.returncode != 0:
-        pytest.skip("needs docker compose (Debian: docker-compose of trixie)")
-    deploy = Path(__file__).parents[2] / "deploy"
-    small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
-    variables = "".join(f"      {x.replace('=', ': ')}\n" for x in VARIABLES)
-    small.write_text(f"services:\n  server:\n    environment:\n{variables}")
-    port = free_port()
-    environment = {"PATH": os.environ["PATH"], "PORT": str(port),
-                   "IMAGE": f"service-test:{_tag()}", "CPU_DEVICE": str(tmp_path),
-                   "CPU_WEIGHTS": str(tmp_path)}  # fmt: skip
-    files = [deploy / "compose.yaml", deploy / "compose.cpu.yaml", small]
-    command = ["docker", "compose", "--project-name", NAME]
-    command += [part for file in files for part in ("--file", str(file))]
-
-    def compose(*arguments: str) -> str:
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True,
-                              text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    try:
-        compose("up", "--detach")
-        deadline = time.monotonic() + 60
-        while _status(port) != 200:
-            assert time.monotonic() < deadline, compose("logs")
-            time.sleep(0.1)
-        compose("stop")
-        assert "no request is running" in compose("logs")
-        states = compose("ps", "--all", "--format", "{{.State}} {{.ExitCode}}")
-        assert states.strip() == "exited 0"
-    finally:
-        compose("down", "--volumes")
-
-
-def _status(port: int) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
-    finally:
-        connection.close()
