@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from higgs_runtime import gate
+from higgs_runtime import control
 from higgs_runtime.gpu import Limits
 from higgs_runtime.settings import Settings
 from higgs_runtime.weights import Place
@@ -47,7 +47,7 @@ def arguments(settings: Settings, limits: Limits, place: Place) -> list[str]:
 
 
 def environment(
-    settings: Settings, current: Mapping[str, str], hf_home: Path, control: int
+    settings: Settings, current: Mapping[str, str], hf_home: Path, socket: int
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -55,15 +55,15 @@ def environment(
         settings: what was set.
         current: the container's.
         hf_home: where the hub's library keeps things.
-        control: number of the socket to the start code.
+        socket: number of the one to the start code.
     """
     changed = dict(current)
     changed["HF_HOME"] = str(hf_home)
     changed["HF_HUB_OFFLINE"] = "1"  # everything is there: nothing is asked for at a start
-    changed[gate.CONTROL] = str(control)
-    changed[gate.WARMUP] = str(settings.warmup_seconds)
+    changed[control.CONTROL] = str(socket)
+    changed[control.WARMUP] = str(settings.warmup_seconds)
     if settings.api_key:  # not as a flag: the server logs its flags, and ps shows them
-        changed[gate.API_KEY] = settings.api_key
+        changed[control.API_KEY] = settings.api_key
     if settings.semantic_model_revision:
         changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which the driver numbers GPUs, as the checks saw them.

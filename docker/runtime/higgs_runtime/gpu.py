@@ -212,7 +212,7 @@ def check(machine: Machine, tensor_parallel: int) -> list[Refused]:
         raise BadSetting(
             f"HIGGS_TENSOR_PARALLEL_SIZE is {tensor_parallel}, the container sees "
             f"{len(machine.gpus)} GPU{'s' if len(machine.gpus) > 1 else ''}",
-            f"set it to {len(machine.gpus)} or less, or give the container more GPUs",
+            f"set it to at most {len(machine.gpus)}, or give the container more GPUs",
         )
     found: list[Refused] = []
     if machine.cuda < CUDA:

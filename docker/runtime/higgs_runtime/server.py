@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from higgs_runtime import front, gate, log
+from higgs_runtime import control, front, log
 from higgs_runtime.errors import SERVER_ENDED
 from higgs_runtime.front import State
 
@@ -117,7 +117,7 @@ class Server:
         if not piece:
             selector.unregister(self._ours)
         self._said += piece
-        return gate.READY in self._said
+        return control.READY in self._said
 
     def _stop(self) -> int:
         """End the server because a signal asked for it."""
@@ -145,7 +145,7 @@ class Server:
         assert self._process is not None  # noqa: S101 (it was started)
         self._said = b""
         with suppress(OSError):
-            self._ours.send(gate.DRAIN)
+            self._ours.send(control.DRAIN)
         with selectors.DefaultSelector() as selector:
             selector.register(self._ours, selectors.EVENT_READ)
             selector.register(self._signals, selectors.EVENT_READ)
@@ -157,7 +157,7 @@ class Server:
                         return "cut short by a second signal"
                     if key.fileobj is self._ours:
                         self._hear(selector)
-                if gate.DRAINED in self._said:
+                if control.DRAINED in self._said:
                     return "no request is running"
         return "requests that were still running are cut off"
 

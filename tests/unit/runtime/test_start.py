@@ -579,6 +579,15 @@ def test_an_empty_argument_is_none(image_file: Path) -> None:
         assert done.returncode == (0 if "help" in arguments[-1] else 10)
 
 
+def test_what_costs_time_is_not_imported_for_a_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, higgs_runtime.__main__; print(*sys.modules)"],
+        env={"PYTHONPATH": str(PROJECT / "docker/runtime")}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    slow = {"asyncio", "logging", "argparse", "huggingface_hub", "ssl", "http.client"}
+    assert not slow & set(done.stdout.split())
+
+
 def test_help(image_file: Path) -> None:
     for flag in ("--help", "-h"):
         done = run_once(image_file, flag)
