@@ -62,8 +62,9 @@ def environment(
     changed["HF_HUB_OFFLINE"] = "1"  # everything is there: nothing is asked for at a start
     changed[control.CONTROL] = str(socket)
     changed[control.WARMUP] = str(settings.warmup_seconds)
-    if settings.api_key:  # not as a flag: the server logs its flags, and ps shows them
-        changed[control.API_KEY] = settings.api_key
+    # Not as a flag: the server logs its flags, and ps shows them.
+    if key := settings.api_key or current.get(control.API_KEY, "").strip():
+        changed[control.API_KEY] = key
     if settings.semantic_model_revision:
         changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which the driver numbers GPUs, as the checks saw them.

@@ -234,6 +234,13 @@ def test_a_default_gives_way_to_a_flag_of_the_server(start: MakeStart) -> None:
     assert "--disable-mm-preprocessor-cache" not in arguments
 
 
+def test_a_key_by_the_server_s_own_variable(start: MakeStart) -> None:
+    run = start(VLLM_API_KEY="0123456789\n")
+    run.wait_for("higgs: ready")
+    assert json.loads(run.ask("/environment")[1])["VLLM_API_KEY"] == "0123456789"
+    assert "no API key" not in run.log
+
+
 def test_what_kubernetes_says_of_a_service_called_vllm(start: MakeStart) -> None:
     run = start(VLLM_PORT="tcp://10.0.0.1:80", VLLM_SERVICE_HOST="10.0.0.1")
     run.wait_for("higgs: ready")
