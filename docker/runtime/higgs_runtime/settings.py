@@ -78,7 +78,15 @@ def _arguments(value: str) -> list[str]:
     return shlex.split(value)
 
 
-_REPO = _text(r"[\w.-]+/[\w.-]+|[\w.-]*/[^\x00-\x1f]*|[\w.-]+")
+def _model(value: str) -> str:
+    """Take a folder that is there, or what the hub allows as a repository's name."""
+    part = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
+    named = re.fullmatch(rf"(?:{part}/)?{part}", value) and not re.search(r"--|\.\.", value)
+    if not named and not Path(value).is_dir():
+        raise ValueError(value)
+    return value
+
+
 _REVISION = _text(r"[\w./-]{1,200}")
 
 
@@ -109,12 +117,12 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    Row("model", "HIGGS_MODEL", "--model", "pinned", "hub repository or folder",
-        "speech model", _REPO),
+    Row("model", "HIGGS_MODEL", "--model", "pinned", "hub repository or existing folder",
+        "speech model", _model),
     Row("model_revision", "HIGGS_MODEL_REVISION", "--revision", "pinned",
         "commit, branch or tag", "its revision", _REVISION),
     Row("audio_tokenizer", "HIGGS_AUDIO_TOKENIZER", "--audio-tokenizer-type", "pinned",
-        "hub repository or folder", "audio tokenizer", _REPO),
+        "hub repository or existing folder", "audio tokenizer", _model),
     Row("audio_tokenizer_revision", "HIGGS_AUDIO_TOKENIZER_REVISION", "--audio-tokenizer-revision",
         "pinned", "commit, branch or tag", "its revision", _REVISION),
     Row("semantic_model_revision", "HIGGS_SEMANTIC_MODEL_REVISION", "--semantic-model-revision",

@@ -177,7 +177,7 @@ def locate(entry: Wanted, cache: Path) -> Path | None:
 def write_record(repo: str, commit: str, cache: Path, files: Mapping[str, int]) -> None:
     """Write down that a snapshot is complete and was checked: name and size of every file."""
     path = record_file(repo, commit, cache)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")  # pods may share a volume
     beside.write_text(json.dumps({"files": dict(files)}, indent=1))
     beside.replace(path)
 

@@ -32,9 +32,15 @@ def voices(tmp_path: Path) -> str:
 
 # Row: field, default, a good value as text and as a value, and bad ones.
 ROWS = [
-    ("model", "bosonai/model", "me/my-model", "me/my-model", ["a b", "a\n/b"]),
+    (
+        "model",
+        "bosonai/model",
+        "me/my-model",
+        "me/my-model",
+        ["a b", "a\n/b", "/no/where", "./x", "a/b/c", "a--b", "-a/b", "s3://a/b", "~/x"],
+    ),
     ("model_revision", "1" * 40, "v1.0", "v1.0", ["a b", "x" * 201]),
-    ("audio_tokenizer", "bosonai/tokenizer", "me/codec", "me/codec", ["a b"]),
+    ("audio_tokenizer", "bosonai/tokenizer", "me/codec", "me/codec", ["a b", "/no/where"]),
     ("audio_tokenizer_revision", "2" * 40, "main", "main", ["a b"]),
     ("semantic_model_revision", None, "b4b85f1", "b4b85f1", ["a b"]),
     (
@@ -119,8 +125,12 @@ def test_revisions_follow_their_repository() -> None:
     assert read(HIGGS_MODEL_REVISION="main").model == "bosonai/model"
 
 
-def test_folders_are_allowed_as_models() -> None:
-    for folder in ("/models/higgs audio", "./model", "../model", "model"):
+def test_folders_that_are_there_are_allowed_as_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a b/c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a b/c")
+    for folder in (f"{tmp_path}/a b", "./", "../c", "gpt2", "me/my_model.v1"):
         assert read(HIGGS_MODEL=folder).model == folder
 
 

@@ -472,8 +472,8 @@ def test_the_semantic_model_is_a_part_of_the_tokenizer_unless_somebody_says_so()
     assert own[2] == Wanted("semantic model", "bosonai/hubert", "v1")
     pinned = IMAGE._replace(semantic_model=Weights("bosonai/hubert", "3" * 40))
     assert weights.wanted(settings(), pinned)[2].revision == "3" * 40
-    own = weights.wanted(settings(HIGGS_MODEL="me/model", HIGGS_AUDIO_TOKENIZER="/codec"), IMAGE)
-    assert own[0] == Wanted("model", "me/model", "main") and own[1].repo == "/codec"
+    own = weights.wanted(settings(HIGGS_MODEL="me/model", HIGGS_AUDIO_TOKENIZER="/usr"), IMAGE)
+    assert own[0] == Wanted("model", "me/model", "main") and own[1].repo == "/usr"
 
 
 # --- where
