@@ -317,7 +317,7 @@ def _describe(container: Container) -> Service:
     ports = container.attrs["HostConfig"].get("PortBindings") or {}
     bound = (container.attrs["NetworkSettings"]["Ports"] or ports).get(f"{INSIDE}/tcp")
     host, port = ("127.0.0.1", 0) if not bound else (bound[0]["HostIp"], int(bound[0]["HostPort"]))
-    url = f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}"  # noqa: S104
+    url = f"http://{_reachable(host)}:{port}"
     environment = dict(x.split("=", 1) for x in container.attrs["Config"]["Env"] if "=" in x)
     running = state["Status"] in ("created", "running", "restarting", "paused")
     phase = _PHASES.get(_ping(url), "loading") if running else "ended"
@@ -331,6 +331,12 @@ def _describe(container: Container) -> Service:
         exit_code=None if running else int(state["ExitCode"]),
         last="" if phase == "ready" else _tail(container, 1),
     )
+
+
+def _reachable(address: str) -> str:
+    """Return how an address is written in a URL; one for all interfaces is reached by loopback."""
+    address = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
+    return f"[{address}]" if ":" in address else address
 
 
 _PHASES = {200: "ready", 204: "loading", 503: "ending"}
@@ -353,8 +359,12 @@ def _curl(url: str, environment: Mapping[str, str]) -> str:
     key = environment.get("HIGGS_API_KEY")
     voice, model = _first(url, "/v1/audio/voices", key), _first(url, "/v1/models", key)
     login = " -H 'Authorization: Bearer '\"$HIGGS_API_KEY\"" if key else ""
+    # A proxy for the outside would be asked for an address of this machine otherwise.
+    proxies = ("http_proxy", "all_proxy", "ALL_PROXY")
+    direct = " --noproxy '*'" if any(os.environ.get(name) for name in proxies) else ""
     return (
-        f"curl -sf {url}/v1/audio/speech{login} -H 'Content-Type: application/json' -o hello.wav "
+        f"curl -sf{direct} {url}/v1/audio/speech{login} "
+        "-H 'Content-Type: application/json' -o hello.wav "
         f'-d \'{{"model": "{model}", "voice": "{voice}", "input": "Hello there.", '
         '"response_format": "wav"}\''
     )

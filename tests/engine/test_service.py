@@ -86,6 +86,19 @@ def test_with_an_api_key_the_curl_line_takes_it_from_the_environment(
     assert done.returncode == 0
 
 
+def test_past_a_proxy_and_by_ipv6(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "lo" not in Path("/proc/net/if_inet6").read_text().split():
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    started = start(workspace, address="::1")
+    assert started.url.startswith("http://[::1]:")
+    done = subprocess.run(["bash", "-c", started.curl], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hello.wav").read_bytes().startswith(b"RIFF")
+
+
 def test_following_the_log_ends_with_the_container(workspace: Workspace) -> None:
     start(workspace)
     stopping = threading.Timer(1.0, lambda: service.stop(NAME))
