@@ -57,32 +57,12 @@ class Place(NamedTuple):
 
 
 def home(settings: Settings, environment: Mapping[str, str]) -> Path:
-    """Return HF_HOME: what was set, or on the volume that outlives the container, or the default.
-
-    Raises:
-        BadSetting: nothing can be written there.
-    """
+    """Return HF_HOME: what was set, else on the volume that outlives the container, or at home."""
     if settings.hf_home:
-        folder = Path(settings.hf_home).expanduser()
-    else:
-        volume = next((x for x in VOLUMES if os.path.ismount(x)), None)
-        cache = f"{volume}/.cache" if volume else environment.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = Path(cache).expanduser() / "huggingface"
-    if settings.offline:
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSetting(
-            f"weights cannot be kept in {folder}: {error.strerror}",
-            "set HF_HOME to a folder that can be written",
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise BadSetting(
-            f"weights cannot be kept in {folder}: it is read-only for this user",
-            "set HF_HOME to a folder that can be written, or HIGGS_OFFLINE=1 if they are there",
-        )
-    return folder
+        return Path(settings.hf_home).expanduser()
+    volume = next((x for x in VOLUMES if os.path.ismount(x)), None)
+    cache = f"{volume}/.cache" if volume else environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "huggingface"
 
 
 def cache_folder(hf_home: Path, environment: Mapping[str, str]) -> Path:
@@ -146,6 +126,7 @@ def ensure(
                 )
             log.warning(f"{entry.what} {entry.repo}: found in {cache}, not checked")
     elif missing:
+        _require_writable(cache)
         from higgs_runtime import hub
 
         found.update(hub.download(missing, cache, progress))
@@ -156,6 +137,24 @@ def ensure(
             _point_main_at(entry, cache, folder.name)
     folders = [str(found[entry]) for entry in needed]
     return Place(folders[0], folders[1])
+
+
+def _require_writable(cache: Path) -> None:
+    """Refuse a cache that nothing can be downloaded to.
+
+    Raises:
+        BadSetting: saying why.
+    """
+    hint = "set HF_HOME to a folder that can be written"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(f"weights cannot be kept in {cache}: {error.strerror}", hint) from None
+    if not os.access(cache, os.W_OK):
+        raise BadSetting(
+            f"weights cannot be kept in {cache}: it is read-only for this user",
+            f"{hint}, or HIGGS_OFFLINE=1 if they are there",
+        )
 
 
 def locate(entry: Wanted, cache: Path) -> Path | None:

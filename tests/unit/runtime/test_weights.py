@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -349,11 +348,18 @@ def test_what_a_template_for_pods_sets_does_no_harm(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_cache_that_cannot_be_written_is_no_traceback(hub: Hub, tmp_path: Path) -> None:
-    """HF_HUB_CACHE may lie elsewhere than HF_HOME."""
-    (tmp_path / "file").write_text("")
-    error = refused(BadSetting, tmp_path / "file")
-    assert f"weights cannot be downloaded to {tmp_path}/file: " in error.message
+def test_what_cannot_be_written_later_is_no_traceback(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from higgs_runtime import hub as client
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "/cache/x")
+
+    monkeypatch.setattr(client, "snapshot_download", broken)
+    error = refused(BadSetting, tmp_path)
+    assert f"weights cannot be downloaded to {tmp_path}: " in error.message
+    assert "Read-only file system: '/cache/x'" in error.message
 
 
 def test_certificates_that_are_not_there(
@@ -504,9 +510,17 @@ def test_the_cache_is_on_the_volume_if_there_is_one(
     assert weights.cache_folder(Path("/x"), {"HF_HUB_CACHE": "/y"}) == Path("/y")
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_refused_if_something_is_missing(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadSetting, match="cannot be kept in"):
-        weights.home(settings(HF_HOME=str(tmp_path / "file/x")), {})
-    assert weights.home(settings(HF_HOME="/proc/x", HIGGS_OFFLINE="1"), {}) == Path("/proc/x")
-    shutil.rmtree(tmp_path)
+    for cache in (tmp_path / "file", tmp_path / "file/x"):
+        assert f"cannot be kept in {cache}: " in refused(BadSetting, cache).message
+    place = ensure(tmp_path / "cache")
+    monkeypatch.setattr(weights.os, "access", lambda path, how: False)
+    assert ensure(tmp_path / "cache") == place, "what is there can be read"
+    Path(place.model, "config.json").unlink()
+    hub.asked.clear()
+    error = refused(BadSetting, tmp_path / "cache")
+    assert "it is read-only for this user" in error.message and "HIGGS_OFFLINE=1" in error.hint
+    assert hub.asked == []
