@@ -55,6 +55,8 @@ WAITS = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Seconds between the attempts at one thing."""
 LONGEST_WAIT = 120.0
 """Seconds that a hub may ask us to wait."""
+ASK_SECONDS = 20.0
+"""Time for a connection, and for an answer: the library would wait for ever."""
 PROGRESS_SECONDS = 10.0
 WORKERS = 8
 
@@ -128,7 +130,9 @@ def describe(api: HfApi, entry: Wanted) -> Snapshot:
     """Ask the hub which files a revision has, with sizes and hashes."""
 
     def ask() -> Snapshot:
-        info = api.model_info(entry.repo, revision=entry.revision, files_metadata=True)
+        info = api.model_info(
+            entry.repo, revision=entry.revision, files_metadata=True, timeout=ASK_SECONDS
+        )
         files = [
             File(x.rfilename, x.size or 0, x.lfs.sha256 if x.lfs else None, x.blob_id or "")
             for x in info.siblings or ()

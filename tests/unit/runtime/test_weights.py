@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from higgs_runtime.errors import (
     HubBusy,
     HubNotFound,
     HubRefused,
+    NoNetwork,
     NotCached,
     Refused,
     WeightsDamaged,
@@ -322,6 +324,22 @@ def test_no_network(tmp_path: Path, hub: Hub, hub_server: Server, waits: list[fl
         assert done.returncode != 0
         assert f"NoNetwork: {endpoint} cannot be reached" in done.stderr
         assert done.stdout.count("trying again in") == 5
+
+
+def test_a_hub_that_never_answers(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """As where packets are dropped instead of refused."""
+    from higgs_runtime import hub as client
+
+    real = client.HfApi
+    monkeypatch.setattr(client, "ASK_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(client, "HfApi", lambda: real(endpoint=url))
+        error = refused(NoNetwork, tmp_path)
+    assert "cannot be reached (timeout)" in error.message
+    assert waits == [1.0, 2.0, 5.0, 10.0, 20.0]
 
 
 def test_a_token_that_the_hub_does_not_accept(
