@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -112,6 +113,27 @@ def test_folders_are_taken_as_they_are(hub: Hub, tmp_path: Path) -> None:
     place = ensure(tmp_path / "cache", own)
     assert place == weights.Place(str(tmp_path / "mine"), str(tmp_path / "mine"))
     assert hub.asked == []
+
+
+def test_progress_is_in_the_log_and_in_what_clients_are_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from higgs_runtime import hub as client
+
+    monkeypatch.setattr(client, "PROGRESS_SECONDS", 0.0)
+    size = 60_000_000
+    snapshot = client.Snapshot(MODEL, "1" * 40, (client.File("big", size, "abc", ""),))
+    partial = tmp_path / "models--bosonai--model/blobs/abc.incomplete"
+    partial.parent.mkdir(parents=True)
+    told: list[str] = []
+    with client._reporting(snapshot, tmp_path, told.append):
+        with partial.open("wb") as file:
+            file.truncate(size // 4)
+        while not told:
+            time.sleep(0.01)
+    assert told[0] == "downloading the model: 0.0 of 0.1 GB, 25 %"
+    [line] = capsys.readouterr().out.splitlines()[:1]
+    assert re.fullmatch(r"higgs: model: 0\.0 of 0\.1 GB, 25 %, 1\d MB/s, [34] s left", line)
 
 
 # --- interruptions
