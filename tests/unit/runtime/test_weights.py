@@ -133,7 +133,7 @@ def test_progress_is_in_the_log_and_in_what_clients_are_told(
             time.sleep(0.01)
     assert told[0] == "downloading the model: 0.0 of 0.1 GB, 25 %"
     [line] = capsys.readouterr().out.splitlines()[:1]
-    assert re.fullmatch(r"higgs: model: 0\.0 of 0\.1 GB, 25 %, 1\d MB/s, [34] s left", line)
+    assert re.fullmatch(r"higgs: model: 0\.0 of 0\.1 GB, 25 %, \d+ MB/s, \d+ s left", line)
 
 
 # --- interruptions
