@@ -6,6 +6,7 @@ stand-in with random weights (higgs_image/smoke/cpu.py), so that everything but 
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import logging
 import os
@@ -71,6 +72,13 @@ class Options:
     wait: bool = True
     random_weights: bool = True
 
+    @property
+    def key(self) -> str:
+        """Tells containers apart that were asked for differently; holds no secret."""
+        parts = [self.port, self.address, self.device, self.gpus, self.cache,
+                 sorted(self.variables), self.arguments]  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Service:
@@ -135,6 +143,11 @@ def start(workspace: Workspace, options: Options) -> Service:
                 raise UsageError(
                     f"{options.name} runs {container.labels.get(MARK) or 'something else'}",
                     f"invoke stop --name {options.name}, or start this one with --name",
+                )
+            if container.labels.get(MARK + "-key") != options.key:
+                raise UsageError(
+                    f"{options.name} runs already, and was started with other options",
+                    f"invoke stop --name {options.name} first, or give this one another --name",
                 )
             log.info("start: %s is running already", options.name)
         else:
@@ -205,7 +218,7 @@ def _run(
             list(options.arguments) or None,
             name=options.name,
             detach=True,
-            labels={MARK: reference, MARK + "-device": device},
+            labels={MARK: reference, MARK + "-device": device, MARK + "-key": options.key},
             ports={f"{INSIDE}/tcp": (options.address, options.port)},
             environment=environment,
             **settings,

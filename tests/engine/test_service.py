@@ -69,8 +69,11 @@ def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
     lines = list(service.logs(NAME))
     assert any("listening on" in line for line in lines)
     assert list(service.logs(NAME, tail=1)) == lines[-1:]
-    again = start(workspace)
-    assert again == started, "it runs already"
+    port = int(started.url.rpartition(":")[2])
+    assert start(workspace, port=port) == started, "it runs already"
+    for other in ({"port": free_port()}, {"port": port, "arguments": ("--seed=1",)}):
+        with pytest.raises(UsageError, match="was started with other options"):
+            start(workspace, **other)
     stopped = service.stop(NAME)
     assert (stopped.state, stopped.exit_code) == ("ended", 0)
     assert service.stop(NAME).state == service.status(NAME).state == "absent"
@@ -124,6 +127,15 @@ def test_a_container_that_cannot_start_says_why(workspace: Workspace) -> None:
     assert (found.state, found.exit_code) == ("ended", 2)
     assert "allowed: 512 to 131072" in found.text()
     assert start(workspace, arguments=("--max-model-len=4096",)).state == "ready"
+
+
+def test_a_container_that_has_crashed_is_told_and_replaced(workspace: Workspace) -> None:
+    started = start(workspace)
+    subprocess.run(["docker", "kill", NAME], check=True, capture_output=True)
+    found = service.status(NAME)
+    assert (found.state, found.exit_code) == ("ended", 137)
+    assert "exit    137" in found.text()
+    assert start(workspace, port=int(started.url.rpartition(":")[2])) == started
 
 
 def test_what_cannot_be_started(workspace: Workspace, tmp_path: Path) -> None:
