@@ -357,7 +357,7 @@ _PHASES = {200: "ready", 204: "loading", 503: "ending"}
 
 def _ping(url: str) -> int:
     host, _, port = url.removeprefix("http://").rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
     try:
         connection.request("GET", "/ping")
         return connection.getresponse().status
