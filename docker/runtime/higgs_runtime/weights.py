@@ -114,7 +114,24 @@ def ensure(
     Raises:
         Refused: they are not, and why.
     """
-    found = {entry: locate(entry, cache) for entry in needed}
+    try:
+        found = {entry: locate(entry, cache) for entry in needed}
+        return _ensure(needed, found, cache, offline=offline, progress=progress)
+    except PermissionError as error:
+        raise BadSetting(
+            f"weights cannot be read: {error.strerror} for {error.filename}",
+            f"let the container's user (id {os.getuid()}) read them, or start it as another",
+        ) from None
+
+
+def _ensure(
+    needed: list[Wanted],
+    found: dict[Wanted, Path | None],
+    cache: Path,
+    *,
+    offline: bool,
+    progress: Callable[[str], None],
+) -> Place:
     missing = [entry for entry, folder in found.items() if folder is None]
     if missing and offline:
         for entry in missing:
@@ -168,6 +185,8 @@ def locate(entry: Wanted, cache: Path) -> Path | None:
     try:
         files = json.loads(record_file(entry.repo, commit, cache).read_bytes())["files"]
         whole = all((snapshot / name).stat().st_size == size for name, size in files.items())
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return snapshot if whole else None

@@ -388,6 +388,19 @@ def test_what_a_template_for_pods_sets_does_no_harm(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("offline", [True, False])
+def test_weights_that_this_user_may_not_read(hub: Hub, tmp_path: Path, offline: bool) -> None:
+    ensure(tmp_path)
+    (tmp_path / "models--bosonai--model").chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(BadSetting, match="weights cannot be read: Permission denied for"):
+            ensure(tmp_path, offline=offline)
+    finally:
+        os.seteuid(0)
+
+
 def test_what_cannot_be_written_later_is_no_traceback(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
