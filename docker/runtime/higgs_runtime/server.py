@@ -24,6 +24,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask the container to end; the last comes from a terminal that was closed."""
 END_SECONDS = 10.0
 """Time for the server to end after its last request."""
+CUT_SECONDS = 1.0
+"""The same where requests are cut off: it would wait for their connections."""
 POLL_SECONDS = 0.02
 
 
@@ -129,19 +131,20 @@ class Server:
         self._state.phase = front.DRAINING
         log.info(f"stopping: no new requests, up to {self._drain_seconds:.0f} s for running ones")
         started = time.monotonic()
-        outcome = self._drain(started + self._drain_seconds)
+        drained, outcome = self._drain(started + self._drain_seconds)
+        patience = END_SECONDS if drained else CUT_SECONDS
         log.info(f"stopping: {outcome} after {time.monotonic() - started:.1f} s")
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
         try:
-            self._process.wait(END_SECONDS)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            log.warning(f"the server did not end within {END_SECONDS:.0f} s and was killed")
+            log.warning(f"the server did not end within {patience:.0f} s and was killed")
         self._kill()
         return 0
 
-    def _drain(self, deadline: float) -> str:
-        """Wait until no request is running; return why the wait is over."""
+    def _drain(self, deadline: float) -> tuple[bool, str]:
+        """Wait until no request is running; return whether that is so, and why the wait is over."""
         assert self._process is not None  # noqa: S101 (it was started)
         self._said = b""
         with suppress(OSError):
@@ -151,15 +154,15 @@ class Server:
             selector.register(self._signals, selectors.EVENT_READ)
             while (left := deadline - time.monotonic()) > 0:
                 if self._process.poll() is not None:
-                    return "the server ended"
+                    return True, "the server ended"
                 for key, _ in selector.select(left):
                     if key.fileobj is self._signals and self._signalled():
-                        return "cut short by a second signal"
+                        return False, "cut short by a second signal"
                     if key.fileobj is self._ours:
                         self._hear(selector)
                 if control.DRAINED in self._said:
-                    return "no request is running"
-        return "requests that were still running are cut off"
+                    return True, "no request is running"
+        return False, "requests that were still running are cut off"
 
     def _ended(self, code: int) -> int:
         """Return the container's exit code for a server that ended by itself."""

@@ -405,15 +405,17 @@ def test_other_signals_that_ask_for_the_end(start: MakeStart, number: signal.Sig
 
 
 def test_a_second_signal_ends_the_wait(start: MakeStart) -> None:
-    run = start(HIGGS_DRAIN_SECONDS="600")
+    run = start(HIGGS_DRAIN_SECONDS="600", TEST_PATIENT="1")
     run.wait_for("higgs: ready")
     before = run.log.count("speech pcm")
     threading.Thread(target=_ignore, args=(run,), daemon=True).start()
     run.wait_for(lambda: run.log.count("speech pcm") == before + 1)
     run.process.send_signal(signal.SIGINT)
     run.wait_for("stopping:")
+    began = time.monotonic()
     assert run.stop() == 0
     assert "cut short by a second signal" in run.log
+    assert time.monotonic() - began < 5, "the server would have waited for the connection"
 
 
 def test_a_signal_while_it_loads(start: MakeStart) -> None:
@@ -424,11 +426,8 @@ def test_a_signal_while_it_loads(start: MakeStart) -> None:
     assert not alive(engine) and run.left() == []
 
 
-def test_a_server_that_does_not_end_is_killed(
-    start: MakeStart, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = "from higgs_runtime import server; server.END_SECONDS = 1.0"
-    run = patched(monkeypatch, before, start)
+def test_a_server_that_does_not_end_is_killed(start: MakeStart) -> None:
+    run = start(HIGGS_DRAIN_SECONDS="1")
     run.wait_for("higgs: ready")
     engine = run.engine
     server = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
