@@ -41,6 +41,7 @@ os.kill(found[0], signal.SIGKILL)
 """
 
 
+@pytest.mark.needs(engine_process=True)
 def test_an_engine_that_is_killed_ends_the_container(start_server: Any) -> None:
     with start_server(env={"HIGGS_WARMUP_SECONDS": "0"}) as running:
         assert running.container.output_of("python3", "-c", KILL_ENGINE) is not None
@@ -51,6 +52,7 @@ def test_an_engine_that_is_killed_ends_the_container(start_server: Any) -> None:
         assert "higgs: ERROR: the server was killed by signal 9" in said.splitlines()[-1]
 
 
+@pytest.mark.needs(engine_process=True)
 def test_an_engine_that_is_killed_while_it_loads_ends_the_container(
     start_server: Any, tmp_path: Path
 ) -> None:
@@ -60,7 +62,7 @@ def test_an_engine_that_is_killed_while_it_loads_ends_the_container(
               str(tmp_path / "pre_start.sh"): "/pre_start.sh"}  # fmt: skip
     with (
         pytest.raises(NotReady, match="ended with status 1 ") as ended,
-        start_server(mounts=mounts),
+        start_server(mounts=mounts, timeout=120),
     ):
         pass
     assert "was killed by signal 9 (usually too little memory) before it was ready" in (
