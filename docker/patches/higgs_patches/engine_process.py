@@ -3,8 +3,8 @@
 The engine runs in a process of its own. When it fails by an exception it tells the server, which
 ends then. When it is killed (by the kernel, for memory; by a fault in a driver's library) nobody
 tells: the server goes on listening, calls itself healthy, and every request hangs; and if that
-happens while the model loads, the server waits for it for ever. The process that answers requests
-therefore looks at the engine's end itself.
+happens while the model loads, it ends with an EOFError that names no cause. The process that
+answers requests therefore looks at the engine's end itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATCH = {
     "issues": [],
     "why": (
         "The server learns of a failed engine by a signal that the engine itself sends. A killed "
-        "one sends none: the server stays healthy and answers nothing, or loads for ever."
+        "one sends none: the server stays healthy and answers nothing."
     ),
     "obsolete_when": "BackgroundProcHandle or MPClient watches the engine's process for its end.",
     "targets": [
