@@ -11,6 +11,12 @@ from higgs_image.errors import HiggsError
 from higgs_image.workspace import Workspace
 
 
+@pytest.fixture(autouse=True)
+def _no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests print is nothing for the summary of the workflow's job that runs them."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
 @pytest.fixture(scope="session")
 def machine() -> None:
     """An engine and its tools: in CI they are installed, never skipped; else asked for."""

@@ -63,5 +63,6 @@ def smoke(
             if wanted:
                 Path(wanted).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, wanted)
-        out.result(record, f"{report.text(record)}\nevidence {folder}")
+        text = f"{report.text(record)}\nevidence {folder}"
+        out.result(record, text, report.markdown(record))
     sys.exit(SMOKE_EXIT_CODES[record.verdict])
