@@ -17,6 +17,10 @@ class Broken(Exception):
     """No whole answer came; the text says what did."""
 
 
+class Hanging(Broken):
+    """Nothing more came in time."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and when it came.
@@ -60,7 +64,7 @@ class Client:
     """
 
     port: int
-    patience: float = 180.0
+    patience: float = 120.0
     limit: float = 300.0
 
     def get(self, path: str) -> Answer:
@@ -77,7 +81,8 @@ class Client:
         """Send a request and read the whole answer.
 
         Raises:
-            Broken: the connection was refused or cut, or nothing more came in time.
+            Broken: the connection was refused or cut.
+            Hanging: nothing more came in time.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
         started = last = time.monotonic()
@@ -92,11 +97,11 @@ class Client:
                 received += block
                 last = now
                 if now - started > self.limit:
-                    raise Broken(f"the answer had not ended after {self.limit:.0f} s")
+                    raise Hanging(f"the answer had not ended after {self.limit:.0f} s")
             if answer.length:
                 raise Broken(f"the answer ended {answer.length} bytes before its announced length")
         except TimeoutError:
-            raise Broken(
+            raise Hanging(
                 f"nothing came for {self.patience:.0f} s, after {len(received)} bytes"
             ) from None
         except (OSError, http.client.HTTPException) as error:

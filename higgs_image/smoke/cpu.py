@@ -68,11 +68,11 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
 def _run(
     client: DockerClient, workspace: Workspace, image: str, folder: Path, revisions: list[str]
 ) -> None:
-    from docker.errors import ContainerError, ImageNotFound
+    from docker.errors import APIError, ImageNotFound
 
     flags = [part for entry in revisions for part in ("--revision", entry)]
     try:
-        client.containers.run(
+        container = client.containers.create(
             image,
             ["-m", "higgs_cpu.checkpoint", WEIGHTS, *flags],
             entrypoint="python3",
@@ -84,15 +84,20 @@ def _run(
             user=f"{os.getuid()}:{os.getgid()}",
             labels=labels(workspace.build),
             network_mode="none",
-            remove=True,
         )
-    except ContainerError as error:
-        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
-        raise EngineError(
-            f"no weights could be made in {image}: {said[-600:]}",
-            "an image of this project has what is needed: see docker/cpu/README.md",
-        ) from None
     except ImageNotFound as error:
         raise EngineError(
             f"there is no image {image}: {error.explanation}", "build it: invoke build"
         ) from None
+    remedy = "an image of this project has what is needed: see docker/cpu/README.md"
+    try:
+        container.start()
+        if container.wait()["StatusCode"] != 0:
+            said = container.logs(tail=20).decode(errors="replace")
+            raise EngineError(f"no weights could be made in {image}: {said[-600:]}", remedy)
+    except APIError as error:  # it has no python3
+        raise EngineError(
+            f"no weights could be made in {image}: {error.explanation}", remedy
+        ) from None
+    finally:
+        container.remove(force=True, v=True)

@@ -66,12 +66,19 @@ _KNOWN: tuple[tuple[str, Hint], ...] = (
         Hint("the engine died", "see the traceback in the log"),
     ),
     (
+        r"no command specified|OCI runtime create failed|exec format error",
+        Hint(
+            "its start command is missing or cannot be run",
+            "look at the image's entrypoint, and whether it is for this machine's architecture",
+        ),
+    ),
+    (
         r"^(api_server\.py|.*): error: (unrecognized arguments|argument )",
         Hint("a flag is unknown or wrong", "see --help of the image"),
     ),
 )
 FATAL = tuple((re.compile(pattern), hint) for pattern, hint in _KNOWN)
-HARMLESS = ("WARNING ", "INFO ", "INFO:", "DEBUG ")
+HARMLESS = ("WARNING ", "INFO ", "INFO:", "DEBUG ", "higgs: WARNING: ")
 """How lines begin that no one dies of."""
 
 
@@ -91,12 +98,26 @@ def find(log: str) -> tuple[str, Hint] | None:
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b: ")
 
 
+_REFUSED = "higgs: ERROR: "
+_SERVER_ENDED = "the server "
+"""How the start code's line goes on when it was not itself that refused."""
+
+
+def refusal(log: str) -> str:
+    """Return why the image's start code refused to start, and the way out; empty if it did not."""
+    told = [line.removeprefix(_REFUSED) for line in log.splitlines() if line.startswith(_REFUSED)]
+    return told[-1] if told and not told[-1].startswith(_SERVER_ENDED) else ""
+
+
 def last_error(log: str) -> str:
-    """Return the last line that names an exception, or else the start code's; empty if none."""
-    lines = log.splitlines()
-    named = [line for line in lines if _ERROR.match(line)]
-    told = [line for line in lines if line.startswith("higgs: ERROR: ")]
-    return (named or told or [""])[-1].strip()
+    """Return the last line that names an exception; empty if none."""
+    named = [line for line in log.splitlines() if _ERROR.match(line)]
+    return named[-1].strip() if named else ""
+
+
+def printable(text: str) -> str:
+    """Take out what neither a terminal nor XML nor a table can hold."""
+    return "".join(x if x.isprintable() else " " for x in text)
 
 
 def of_exit(code: int, *, out_of_memory: bool) -> Hint:
@@ -106,5 +127,7 @@ def of_exit(code: int, *, out_of_memory: bool) -> Hint:
     if code == 139:
         return Hint("it crashed", "see the log")
     if code == 126 or code == 127:
-        return Hint("its start command is missing or cannot be run", "look at the entrypoint")
+        return Hint(
+            "its start command is missing or cannot be run", "look at the image's entrypoint"
+        )
     return Hint("it ended by itself", "see its log")

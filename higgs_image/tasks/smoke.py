@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -12,15 +13,30 @@ from invoke.tasks import task
 from higgs_image.tasks.output import output
 
 
+def names_an_image(words: list[str]) -> bool:
+    """Whether the command line has an image without a flag: `invoke smoke IMAGE`.
+
+    Invoke knows positional arguments, but none that may be left out.
+    """
+    after = words[words.index("smoke") :] if "smoke" in words else []
+    return any(
+        not word.startswith("-")
+        and (not before.startswith("-") or "=" in before or before in ("-k", "--keep"))
+        for before, word in itertools.pairwise(after)
+    )
+
+
 @task(
+    positional=["image"] if names_an_image(sys.argv) else [],
     iterable=["only"],
     help={
-        "image": "name or digest of the image (default: the one that was built last)",
+        "image": "name or digest of the image, also without the flag: invoke smoke IMAGE (default: "
+        "the one that was built last)",
         "device": "gpu: real weights; cpu: the stand-in device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
         "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
         "CPU)",
-        "keep": "leave the container behind, for looking at it",
+        "keep": "leave the container behind, stopped, for looking at it",
         "shm_size": "size of /dev/shm, such as 2g (default: the host's IPC namespace on a GPU)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
         "only": "make only this check; can be given several times; the verdict is then open",
@@ -31,7 +47,7 @@ from higgs_image.tasks.output import output
 def smoke(
     _: Context,
     only: list[str],
-    image: str = "",
+    image: str | None = None,
     device: str = "auto",
     gpus: str = "all",
     timeout: float = 0.0,
@@ -49,7 +65,7 @@ def smoke(
 
     with output() as out:
         options = Options(
-            image=image,
+            image=image or "",
             device=device,
             gpus=gpus,
             timeout=timeout,

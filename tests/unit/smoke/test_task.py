@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from invoke.context import Context
 from higgs_image.smoke import record, report
 from higgs_image.smoke import run as runs
 from higgs_image.smoke.record import Check, Device, Image, Record, Verdict
-from higgs_image.tasks.smoke import smoke
+from higgs_image.tasks.smoke import names_an_image, smoke
+from higgs_image.workspace import PROJECT
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 41)])
@@ -20,7 +23,8 @@ def test_exit_code_and_files(
     verdict: Verdict, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     asked: list[runs.Options] = []
-    checks = [Check("start", verdict, True)]
+    names = record.REQUIRED["cpu"] - {"start"}
+    checks = [Check("start", verdict, True), *(Check(name, "pass", True) for name in sorted(names))]
     done = Record(
         record.SCHEMA, verdict, record.overall(checks)[1], Image("x", None), Device("cpu", "C"),
         datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 1.0, checks,
@@ -46,3 +50,34 @@ def test_exit_code_and_files(
     assert (tmp_path / "out" / "j.xml").read_bytes().startswith(b"<?xml")
     out = capsys.readouterr().out
     assert f"verdict  {verdict}" in out and str(tmp_path / "evidence") in out
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("smoke", False),
+        ("smoke i:t", True),
+        ("smoke --device cpu", False),
+        ("smoke --device cpu i:t", True),
+        ("smoke --device=cpu i:t", True),
+        ("smoke --keep i:t", True),
+        ("smoke -k i:t --json f", True),
+        ("smoke --json f --junit g --timeout 5 --keep", False),
+        ("--search-root /x/smoke smoke --image i:t", False),
+        ("build --push", False),
+    ],
+)
+def test_an_image_without_a_flag_is_noticed(words: str, found: bool) -> None:
+    assert names_an_image(["inv", *words.split()]) is found
+
+
+@pytest.mark.parametrize(
+    "words", ["smoke i:t --device tpu", "smoke --device tpu i:t", "smoke -d tpu -i i:t"]
+)
+def test_the_command_line(words: str) -> None:
+    """Invoke itself takes the image; the device is refused before an engine is asked."""
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), *words.split()],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, "device 'tpu' is unknown" in done.stderr) == (2, True), done.stderr
