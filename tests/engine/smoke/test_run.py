@@ -1,86 +1,26 @@
-"""The smoke test on a real engine: the stand-in passes, every broken variant of it is caught."""
+"""The smoke test on a real engine: the stand-in passes, and each flag does what it says."""
 
 from __future__ import annotations
 
 import json
-import signal
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import pytest
 
 from docker import DockerClient
-from higgs_image import pipeline, standin
 from higgs_image.errors import EngineError, UsageError
-from higgs_image.render import Overrides
 from higgs_image.smoke import checks, container, record, report
-from higgs_image.smoke.record import Record
-from higgs_image.smoke.run import Options, engine, run
 from higgs_image.workspace import PROJECT, Workspace
-from tests.broken import FAULTS, is_caught, variant
+from tests.broken import variant
+from tests.engine.smoke.conftest import Smoke, containers, failed
 
 pytestmark = pytest.mark.engine
 
 NEEDS_REAL_WEIGHTS = {"sound", "words"}
-
-Smoke = Callable[..., Record]
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[DockerClient]:
-    with engine() as (found, _):
-        yield found
-
-
-@pytest.fixture(scope="module")
-def image(
-    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
-) -> Iterator[str]:
-    """The stand-in, built and loaded."""
-    workspace = standin.make(tmp_path_factory.mktemp("smoke") / "standin", base)
-    done = pipeline.run(pipeline.Request(workspace, "smoke-standin", overrides=overrides))
-    assert done.engine
-    yield done.engine
-    subprocess.run(["docker", "image", "rm", "--force", done.engine], capture_output=True)
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return standin.workspace_in(tmp_path)
-
-
-@pytest.fixture
-def smoke(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Smoke:
-    """Return a function that smoke-tests a stand-in in less time."""
-    monkeypatch.setattr(checks, "IDLE_SECONDS", 2.0)
-    monkeypatch.setattr(checks, "STOP_SECONDS", 8)
-
-    def test(image: str, **options: object) -> Record:
-        chosen = {"device": "cpu", "random_weights": False, "environment": standin.ENVIRONMENT,
-                  "patience": 6.0, "timeout": 60.0} | options  # fmt: skip
-        found, folder = run(workspace, Options(image, **chosen))  # type: ignore[arg-type]
-        assert record.load(folder / "record.json") == found
-        return found
-
-    return test
-
-
-def containers(workspace: Workspace) -> list[str]:
-    """Ids of all containers of this workspace's smoke tests."""
-    found = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", "--no-trunc",
-         "--filter", f"label={container.PLACE}={workspace.build}"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return found.stdout.split()
-
-
-def failed(found: Record) -> set[str]:
-    return {check.name for check in found.checks if check.verdict == "fail"}
 
 
 def test_the_stand_in_passes(image: str, smoke: Smoke, workspace: Workspace) -> None:
@@ -108,21 +48,6 @@ def test_a_proxy_in_between_changes_nothing(image: str, smoke: Smoke, client: Do
         assert smoke(same).passed
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_variant_is_caught(
-    fault: str, image: str, smoke: Smoke, client: DockerClient, workspace: Workspace
-) -> None:
-    with variant(client, image, fault) as broken:
-        found = smoke(broken)
-    assert found.verdict == "fail"
-    assert is_caught(fault, failed(found)), report.text(found)
-    assert containers(workspace) == []
-    if fault in ("does-not-start", "dies-after-first"):
-        assert {check.verdict for check in found.checks[-3:]} == {"inconclusive"}
-    else:
-        assert {"start", "health"}.isdisjoint(failed(found))
-
-
 def test_real_weights_are_listened_to(
     image: str, smoke: Smoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +64,52 @@ def test_real_weights_are_listened_to(
     verdicts = {check.name: check.verdict for check in found.checks}
     assert verdicts["sound"] == "pass"
     assert verdicts["words"] == "inconclusive" and verdicts["memory"] == "pass"
+
+
+def invoke(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `invoke smoke` as a person does, with a stand-in as the product."""
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), "smoke", *words],
+        capture_output=True, text=True, env=os.environ | {"HIGGS_STANDIN": str(folder)},
+    )  # fmt: skip
+
+
+def test_the_command(built: tuple[Path, str], tmp_path: Path) -> None:
+    folder, image = built
+    files = [tmp_path / "out" / "r.json", tmp_path / "out" / "j.xml"]
+    done = invoke(folder, image, "--device=cpu", "--json", str(files[0]), "--junit", str(files[1]))
+    assert done.returncode == 0, done.stderr
+    assert "verdict  pass" in done.stdout and "open     sound, words" in done.stdout
+    assert record.load(files[0]).passed
+    assert xml.parse(files[1]).getroot().get("failures") == "0"
+
+
+def test_the_command_takes_the_image_that_was_built_last(built: tuple[Path, str]) -> None:
+    done = invoke(built[0], "--only", "models", "--timeout", "60")
+    assert done.returncode == 41, done.stderr
+    assert "verdict  inconclusive: required, but not decided: health, " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1:1/nothing:here", "NOT A NAME", "-", "sha256:" + 64 * "0", "a//b", "é"]
+)
+def test_the_command_and_odd_names(name: str, built: tuple[Path, str]) -> None:
+    done = invoke(built[0], "--device", "cpu", f"--image={name}")
+    assert done.returncode == 20, done.stderr
+    assert f"error: there is no image {name}: " in done.stderr and "way out: " in done.stderr
+
+
+def test_other_names_of_an_image(image: str, smoke: Smoke, client: DockerClient) -> None:
+    """By its digest, by the beginning of that, and without its tag."""
+    digest = str(client.images.get(image).id)
+    repository, _, tag = image.rpartition(":")
+    assert client.images.get(image).tag(repository, "latest") and tag
+    try:
+        for name in (digest, digest[7:19], repository):
+            found = smoke(name, only=frozenset({"health"}))
+            assert found.image.digest == digest and not failed(found)
+    finally:
+        client.images.remove(f"{repository}:latest")
 
 
 def test_what_was_left_out_is_not_passed(image: str, smoke: Smoke) -> None:
@@ -171,54 +142,3 @@ def test_it_can_be_kept(image: str, smoke: Smoke, workspace: Workspace) -> None:
         assert containers(workspace) == kept
     finally:
         subprocess.run(["docker", "rm", "--force", *kept], capture_output=True)
-
-
-STUCK = """
-import sys, time
-from pathlib import Path
-from higgs_image import standin
-from higgs_image.smoke import checks, run
-def stuck(context):
-    print("up", flush=True)
-    time.sleep(600)
-run.CHECKS = (checks.Check("health", stuck),)
-run.run(standin.workspace_in(Path(sys.argv[1])), run.Options(
-    sys.argv[2], "cpu", random_weights=False, environment=standin.ENVIRONMENT))
-"""
-
-
-def start_stuck(folder: Path, image: str) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", STUCK, str(folder), image],
-        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert child.stdout and child.stdout.readline().strip() == "up"
-    return child
-
-
-def test_a_killed_runs_container_is_removed_by_the_next_and_nobody_elses(
-    tmp_path: Path, image: str, smoke: Smoke, workspace: Workspace
-) -> None:
-    other = standin.workspace_in(tmp_path / "other")
-    for place in (tmp_path, tmp_path / "other"):
-        place.mkdir(exist_ok=True)
-        with start_stuck(place, image) as child:
-            child.send_signal(signal.SIGKILL)
-    (mine,), others = containers(workspace), containers(other)
-    try:
-        assert len(others) == 1 and mine != others[0]
-        smoke(image, only=frozenset({"health"}))
-        assert containers(workspace) == []
-        assert containers(other) == others
-    finally:
-        subprocess.run(["docker", "rm", "--force", mine, *others], capture_output=True)
-
-
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, image: str, workspace: Workspace) -> None:
-    with start_stuck(tmp_path, image) as child:
-        child.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + 60
-        while child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert child.returncode not in (None, 0)
-    assert containers(workspace) == []

@@ -1,0 +1,179 @@
+"""A server that cannot come up is given up on at once, with the reason and the end of its log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from docker import DockerClient
+from higgs_image.smoke.container import Setup
+from higgs_image.smoke.record import Record
+from higgs_image.workspace import Workspace
+from tests.broken import extended
+from tests.engine.smoke.conftest import Smoke, evidence, failed
+
+pytestmark = pytest.mark.engine
+
+SAYS = "import sys, time; print({!r}, file=sys.stderr, flush=True); time.sleep(600)"
+LAST_WORDS = {
+    "no driver": (
+        "RuntimeError: Found no NVIDIA driver on your system.",
+        "there is no GPU or no driver",
+        "run with --device cpu",
+    ),
+    "CUDA too old": (
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).",
+        "driver is too old",
+        "CUDA 12.4",
+    ),
+    "Blackwell": (
+        "UserWarning: \nNVIDIA GeForce RTX 5090 with CUDA capability sm_120 is not compatible with "
+        "the current PyTorch installation.",
+        "newer than the image's kernels",
+        "before Blackwell",
+    ),
+    "out of memory": (
+        "ERROR 11-24 12:00:00 [core.py:390] torch.OutOfMemoryError: CUDA out of memory. Tried to "
+        "allocate 2.00 GiB.",
+        "memory does not suffice",
+        "--gpu-memory-utilization",
+    ),
+    "weights not found": (
+        "OSError: bosonai/x is not a local folder and is not a valid model identifier",
+        "weights were not found",
+        "check repository",
+    ),
+    "401": (
+        "huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: "
+        "https://huggingface.co/api/models/xcodec_tps25_0215",
+        "refused the login",
+        "HF_TOKEN",
+    ),
+}
+"""A line after which no server comes up, what it means, and part of the way out."""
+
+
+@pytest.fixture(scope="module")
+def python(image: str, client: DockerClient) -> Iterator[str]:
+    """An image that runs the Python in its variable DO instead of a server."""
+    do = ["python3", "-c", "import os; exec(os.environ['DO'])"]
+    with extended(client, image, {}, "python", {"Entrypoint": do, "Cmd": []}) as made:
+        yield made
+
+
+def told(found: Record) -> str:
+    """The reason that the start failed for, after nothing else could be decided."""
+    assert (found.verdict, failed(found)) == ("fail", {"start"})
+    assert {check.verdict for check in found.checks[1:]} == {"inconclusive"}
+    return found.checks[0].reason
+
+
+@pytest.mark.parametrize("what", LAST_WORDS)
+def test_fatal_lines(
+    what: str, python: str, smoke: Smoke, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    line, meaning, way_out = LAST_WORDS[what]
+    caplog.set_level("INFO")
+    found = smoke(python, environment={"DO": SAYS.format(f"first words\n{line}\nlast words")})
+    assert meaning in told(found) and way_out in told(found)
+    assert found.seconds < 20  # of the 60 it has
+    assert "first words" in caplog.text and "last words" in caplog.text
+    assert line in (evidence(workspace) / "server.log").read_text()
+    assert "last words" in (evidence(workspace) / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("raise ValueError('no such voice')", r"status 1 .*ended by itself.*no such voice"),
+        ("import os; os._exit(137)", r"status 137 .*killed, most likely for memory"),
+        ("import os; os.execvp('sh', ['sh', '-c', 'nonsense'])", r"status 127 .*start command"),
+        (
+            "import sys; sys.stderr.write('higgs: ERROR: no GPU: rent one'); sys.exit(10)",
+            r"status 10 before it was healthy: no GPU: rent one$",
+        ),
+    ],
+)
+def test_exits(do: str, reason: str, python: str, smoke: Smoke) -> None:
+    found = smoke(python, environment={"DO": do})
+    assert found.seconds < 20
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(told(found))
+
+
+def with_options(monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
+    """Let containers be started with more options of the engine."""
+    before = Setup.options
+    monkeypatch.setattr(Setup, "options", lambda self: before(self) | more)
+
+
+def test_killed_for_memory(python: str, smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_options(monkeypatch, mem_limit="64m", memswap_limit="64m")
+    found = smoke(python, environment={"DO": "print('I eat'); x = [bytes([1]) * 2**30]"})
+    assert "status 137" in told(found) and "give it more memory" in told(found)
+    assert found.container["out_of_memory"] is True
+
+
+def test_restarts(python: str, smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_options(monkeypatch, restart_policy={"Name": "always"})
+    found = smoke(python, environment={"DO": "raise SystemExit(3)"})
+    assert "the container restarted before it was healthy" in told(found)
+    assert int(found.container["restarts"]) > 0
+
+
+def test_silence(python: str, smoke: Smoke) -> None:
+    found = smoke(python, environment={"DO": "import time; time.sleep(600)"}, timeout=3.0)
+    assert "not healthy within 3 s" in told(found) and "--timeout" in told(found)
+
+
+@pytest.mark.parametrize("entrypoint", [["/nothing/here"], []])
+def test_nothing_to_start(
+    entrypoint: list[str], image: str, client: DockerClient, smoke: Smoke
+) -> None:
+    with extended(client, image, {}, "empty", {"Entrypoint": entrypoint, "Cmd": []}) as empty:
+        assert "start command is missing or cannot be run" in told(smoke(empty))
+
+
+HEALTHY_ONCE = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.flush()
+        os._exit(3)
+http.server.HTTPServer(("", 8000), Handler).serve_forever()
+"""
+
+
+def test_healthy_for_a_moment(python: str, smoke: Smoke) -> None:
+    found = smoke(python, environment={"DO": HEALTHY_ONCE})
+    assert (found.verdict, failed(found)) == ("fail", {"health"})
+    assert "refused" in found.checks[1].reason or "status 3" in found.checks[1].reason
+    assert {check.reason for check in found.checks[2:]} == {
+        "the server ended with status 3 in health"
+    }
+
+
+NOISE = """
+import json, os, sys
+for number in range(100_000):
+    sys.stdout.buffer.write(b"%d \\xff\\xfe\\x1b[2J " % number + 500 * b"x" + b"\\n")
+sys.stdout.buffer.write(4_000_000 * b"y")
+sys.stdout.flush()
+command = json.loads(os.environ["THEN"])
+os.execvp(command[0], command)
+"""
+
+
+def test_a_noisy_log(
+    python: str, image: str, smoke: Smoke, client: DockerClient, workspace: Workspace
+) -> None:
+    """50 MB that are no UTF-8, and one line of 4 MB, do it no harm."""
+    entrypoint = client.images.get(image).attrs["Config"]["Entrypoint"]
+    found = smoke(python, environment={"DO": NOISE, "THEN": json.dumps(entrypoint)})
+    assert found.passed, found.reason
+    log = (evidence(workspace) / "server.log").read_bytes()
+    assert log.startswith(b"0 \xff\xfe\x1b[2J ") and len(log) > 54_000_000
