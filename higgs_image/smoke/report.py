@@ -67,6 +67,8 @@ def text(record: Record) -> str:
 
 def _undecided(record: Record) -> str:
     """Return what a pass leaves open: the checks that could not decide, and are not required."""
+    if not record.passed:
+        return ""
     names = [x.name for x in record.checks if x.verdict == "inconclusive" and not x.required]
     return ", ".join(names)
 

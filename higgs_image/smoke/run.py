@@ -43,6 +43,9 @@ WORKSPACE = "/workspace"
 VOICES = "/mnt/voices"
 """Where the folder with a voice of our own is mounted."""
 
+GRACE = 1.0
+"""Seconds after a cut connection: if that was the server's end, the engine knows of it by then."""
+
 HOOK = "nvidia-container-runtime-hook"
 """Program that the engine runs for a container with a GPU, where no runtime of NVIDIA's is set."""
 
@@ -415,6 +418,8 @@ def _made(check: Check, context: Context, kind: Kind) -> record.Check:
             context.memory_mb = max(context.memory_mb, context.server.memory_mb())
     except (Failed, Broken) as error:
         verdict, reason = "fail", str(error)
+        if not isinstance(error, Failed):
+            time.sleep(GRACE)
         if isinstance(error, Hanging):
             context.server.client = Client(
                 context.client.port, patience=min(LESS_PATIENCE, context.client.patience)

@@ -25,6 +25,10 @@ WAV = frozenset(("speech-wav", "at-once", "custom-voice"))
 """Checks that ask for a WAV file."""
 RAW = WAV | {"speech-pcm", "streaming"}
 """Checks that ask for samples, with a header or without."""
+NOT_MP3 = frozenset(("speech-pcm", "speech-wav", "speech-flac", "speech-opus", "speech-aac"))
+"""Checks of the Content-Types that audio/mpeg is not."""
+UNASKED = SPOKEN | {"bad-requests"}
+"""Checks that need a voice to ask for."""
 
 
 class Fault(NamedTuple):
@@ -49,7 +53,7 @@ class Fault(NamedTuple):
 FAULTS = {
     "does-not-start": Fault("ends with a traceback while it starts", "start"),
     "other-model": Fault("serves the model under another name", "models"),
-    "no-voices": Fault("lists no voices", "voices"),
+    "no-voices": Fault("lists no voices, so there is none to ask for", "voices", UNASKED),
     "speech-500": Fault("/health is 200, speech is 500", "speech-wav", SPOKEN),
     "zero-bytes": Fault("speech is 200 with 0 bytes", "speech-wav", SPOKEN),
     "header-only": Fault("a WAV header, but no samples", "speech-wav", WAV),
@@ -58,7 +62,7 @@ FAULTS = {
     "wrong-rate": Fault("a WAV file at 16 kHz", "speech-wav", WAV),
     "cut-short": Fault("half of the WAV file that the header announces", "speech-wav", WAV),
     "first-word": Fault("a third of a second of sound for any text", "speech-wav", RAW),
-    "wrong-type": Fault("audio/mpeg for every format", "speech-wav"),
+    "wrong-type": Fault("audio/mpeg for every format", "speech-wav", NOT_MP3),
     "hangs": Fault("nothing more after the first byte", "speech-wav", SPOKEN),
     "in-one-piece": Fault("PCM comes when all of it is there", "streaming"),
     "breaks-under-load": Fault("500 for the fifth request at once", "at-once"),
@@ -126,7 +130,7 @@ def extended(
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, data in files.items():
             entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(data), 0o644
+            entry.size, entry.mode = len(data), 0o755
             tar.addfile(entry, io.BytesIO(data))
     container = client.containers.create(image)
     tag = f"smoke-test-{name}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from docker import DockerClient
-from higgs_image import lock, pipeline
+from higgs_image import base_image, demo, lock, pipeline
+from higgs_image.local_registry import LocalRegistry
+from higgs_image.render import Overrides
 from higgs_image.smoke import cpu
 from higgs_image.smoke import run as smoke
 from higgs_image.smoke.record import Record
@@ -62,7 +66,7 @@ def test_a_broken_variant_is_caught(
 ) -> None:
     with variant(client, image, fault) as broken:
         made = FAULTS[fault].failing | NEIGHBOURS
-        options = smoke.Options(broken, "cpu", timeout=600, patience=30, only=frozenset(made))
+        options = smoke.Options(broken, "cpu", timeout=600, patience=15, only=frozenset(made))
         found, _ = smoke.run(workspace, options)
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
@@ -71,6 +75,42 @@ def test_a_broken_variant_is_caught(
 
 NEIGHBOURS = {"health", "models", "speech-pcm", "speech-wav", "speech-mp3", "bad-requests"}
 """Checks that are made for each, and may fail only where they have to: those that take little."""
+
+
+@pytest.fixture
+def unpatched(
+    workspace: Workspace, report: pipeline.Report, registry: LocalRegistry
+) -> Iterator[str]:
+    """The real image without any of the patches."""
+    patches = lock.load(workspace.lock_file).patches
+    assert patches
+    base = base_image.publish(base_image.ensure(workspace), registry.address)
+    usual = Overrides(base_image=base, extra_ca=demo.environment_ca(os.environ))
+    bare = dataclasses.replace(usual, without=tuple(patches.sha256))
+
+    def build(overrides: Overrides) -> pipeline.Report:
+        return pipeline.run(
+            pipeline.Request(workspace, "fork-test", compression="zstd", overrides=overrides)
+        )
+
+    made = build(bare).engine
+    assert made
+    yield made
+    subprocess.run(["docker", "image", "rm", made], capture_output=True)
+    build(usual)  # the layout of the others
+
+
+def test_without_the_patches_it_fails_where_they_mend(unpatched: str, workspace: Workspace) -> None:
+    """Containers and types of speech, three formats, bad requests, and the idle server.
+
+    That it starts without flags is the start code's merit, too: it gives the server paths.
+    """
+    found, _ = smoke.run(workspace, smoke.Options(unpatched, "cpu", timeout=600))
+    assert found.verdict == "fail"
+    assert {check.name for check in found.checks if check.verdict == "fail"} == {
+        "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
+        "at-once", "custom-voice", "bad-requests", "idle-cpu",
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -22,16 +22,17 @@ from higgs_image.workspace import Workspace
 A, B = "sha256:" + 64 * "a", "sha256:" + 64 * "b"
 
 
-def made() -> Record:
-    checks = [
-        Check("start", "pass", True, "", 20.0, {"health_s": 20.0}),
-        Check("speech-wav", "fail", True, "it has | and <b> and\x00\nmore", 1.25),
-        Check("sound", "inconclusive", False, "random weights", 0.0),
-    ]
+STARTED = Check("start", "pass", True, "", 20.0, {"health_s": 20.0})
+SILENT = Check("speech-wav", "fail", True, "it has | and <b> and\x00\nmore", 1.25)
+OPEN = Check("sound", "inconclusive", False, "random weights", 0.0)
+
+
+def made(*checks: Check) -> Record:
+    checks = checks or (STARTED, SILENT, OPEN)
     verdict, reason = record.overall(checks)
     return Record(
         record.SCHEMA, verdict, reason, Image("x:y", A), Device("gpu", "NVIDIA L40S", 2, "550.54"),
-        datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 30.0, checks,
+        datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 30.0, list(checks),
     )  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def test_text() -> None:
     assert [line.split()[0] for line in lines[1:3]] == ["FAIL", "?"]
     assert lines[-1] == "verdict  fail: failed: speech-wav"
     assert "gpu: 2 x NVIDIA L40S, driver 550.54" in "\n".join(lines)
-    assert "open     sound" in lines
+    assert not any(line.startswith("open ") for line in lines)
     assert max(map(len, lines)) <= 110
 
 
@@ -56,7 +57,13 @@ def test_markdown() -> None:
     assert "## Smoke test: fail" in text
     assert "| FAIL | speech-wav | 1.2 | it has \\| and &lt;b> and  more |" in text
     assert "| ? | sound (optional) | 0.0 | random weights |" in text
-    assert "Not decided on a gpu: sound" in text and "<details>" not in text
+    assert "Not decided" not in text and "<details>" not in text
+
+
+def test_a_pass_says_what_it_leaves_open() -> None:
+    assert "open     sound\n" in report.text(made(STARTED, OPEN))
+    assert "\nNot decided on a gpu: sound\n" in report.markdown(made(STARTED, OPEN))
+    assert "open " not in report.text(made(STARTED))
 
 
 def test_the_reports_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
