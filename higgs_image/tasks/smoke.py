@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import shutil
+import math
 import sys
 from pathlib import Path
 
@@ -24,6 +24,42 @@ def names_an_image(words: list[str]) -> bool:
         and (not before.startswith("-") or "=" in before or before in ("-k", "--keep"))
         for before, word in itertools.pairwise(after)
     )
+
+
+def seconds(value: str, flag: str) -> float:
+    """Return a number of seconds that a flag gives.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from higgs_image.errors import UsageError
+
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise UsageError(f"{flag} {value} is no number of seconds", "0 takes the default")
+    return found
+
+
+def make_way(path: Path, flag: str) -> None:
+    """Take away an earlier run's file, and refuse one that cannot be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    from higgs_image.errors import UsageError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if path.is_file() and not path.is_symlink():  # no device
+            path.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{flag} {path} cannot be written: {error.strerror}", "name another file"
+        ) from None
 
 
 @task(
@@ -50,7 +86,7 @@ def smoke(
     image: str | None = None,
     device: str = "auto",
     gpus: str = "all",
-    timeout: float = 0.0,
+    timeout: str = "0",
     keep: bool = False,
     shm_size: str = "",
     cache: str = "higgs-audio-weights",
@@ -58,17 +94,20 @@ def smoke(
     junit: str | None = None,
 ) -> None:
     """Start an image as a user would, let it speak, and say pass (0), fail (1) or open (41)."""
-    from higgs_image.errors import SMOKE_EXIT_CODES
-    from higgs_image.smoke import report
-    from higgs_image.smoke.run import Options, run
-    from higgs_image.workspace import Workspace
-
     with output() as out:
+        from higgs_image.errors import SMOKE_EXIT_CODES
+        from higgs_image.smoke import report
+        from higgs_image.smoke.run import Options, run
+        from higgs_image.workspace import Workspace
+
+        for wanted, flag in ((json, "--json"), (junit, "--junit")):
+            if wanted:
+                make_way(Path(wanted), flag)
         options = Options(
             image=image or "",
             device=device,
             gpus=gpus,
-            timeout=timeout,
+            timeout=seconds(timeout, "--timeout"),
             keep=keep,
             shm_size=shm_size,
             cache=cache,
@@ -77,7 +116,6 @@ def smoke(
         record, folder = run(Workspace.default(), options)
         for wanted, name in ((json, "record.json"), (junit, "junit.xml")):
             if wanted:
-                Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, wanted)
+                Path(wanted).write_bytes((folder / name).read_bytes())
         out.result(record, f"{report.text(record)}\nevidence {folder}")
     sys.exit(SMOKE_EXIT_CODES[record.verdict])

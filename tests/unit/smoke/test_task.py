@@ -41,7 +41,7 @@ def test_exit_code_and_files(
     monkeypatch.setattr(runs, "run", run)
     with pytest.raises(SystemExit) as ended:
         smoke(
-            Context(), image="i:t", device="cpu", only=["health"], keep=True, timeout=5.0,
+            Context(), image="i:t", device="cpu", only=["health"], keep=True, timeout="5",
             json=str(tmp_path / "out" / "r.json"), junit=str(tmp_path / "out" / "j.xml"),
         )  # fmt: skip
     assert ended.value.code == code
@@ -76,8 +76,33 @@ def test_an_image_without_a_flag_is_noticed(words: str, found: bool) -> None:
 )
 def test_the_command_line(words: str) -> None:
     """Invoke itself takes the image; the device is refused before an engine is asked."""
+    assert "error: device 'tpu' is unknown\n" in refused(words)
+
+
+@pytest.mark.parametrize("value", ["abc", "-5", "nan", "inf", ""])
+def test_a_timeout_that_is_none(value: str) -> None:
+    assert f"error: --timeout {value} is no number of seconds\n" in refused(
+        f"smoke --timeout={value}"
+    )
+
+
+@pytest.mark.parametrize("flag", ["json", "junit"])
+def test_a_file_that_cannot_be_written(flag: str) -> None:
+    assert f"error: --{flag} /proc/x cannot be written: " in refused(f"smoke --{flag} /proc/x")
+    assert f"error: --{flag} / cannot be written: " in refused(f"smoke --{flag} /")
+
+
+def test_no_earlier_runs_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("pass")
+    refused(f"smoke --json {tmp_path / 'r.json'} --device tpu")
+    assert not (tmp_path / "r.json").exists()
+
+
+def refused(words: str) -> str:
+    """Run a command that is refused for its flags, and return what it says."""
     done = subprocess.run(
         [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), *words.split()],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, "device 'tpu' is unknown" in done.stderr) == (2, True), done.stderr
+    assert done.returncode == 2, done.stderr
+    return done.stderr
