@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,7 @@ from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import FAULTS, TRANSFORMERS_5, is_caught, variant
 from tests.smoke_checks import NAMES, expect
+from tests.unit.runtime.hub_server import Failure, Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
@@ -75,6 +77,29 @@ def test_a_broken_variant_is_caught(
 
 NEIGHBOURS = {"health", "models", "speech-pcm", "speech-wav", "speech-mp3", "bad-requests"}
 """Checks that are made for each, and may fail only where they have to: those that take little."""
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, r"status 21 before it was healthy: the hub wants a login for \S+, .*set HF_TOKEN"),
+        (404, r"status 22 before it was healthy: the hub has no \S+ at \w+ \(404\): "),
+    ],
+)
+def test_what_the_hub_refuses_is_told(
+    status: int, reason: str, image: str, client: DockerClient, workspace: Workspace
+) -> None:
+    gateway = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    hub = Server(gateway)
+    hub.hub.failures.append(Failure("/api/models/", status))
+    asks = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": "/tmp/hub"}
+    try:
+        found, _ = smoke.run(workspace, smoke.Options(image, "cpu", environment=asks))
+    finally:
+        hub.shutdown()
+    assert hub.hub.asked and found.verdict == "fail"
+    assert re.search(reason, found.checks[0].reason), found.checks[0].reason
+    assert found.seconds < 60
 
 
 @pytest.fixture
