@@ -53,11 +53,14 @@ class NotReady(Exception):
         what: happened.
         hint: what it means and what to do; empty if unknown.
         tail: the end of its log.
+        of_machine: it is the machine that lacks something: of the image that says nothing.
     """
 
-    def __init__(self, what: str, hint: str = "", tail: str = "") -> None:
+    def __init__(
+        self, what: str, hint: str = "", tail: str = "", *, of_machine: bool = False
+    ) -> None:
         super().__init__(what)
-        self.what, self.hint, self.tail = what, hint, tail
+        self.what, self.hint, self.tail, self.of_machine = what, hint, tail, of_machine
 
     @property
     def reason(self) -> str:
@@ -212,7 +215,12 @@ class Ready(WaitStrategy):
             if found := hints.find(server.logs(tail=LOOKED_AT)):
                 time.sleep(1)  # for the rest of the traceback
                 line, hint = found
-                raise NotReady(f"{hint.what} ({line[:200]})", hint.way_out, _tail(server))
+                raise NotReady(
+                    f"{hint.what} ({line[:200]})",
+                    hint.way_out,
+                    _tail(server),
+                    of_machine=hint.of_machine,
+                )
             if now > self._startup_timeout:
                 raise NotReady(
                     f"it was not healthy within {self._startup_timeout:.0f} s",
@@ -230,7 +238,8 @@ class Ready(WaitStrategy):
         how = "restarted" if state["RestartCount"] else f"ended with status {code}"
         what, said = f"the container {how} before it was healthy", server.logs(tail=LOOKED_AT)
         if told := hints.refusal(said):  # the start code's own words, way out included
-            return NotReady(f"{what}: {told}", "", _tail(server))
+            of_machine = code in hints.OF_MACHINE
+            return NotReady(f"{what}: {told}", "", _tail(server), of_machine=of_machine)
         found = hints.find(said)
         hint = found[1] if found else hints.of_exit(code, out_of_memory=killed)
         error = hints.last_error(said)
@@ -238,6 +247,7 @@ class Ready(WaitStrategy):
             f"{what} ({hint.what})" + f": {error[:200]}" * bool(error),
             hint.way_out,
             _tail(server),
+            of_machine=hint.of_machine,
         )
 
 
@@ -328,8 +338,11 @@ def start(container: DockerContainer, timeout: float) -> tuple[Server, float]:
             "build it, or name one that can be pulled",
         ) from None
     except APIError as error:
-        if found := hints.find(str(error)):
-            raise NotReady(f"{found[1].what} ({found[0][:300]})", found[1].way_out) from None
+        if found := hints.find(error.explanation or str(error)):
+            line, hint = found
+            raise NotReady(
+                f"{hint.what} ({line[:300]})", hint.way_out, of_machine=hint.of_machine
+            ) from None
         raise EngineError(f"the engine refused: {error}", "see invoke doctor") from None
     Ready().with_startup_timeout(int(timeout)).with_poll_interval(0.25).wait_until_ready(container)
     return Server(container.get_wrapped_container()), time.monotonic() - begun

@@ -12,27 +12,31 @@ class Hint(NamedTuple):
     Attributes:
         what: went wrong.
         way_out: what to do.
+        of_machine: it is the machine that lacks something: of the image that says nothing.
     """
 
     what: str
     way_out: str
+    of_machine: bool = False
 
 
 _KNOWN: tuple[tuple[str, Hint], ...] = (
     (
         r"unsatisfied condition: cuda|CUDA driver version is insufficient"
         r"|driver on your system is too old",
-        Hint("the GPU's driver is too old", "use a host with a driver for CUDA 12.4 or later"),
+        Hint(
+            "the GPU's driver is too old", "use a host with a driver for CUDA 12.4 or later", True
+        ),
     ),
     (
         r"no kernel image is available|is not compatible with the current PyTorch"
         r"|\bsm_1[02]0\b.*not compatible",
-        Hint("the GPU is newer than the image's kernels", "use one before Blackwell"),
+        Hint("the GPU is newer than the image's kernels", "use one before Blackwell", True),
     ),
     (
         r"Found no NVIDIA driver|could not select device driver"
         r"|No CUDA GPUs are available|Failed to infer device type|no GPU (was )?found",
-        Hint("there is no GPU or no driver", "run with --device cpu, or on a GPU host"),
+        Hint("there is no GPU or no driver", "run with --device cpu, or on a GPU host", True),
     ),
     (
         r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks"
@@ -59,7 +63,7 @@ _KNOWN: tuple[tuple[str, Hint], ...] = (
     ),
     (
         r"No space left on device",
-        Hint("the disk or the shared memory is full", "free space, or give more: --shm-size"),
+        Hint("the disk or the shared memory is full", "free space, or give more: --shm-size", True),
     ),
     (
         r"EngineCore hit an exception|Engine core initialization failed|EngineDeadError",
@@ -101,6 +105,10 @@ _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b: ")
 _REFUSED = "higgs: ERROR: "
 _SERVER_ENDED = "the server "
 """How the start code's line goes on when it was not itself that refused."""
+
+
+OF_MACHINE = frozenset((10, 11, 12, 13, 20, 23, 24))
+"""Exit codes of the start code for what machine or network lack (docker/runtime, errors.py)."""
 
 
 def refusal(log: str) -> str:

@@ -356,8 +356,9 @@ def _observe(
         try:
             server, seconds = container.start(handle, timeout)
         except NotReady as error:
-            checks = [_start_check("fail", error.reason, time.monotonic() - begun)]
-            log.info("smoke: start: fail: %s\n%s", error.reason, error.tail)
+            verdict: record.Verdict = "inconclusive" if error.of_machine else "fail"
+            checks = [_start_check(verdict, error.reason, time.monotonic() - begun)]
+            log.info("smoke: start: %s: %s\n%s", verdict, error.reason, error.tail)
             checks += [_not_made(check, kind, "the server did not start") for check in CHECKS]
         else:
             log.info("smoke: healthy after %.1f s", seconds)

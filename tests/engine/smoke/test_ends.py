@@ -58,6 +58,8 @@ LAST_WORDS = {
     ),
 }
 """A line after which no server comes up, what it means, and part of the way out."""
+OF_MACHINE = {"no driver", "CUDA too old", "Blackwell"}
+"""Those that tell of the machine alone, and nothing of the image."""
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,9 @@ def python(image: str, client: DockerClient) -> Iterator[str]:
         yield made
 
 
-def told(found: Record) -> str:
-    """The reason that the start failed for, after nothing else could be decided."""
-    assert (found.verdict, failed(found)) == ("fail", {"start"})
+def told(found: Record, verdict: str = "fail") -> str:
+    """The reason for the verdict over the start, after which nothing else could be decided."""
+    assert found.verdict == found.checks[0].verdict == verdict
     assert {check.verdict for check in found.checks[1:]} == {"inconclusive"}
     return found.checks[0].reason
 
@@ -82,7 +84,8 @@ def test_fatal_lines(
     line, meaning, way_out = LAST_WORDS[what]
     caplog.set_level("INFO")
     found = smoke(python, environment={"DO": SAYS.format(f"first words\n{line}\nlast words")})
-    assert meaning in told(found) and way_out in told(found)
+    verdict = "inconclusive" if what in OF_MACHINE else "fail"
+    assert meaning in told(found, verdict) and way_out in told(found, verdict)
     assert found.seconds < 20  # of the 60 it has
     assert "first words" in caplog.text and "last words" in caplog.text
     assert line in (evidence(workspace) / "server.log").read_text()
@@ -128,7 +131,7 @@ def test_the_images_start_code_refuses(
 ) -> None:
     more = {"HIGGS_DEVICE": "gpu", "LD_LIBRARY_PATH": "/gpus", "FAKE_NVML": answers}
     found = smoke(with_gpus, environment=more)
-    assert re.search(reason, told(found)), told(found)
+    assert re.search(reason, told(found, "inconclusive")), found.checks[0].reason
     assert found.seconds < 15
 
 

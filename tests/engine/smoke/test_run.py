@@ -129,8 +129,10 @@ def test_a_gpu_that_is_not_there(image: str, smoke: Smoke, client: DockerClient)
     if "nvidia" in client.info()["Runtimes"]:
         pytest.skip("this machine has GPUs")
     found = smoke(image, device="gpu")
-    assert failed(found) == {"start"}
-    assert "no GPU" in found.checks[0].reason
+    assert found.verdict == "inconclusive" and not failed(found)
+    assert found.checks[0].reason.startswith(
+        'there is no GPU or no driver (could not select device driver "" with capabilities: '
+    )
 
 
 def test_it_can_be_kept(image: str, smoke: Smoke, workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from higgs_runtime import errors
 
 from higgs_image.smoke import hints
 
@@ -76,6 +77,14 @@ def test_the_start_codes_refusal() -> None:
     assert hints.refusal(log) == "no GPU is there: rent one"
     assert hints.refusal("higgs: ERROR: the server ended with 1: see the lines above\n") == ""
     assert hints.refusal("all is well\n") == ""
+
+
+def test_what_tells_of_the_machine_alone() -> None:
+    of_machine = (
+        errors.NoGpu, errors.DriverTooOld, errors.UnsupportedGpu, errors.GpuTooSmall,
+        errors.DiskTooSmall, errors.HubBusy, errors.NoNetwork,
+    )  # fmt: skip
+    assert {error.exit_code for error in of_machine} == hints.OF_MACHINE
 
 
 def test_a_terminal_obeys_nothing_of_a_log() -> None:
