@@ -105,7 +105,7 @@ def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
         kind = _kind(client, options.device)
         folder = _fresh_folder(workspace, image, kind)
         log.info("smoke: %s on %s", reference, kind)
-        setup = _setup(client, workspace, options, reference, kind, folder)
+        setup = setup_for(client, workspace, options, reference, kind, folder)
         checks, device, ended = _observe(setup, host, options, kind, folder)
         verdict, reason = record.overall(checks, REQUIRED[kind])
         done = Record(
@@ -291,7 +291,7 @@ def _fresh_folder(workspace: Workspace, image: Image, kind: Kind) -> Path:
     return folder
 
 
-def _setup(
+def setup_for(
     client: DockerClient,
     workspace: Workspace,
     options: Options,
@@ -299,6 +299,7 @@ def _setup(
     kind: Kind,
     folder: Path,
 ) -> Setup:
+    """Return how the container is started; `folder` takes what is mounted besides the weights."""
     voices = folder / "voices"
     write_voice(voices)
     environment = {"HIGGS_VOICES_DIR": VOICES}
@@ -369,7 +370,7 @@ def _observe(
             with contextlib.suppress(KeyError):  # unlike the time, no neighbour makes it longer
                 measured["cpu_s"] = round(server.cpu_seconds(), 1)
             checks = [_start_check("pass", "", seconds, measured)]
-            checks += _make(context, kind, options.only)
+            checks += make(context, kind, options.only)
             return checks, device, _end(server, folder, kept=setup.keep)
         with contextlib.suppress(Exception):
             server = Server(handle.get_wrapped_container())
@@ -382,7 +383,7 @@ def _start_check(
     return record.Check(START, verdict, True, reason, round(seconds, 2), measured or {})
 
 
-def _make(context: Context, kind: Kind, only: frozenset[str]) -> list[record.Check]:
+def make(context: Context, kind: Kind, only: frozenset[str]) -> list[record.Check]:
     """Make all checks that are wanted; once the server is gone, none can decide any more."""
     done: list[record.Check] = []
     gone = ""

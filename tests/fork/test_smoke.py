@@ -18,8 +18,10 @@ from docker import DockerClient
 from higgs_image import base_image, demo, lock, pipeline
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.render import Overrides
-from higgs_image.smoke import cpu
+from higgs_image.smoke import container, cpu
 from higgs_image.smoke import run as smoke
+from higgs_image.smoke.checks import Context
+from higgs_image.smoke.client import Client
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import FAULTS, TRANSFORMERS_5, is_caught, variant
@@ -62,13 +64,16 @@ def test_the_record_names_the_very_image(record: Record, report: pipeline.Report
     assert record.device.kind == "cpu"
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+FROM_THE_START = {"does-not-start", "no-custom-voice", "dies-after-first", "ignores-sigterm"}
+
+
+@pytest.mark.parametrize("fault", sorted(FROM_THE_START))
 def test_a_broken_variant_is_caught(
     fault: str, image: str, client: DockerClient, workspace: Workspace
 ) -> None:
     with variant(client, image, fault) as broken:
         made = FAULTS[fault].failing | NEIGHBOURS
-        options = smoke.Options(broken, "cpu", timeout=600, patience=15, only=frozenset(made))
+        options = smoke.Options(broken, "cpu", timeout=600, only=frozenset(made))
         found, _ = smoke.run(workspace, options)
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
@@ -177,3 +182,32 @@ def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> 
     assert failed == TRANSFORMERS_5.failing
     assert "transformers 5 is installed, the fork needs 4" in found.checks[0].reason
     assert "all_special_tokens_extended" in (folder / "server.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def proxied(
+    image: str, client: DockerClient, workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[container.Server]:
+    """The real image behind the proxy, to which one fault after the other is given."""
+    folder = tmp_path_factory.mktemp("proxied")
+    with smoke.engine() as (_, host), variant(client, image, "none") as made:
+        options = smoke.Options(made, "cpu")
+        setup = smoke.setup_for(client, workspace, options, made, "cpu", folder)
+        with container.created(setup, host) as handle:
+            yield container.start(handle, 600)[0]
+
+
+LAST = {"hangs"}
+"""Its requests stay."""
+
+
+@pytest.mark.parametrize("fault", [*sorted(FAULTS.keys() - FROM_THE_START - LAST), *LAST])
+def test_a_fault_that_comes_later_is_caught(
+    fault: str, proxied: container.Server, tmp_path: Path
+) -> None:
+    proxied.container.exec_run(["sh", "-c", f"echo {fault} > /fault"])
+    proxied.client = Client(proxied.client.port, patience=10)
+    only = frozenset(FAULTS[fault].failing | NEIGHBOURS)
+    found = smoke.make(Context(proxied, tmp_path, real=False), "cpu", only)
+    failed = {check.name: check.reason for check in found if check.verdict == "fail"}
+    assert is_caught(fault, set(failed)), failed
