@@ -10,6 +10,8 @@ from higgs_image import engine
 from higgs_image.errors import HiggsError
 from higgs_image.workspace import Workspace
 
+os.environ.pop("GITHUB_STEP_SUMMARY", None)  # a job's summary is not of its tests' images
+
 
 @pytest.fixture(scope="session")
 def machine() -> None:

@@ -23,12 +23,19 @@ log = logging.getLogger(__name__)
 DEVICE, WEIGHTS = "/mnt/higgs-cpu", "/mnt/higgs-cpu-weights"
 """Where the device's package and the weights are mounted."""
 
+PATIENCE = 600.0
+"""Seconds that weights may take; on two cores they take ten."""
+
 ENVIRONMENT = {
     "PYTHONPATH": DEVICE,
     "HIGGS_DEVICE": "cpu",
     "HF_HUB_CACHE": WEIGHTS,
     "HF_HUB_OFFLINE": "1",
 }
+
+
+class NoWeightsError(EngineError):
+    """The image cannot make weights: it lacks what its server needs, too."""
 
 
 def package(workspace: Workspace) -> Path:
@@ -46,7 +53,8 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
         lock: names repositories and revisions.
 
     Raises:
-        EngineError: they could not be made.
+        NoWeightsError: they could not be made in this image.
+        EngineError: there is no such image.
     """
     source = package(workspace)
     revisions = [f"{entry.repo}={entry.revision}" for entry in lock.weights if entry.revision]
@@ -92,11 +100,13 @@ def _run(
     remedy = "an image of this project has what is needed: see docker/cpu/README.md"
     try:
         container.start()
-        if container.wait()["StatusCode"] != 0:
-            said = container.logs(tail=20).decode(errors="replace")
-            raise EngineError(f"no weights could be made in {image}: {said[-600:]}", remedy)
+        if container.wait(timeout=PATIENCE)["StatusCode"] != 0:
+            said = container.logs(tail=20).decode(errors="replace").strip()
+            log.info("%s", said)
+            last = (said.splitlines() or ["it says nothing"])[-1]
+            raise NoWeightsError(f"no weights could be made in {image}: {last[:300]}", remedy)
     except APIError as error:  # it has no python3
-        raise EngineError(
+        raise NoWeightsError(
             f"no weights could be made in {image}: {error.explanation}", remedy
         ) from None
     finally:

@@ -105,8 +105,13 @@ def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
         kind = _kind(client, options.device)
         folder = _fresh_folder(workspace, image, kind)
         log.info("smoke: %s on %s", reference, kind)
-        setup = setup_for(client, workspace, options, reference, kind, folder)
-        checks, device, ended = _observe(setup, host, options, kind, folder)
+        try:
+            setup = setup_for(client, workspace, options, reference, kind, folder)
+        except cpu.NoWeightsError as error:
+            ended: record.Measured = {}
+            checks, device = _not_started("fail", error.message, kind), _device(None, kind)
+        else:
+            checks, device, ended = _observe(setup, host, options, kind, folder)
         verdict, reason = record.overall(checks, REQUIRED[kind])
         done = Record(
             schema=record.SCHEMA,
@@ -358,9 +363,8 @@ def _observe(
             server, seconds = container.start(handle, timeout)
         except NotReady as error:
             verdict: record.Verdict = "inconclusive" if error.of_machine else "fail"
-            checks = [_start_check(verdict, error.reason, time.monotonic() - begun)]
-            log.info("smoke: start: %s: %s\n%s", verdict, error.reason, error.tail)
-            checks += [_not_made(check, kind, "the server did not start") for check in CHECKS]
+            checks = _not_started(verdict, error.reason, kind, time.monotonic() - begun)
+            log.info("%s", error.tail)
         else:
             log.info("smoke: healthy after %.1f s", seconds)
             server.client = Client(server.client.port, patience=options.patience)
@@ -381,6 +385,14 @@ def _start_check(
     verdict: record.Verdict, reason: str, seconds: float, measured: record.Measured | None = None
 ) -> record.Check:
     return record.Check(START, verdict, True, reason, round(seconds, 2), measured or {})
+
+
+def _not_started(
+    verdict: record.Verdict, reason: str, kind: Kind, seconds: float = 0.0
+) -> list[record.Check]:
+    log.info("smoke: start: %s: %s", verdict, reason)
+    others = [_not_made(check, kind, "the server did not start") for check in CHECKS]
+    return [_start_check(verdict, reason, seconds), *others]
 
 
 def make(context: Context, kind: Kind, only: frozenset[str]) -> list[record.Check]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from docker import DockerClient
+from higgs_image import standin
 from higgs_image.smoke.container import Setup
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import extended
+from tests.engine.conftest import MakeStandin
 from tests.engine.smoke.conftest import Smoke, evidence, failed
 from tests.unit.runtime.conftest import DRIVER, L40S, RTX_4080, RTX_5090, T4, nvml
 
@@ -166,6 +168,16 @@ def test_nothing_to_start(
 ) -> None:
     with extended(client, image, {}, "empty", {"Entrypoint": entrypoint, "Cmd": []}) as empty:
         assert "start command is missing or cannot be run" in told(smoke(empty))
+
+
+def test_an_image_that_is_no_server(
+    image: str, smoke: Smoke, make_standin: MakeStandin, monkeypatch: pytest.MonkeyPatch,
+    workspace: Workspace,
+) -> None:  # fmt: skip
+    """Weights are made in the image itself, by what its server needs."""
+    workspace.lock_file.write_bytes(make_standin("other").lock_file.read_bytes())
+    monkeypatch.setattr(standin, "is_image", lambda _: False)
+    assert re.search(r"no weights could be made in .*No module named 'torch'", told(smoke(image)))
 
 
 HEALTHY_ONCE = """
