@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from docker.models.containers import ContainerCollection
 
 from docker import DockerClient
 from higgs_image import standin
@@ -137,4 +138,21 @@ def test_ctrl_c_while_weights_are_made(
     with start(WEIGHTS, tmp_path, image) as child:
         time.sleep(pause)
         assert ended(child, signal.SIGINT, 20)
+    assert containers(workspace) == []
+
+
+def test_ctrl_c_while_a_container_is_made(
+    image: str, smoke: Smoke, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has it already, and here nobody knows of it yet."""
+    create = ContainerCollection.create
+
+    def interrupted(*arguments: object, **more: object) -> None:
+        create(*arguments, **more)
+        assert len(containers(workspace)) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ContainerCollection, "create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        smoke(image)
     assert containers(workspace) == []
