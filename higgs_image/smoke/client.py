@@ -12,6 +12,9 @@ from typing import Any
 GAP = 0.01
 """Seconds between two reads that make them two pieces: what lies closer was sent as one."""
 
+LARGEST = 100_000_000
+"""Bytes of an answer that cannot be one any more: half an hour of sound."""
+
 
 class Broken(Exception):
     """No whole answer came; the text says what did."""
@@ -96,6 +99,8 @@ class Client:
                 pieces += not received or now - last > GAP
                 received += block
                 last = now
+                if len(received) > LARGEST:
+                    raise Broken(f"the answer had not ended after {len(received)} bytes")
                 if now - started > self.limit:
                     raise Hanging(f"the answer had not ended after {self.limit:.0f} s")
             if answer.length:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from higgs_image.smoke import client
 from higgs_image.smoke.client import Broken, Client, Hanging
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: Audio/WAV; rate=1\r\n"
@@ -98,6 +99,16 @@ def test_an_answer_that_does_not_end() -> None:
 
     with server(answer) as port, pytest.raises(Hanging, match="had not ended after 0 s"):
         Client(port, limit=0.3).get("/")
+
+
+def test_an_answer_without_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LARGEST", 1000)
+
+    def answer(to: socket.socket) -> None:
+        to.sendall(HEAD + b"Content-Length: 5000\r\n\r\n" + bytes(5000))
+
+    with server(answer) as port, pytest.raises(Broken, match="had not ended after [0-9]{4} bytes"):
+        Client(port).get("/")
 
 
 def test_nobody_there() -> None:
