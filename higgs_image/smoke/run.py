@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING
 from higgs_image import build, lock, process, standin
 from higgs_image.errors import EngineError, UsageError
 from higgs_image.render import LABEL
-from higgs_image.smoke import container, cpu, record, report
-from higgs_image.smoke.checks import CHECKS, OWN_VOICE, START, Check, Context, Failed, Undecided
-from higgs_image.smoke.client import Broken, Client, Hanging
-from higgs_image.smoke.container import NotReady, Server, Setup
-from higgs_image.smoke.record import REQUIRED, Device, Image, Kind, Record
+from higgs_image.smoke import container, cpu, observe, record, report
+from higgs_image.smoke.checks import CHECKS, OWN_VOICE, START
+from higgs_image.smoke.container import Setup
+from higgs_image.smoke.record import REQUIRED, Image, Kind, Record
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -43,14 +42,8 @@ WORKSPACE = "/workspace"
 VOICES = "/mnt/voices"
 """Where the folder with a voice of our own is mounted."""
 
-GRACE = 1.0
-"""Seconds after a cut connection: if that was the server's end, the engine knows of it by then."""
-
 HOOK = "nvidia-container-runtime-hook"
 """Program that the engine runs for a container with a GPU, where no runtime of NVIDIA's is set."""
-
-LESS_PATIENCE = 30.0
-"""Seconds without a byte, once one answer has hung: the verdict is known by then."""
 
 
 @dataclass(frozen=True)
@@ -108,21 +101,28 @@ def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
         try:
             setup = setup_for(client, workspace, options, reference, kind, folder)
         except cpu.NoWeightsError as error:
-            ended: record.Measured = {}
-            checks, device = _not_started("fail", error.message, kind), _device(None, kind)
+            found = observe.not_started("fail", error.message, kind)
         else:
-            checks, device, ended = _observe(setup, host, options, kind, folder)
-        verdict, reason = record.overall(checks, REQUIRED[kind])
+            found = observe.observe(
+                setup,
+                host,
+                kind,
+                folder,
+                timeout=options.timeout or START_SECONDS[kind],
+                patience=options.patience,
+                only=options.only,
+            )
+        verdict, reason = record.overall(found.checks, REQUIRED[kind])
         done = Record(
             schema=record.SCHEMA,
             verdict=verdict,
             reason=reason,
             image=image,
-            device=device,
+            device=found.device,
             started=started.replace(microsecond=0),
             seconds=round(time.monotonic() - begun, 1),
-            checks=checks,
-            container=ended,
+            checks=found.checks,
+            container=found.ended,
         )
         record.save(done, folder / "record.json")
         report.save(done, folder)
@@ -267,23 +267,6 @@ def _kind(client: DockerClient, wanted: str) -> Kind:
     return found
 
 
-def _device(server: Server | None, kind: Kind) -> Device:
-    if kind == "cpu":
-        return Device("cpu", _processor(), os.cpu_count() or 1)
-    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    lines = ((server.output_of(*query) if server else None) or "unknown, ").splitlines()
-    name, _, driver = lines[0].partition(", ")
-    return Device("gpu", name, len(lines), driver)
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"
-
-
 # -- the container ---------------------------------------------------------------------------------
 
 
@@ -349,124 +332,3 @@ def write_voice(folder: Path) -> None:
             out.writeframesraw(struct.pack("<h", int(8_000 * swell * pitch)))
     voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
     (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
-
-
-def _observe(
-    setup: Setup, host: str | None, options: Options, kind: Kind, folder: Path
-) -> tuple[list[record.Check], Device, dict[str, float | int | str | bool]]:
-    """Start the container, make the checks, and return them with how it ended."""
-    timeout = options.timeout or START_SECONDS[kind]
-    with container.created(setup, host) as handle:
-        begun = time.monotonic()
-        server: Server | None = None
-        try:
-            server, seconds = container.start(handle, timeout)
-        except NotReady as error:
-            verdict: record.Verdict = "inconclusive" if error.of_machine else "fail"
-            checks = _not_started(verdict, error.reason, kind, time.monotonic() - begun)
-            log.info("%s", error.tail)
-        else:
-            log.info("smoke: healthy after %.1f s", seconds)
-            server.client = Client(server.client.port, patience=options.patience)
-            device = _device(server, kind)
-            context = Context(server, folder, real=kind == "gpu")
-            measured: record.Measured = {"health_s": round(seconds, 1)}
-            with contextlib.suppress(KeyError):  # unlike the time, no neighbour makes it longer
-                measured["cpu_s"] = round(server.cpu_seconds(), 1)
-            checks = [_start_check("pass", "", seconds, measured)]
-            checks += make(context, kind, options.only)
-            return checks, device, _end(server, folder, kept=setup.keep)
-        with contextlib.suppress(Exception):
-            server = Server(handle.get_wrapped_container())
-        return checks, _device(None, kind), _end(server, folder, kept=setup.keep)
-
-
-def _start_check(
-    verdict: record.Verdict, reason: str, seconds: float, measured: record.Measured | None = None
-) -> record.Check:
-    return record.Check(START, verdict, True, reason, round(seconds, 2), measured or {})
-
-
-def _not_started(
-    verdict: record.Verdict, reason: str, kind: Kind, seconds: float = 0.0
-) -> list[record.Check]:
-    log.info("smoke: start: %s: %s", verdict, reason)
-    others = [_not_made(check, kind, "the server did not start") for check in CHECKS]
-    return [_start_check(verdict, reason, seconds), *others]
-
-
-def make(context: Context, kind: Kind, only: frozenset[str]) -> list[record.Check]:
-    """Make all checks that are wanted; once the server is gone, none can decide any more."""
-    done: list[record.Check] = []
-    gone = ""
-    for check in CHECKS:
-        if only and check.name not in only:
-            done.append(_not_made(check, kind, "it was not asked for"))
-        elif gone:
-            done.append(_not_made(check, kind, gone))
-        else:
-            done.append(made := _made(check, context, kind))
-            log.info("smoke: %s: %s%s", made.name, made.verdict,
-                     f": {made.reason}" if made.reason else "")  # fmt: skip
-            if check.name != "stop" and not context.server.alive:
-                state = context.server.state()
-                gone = f"the server ended with status {state['ExitCode']} in {check.name}"
-                if made.verdict != "fail":
-                    done[-1] = record.Check(
-                        made.name, "fail", made.required, gone, made.seconds, made.measured
-                    )
-    return done
-
-
-def _made(check: Check, context: Context, kind: Kind) -> record.Check:
-    begun = time.monotonic()
-    before = {path.name for path in context.folder.iterdir()}
-    measured: record.Measured = {}
-    verdict: record.Verdict = "pass"
-    reason = ""
-    try:
-        measured = check.run(context)
-        with contextlib.suppress(KeyError):  # it may just have ended
-            context.memory_mb = max(context.memory_mb, context.server.memory_mb())
-    except (Failed, Broken) as error:
-        verdict, reason = "fail", str(error)
-        if not isinstance(error, Failed):
-            time.sleep(GRACE)
-        if isinstance(error, Hanging):
-            context.server.client = Client(
-                context.client.port, patience=min(LESS_PATIENCE, context.client.patience)
-            )
-    except Undecided as error:
-        verdict, reason = "inconclusive", str(error)
-    except (KeyError, TypeError, IndexError) as error:
-        verdict, reason = "fail", f"the answer has not the form it should: {error!r}"
-    files = sorted({path.name for path in context.folder.iterdir()} - before)
-    return record.Check(
-        check.name,
-        verdict,
-        check.name in REQUIRED[kind],
-        reason,
-        round(time.monotonic() - begun, 2),
-        measured,
-        files,
-    )
-
-
-def _not_made(check: Check, kind: Kind, why: str) -> record.Check:
-    return record.Check(check.name, "inconclusive", check.name in REQUIRED[kind], why)
-
-
-def _end(server: Server | None, folder: Path, *, kept: bool) -> record.Measured:
-    """Keep the log and say how the container stands."""
-    if server is None:
-        return {}
-    server.save_log(folder / report.LOG)
-    state = server.state()
-    return {
-        "id": str(server.container.id),
-        "status": str(state["Status"]),
-        "exit_code": int(state["ExitCode"]),
-        "out_of_memory": bool(state.get("OOMKilled")),
-        "restarts": int(state["RestartCount"]),
-        "kept": kept,
-    }

@@ -18,7 +18,7 @@ from docker import DockerClient
 from higgs_image import base_image, demo, lock, pipeline
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.render import Overrides
-from higgs_image.smoke import container, cpu
+from higgs_image.smoke import container, cpu, observe
 from higgs_image.smoke import run as smoke
 from higgs_image.smoke.checks import Context
 from higgs_image.smoke.client import Client
@@ -208,6 +208,6 @@ def test_a_fault_that_comes_later_is_caught(
     proxied.container.exec_run(["sh", "-c", f"echo {fault} > /fault"])
     proxied.client = Client(proxied.client.port, patience=10)
     only = frozenset(FAULTS[fault].failing | NEIGHBOURS)
-    found = smoke.make(Context(proxied, tmp_path, real=False), "cpu", only)
+    found = observe.make(Context(proxied, tmp_path, real=False), "cpu", only)
     failed = {check.name: check.reason for check in found if check.verdict == "fail"}
     assert is_caught(fault, set(failed)), failed

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.models.containers import ContainerCollection
@@ -23,12 +24,13 @@ pytestmark = pytest.mark.engine
 STUCK = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from higgs_image import standin
-from higgs_image.smoke import checks, run
+from higgs_image.smoke import checks, observe, run
 def stuck(context):
     print("up", flush=True)
     time.sleep(600)
-run.CHECKS = (checks.Check("health", stuck),)
+observe.CHECKS = (checks.Check("health", stuck),)
 run.run(standin.workspace_in(Path(sys.argv[1])), run.Options(sys.argv[2], "cpu"))
 """
 
@@ -84,6 +86,7 @@ def test_a_signal_leaves_nothing_behind(
 WAITING = """
 import sys
 from pathlib import Path
+from typing import Any
 from higgs_image import standin
 from higgs_image.smoke import checks, run
 speak = checks._speak
@@ -112,6 +115,7 @@ def test_ctrl_c_waits_for_no_answer(
 WEIGHTS = """
 import sys
 from pathlib import Path
+from typing import Any
 from higgs_image import standin
 from higgs_image.smoke import cpu, run
 folder = Path(sys.argv[1])
@@ -147,7 +151,7 @@ def test_ctrl_c_while_a_container_is_made(
     """The engine has it already, and here nobody knows of it yet."""
     create = ContainerCollection.create
 
-    def interrupted(*arguments: object, **more: object) -> None:
+    def interrupted(*arguments: Any, **more: Any) -> None:
         create(*arguments, **more)
         assert len(containers(workspace)) == 1
         raise KeyboardInterrupt

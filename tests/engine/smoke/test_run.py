@@ -58,7 +58,8 @@ def test_real_weights_are_listened_to(
         return real(server, folder, real=True)
 
     monkeypatch.setattr(
-        "higgs_image.smoke.run.Context", lambda server, folder, real: context(server, folder, real)
+        "higgs_image.smoke.observe.Context",
+        lambda server, folder, real: context(server, folder, real),
     )
     found = smoke(image, only=frozenset({"speech-wav", "sound", "words", "memory"}))
     verdicts = {check.name: check.verdict for check in found.checks}
