@@ -75,7 +75,8 @@ def _undecided(record: Record) -> str:
 
 def _kept(record: Record) -> str:
     name = str(record.container["id"])[:12]
-    return f"kept     container {name}, stopped: docker start {name}; docker rm --force {name}"
+    status = record.container.get("status", "")
+    return f"kept     container {name} ({status}): docker start {name}; docker rm --force {name}"
 
 
 def markdown(record: Record, log: str = "") -> str:

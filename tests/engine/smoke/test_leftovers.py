@@ -134,7 +134,7 @@ run.run(standin.workspace_in(folder), run.Options(sys.argv[2], "cpu"))
 """
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.05, 0.2, 2.0])
+@pytest.mark.parametrize("pause", [0.0, 1.0])
 def test_ctrl_c_while_weights_are_made(
     pause: float, tmp_path: Path, image: str, make_standin: MakeStandin, workspace: Workspace
 ) -> None:
