@@ -60,17 +60,20 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
     revisions = [f"{entry.repo}={entry.revision}" for entry in lock.weights if entry.revision]
     key = tree_sha256(sorted(source.rglob("*.py")), source)[:12]
     goal = workspace.build / "cpu-weights" / f"{key}-{lock.sha256[:7]}"
-    if (goal / "higgs-cpu.json").is_file():
+    with workspace.exclusive("cpu-weights"):
+        if (goal / "higgs-cpu.json").is_file():
+            return goal
+        log.info("smoke: making random weights (once)")
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        for left in goal.parent.glob(".new-*"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=goal.parent))
+        try:
+            _run(client, workspace, image, new, revisions)
+            replace_folder(new, goal)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         return goal
-    log.info("smoke: making random weights (once)")
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=goal.parent))
-    try:
-        _run(client, workspace, image, new, revisions)
-        replace_folder(new, goal)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return goal
 
 
 def _run(

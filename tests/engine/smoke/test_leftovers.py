@@ -120,7 +120,7 @@ from higgs_image import standin
 from higgs_image.smoke import cpu, run
 folder = Path(sys.argv[1])
 device = folder / "device" / "higgs_cpu"
-device.mkdir(parents=True)
+device.mkdir(parents=True, exist_ok=True)
 (device / "__init__.py").touch()
 (device / "checkpoint.py").write_text("import time; time.sleep(600)")
 cpu.package = lambda _: device.parent
@@ -143,6 +143,17 @@ def test_ctrl_c_while_weights_are_made(
         time.sleep(pause)
         assert ended(child, signal.SIGINT, 20)
     assert containers(workspace) == []
+
+
+def test_half_made_weights_of_a_killed_run_are_removed_by_the_next(
+    tmp_path: Path, image: str, make_standin: MakeStandin, workspace: Workspace
+) -> None:
+    (tmp_path / "versions.lock").write_bytes(make_standin("other").lock_file.read_bytes())
+    for number, left in ((signal.SIGKILL, 1), (signal.SIGINT, 0)):
+        with start(WEIGHTS, tmp_path, image) as child:
+            assert ended(child, number, 20)
+        assert len(list((workspace.build / "cpu-weights").glob(".new-*"))) == left
+        assert len(containers(workspace)) <= left
 
 
 def test_ctrl_c_while_a_container_is_made(
