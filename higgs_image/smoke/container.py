@@ -267,6 +267,8 @@ def _tail(server: Server) -> str:
 def created(setup: Setup, host: str | None) -> Iterator[DockerContainer]:
     """Yield a container that is not yet started; it is removed in every case, unless kept.
 
+    One that the engine did not start has nothing to keep.
+
     Args:
         setup: how it is to be started.
         host: the engine's address, as DOCKER_HOST has it.
@@ -284,10 +286,14 @@ def created(setup: Setup, host: str | None) -> Iterator[DockerContainer]:
         **setup.options(),
     )
     container.ports[f"{PORT}/tcp"] = ("127.0.0.1", None)  # type: ignore[assignment]
+    keep = setup.keep
     try:
         yield container
+    except EngineError:
+        keep = False
+        raise
     finally:
-        if not setup.keep:
+        if not keep:
             with contextlib.suppress(Exception):
                 container.stop()
 

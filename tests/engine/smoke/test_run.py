@@ -136,6 +136,18 @@ def test_a_gpu_that_is_not_there(image: str, smoke: Smoke, client: DockerClient)
     )
 
 
+def test_nothing_is_kept_of_what_the_engine_did_not_start(
+    image: str, smoke: Smoke, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = container.Setup.options
+    monkeypatch.setattr(
+        container.Setup, "options", lambda self: before(self) | {"devices": ["/dev/nothing"]}
+    )
+    with pytest.raises(EngineError, match=r"the engine refused: .*/dev/nothing"):
+        smoke(image, keep=True)
+    assert containers(workspace) == []
+
+
 def test_it_can_be_kept(image: str, smoke: Smoke, workspace: Workspace) -> None:
     found = smoke(image, only=frozenset({"stop"}), keep=True)
     kept = containers(workspace)
