@@ -65,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         with self.server.changing:
             self.server.running += 1
+        if fault() == "breaks-under-load":
+            time.sleep(0.5)  # until all that come at once are there
         try:
             self.pass_on(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         finally:
