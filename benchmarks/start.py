@@ -4,7 +4,10 @@
 
 The server is a module that prints the time and ends. It is started by itself and by the start code,
 in turn, as on a second start: the weights are all there. GPUs are asked for through the stand-in
-of NVIDIA's library; a real one adds what the driver takes to answer.
+of NVIDIA's library; a real one adds what the driver takes to answer. With the image's own Python
+(COPY is a copy of the checkout):
+
+    docker run --rm -v COPY:/p -w /p IMAGE python3 -m benchmarks.start
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ def prepare(folder: Path) -> dict[str, str]:
     """Lay out weights, facts, a server and a GPU library; return the variables that lead there."""
     server = folder / "site" / "vllm" / "entrypoints" / "bosonai"
     server.mkdir(parents=True)
+    for package in (server, *server.parents[:2]):  # before the image's own vllm, where there is one
+        (package / "__init__.py").touch()
     (server / "api_server.py").write_text("import time; print('first line', time.monotonic())\n")
     facts = {"tag": "benchmark", "patches": [], "weights": {}}
     for role, count in WEIGHTS.items():

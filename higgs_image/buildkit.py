@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 BUILDER = "higgs-image"
 """Name of the builder that is made where the default one cannot write OCI layouts."""
 
+IMAGE = "moby/buildkit:v0.13.2"
+"""What that builder runs: the BuildKit of Docker 26.1, so that both compress to the same bytes."""
+
 
 def builder() -> str | None:
     """Return the name of a builder that can write OCI layouts; None for the default one.
@@ -60,7 +63,7 @@ def builder() -> str | None:
         )
         made = process.run(
             ["docker", "buildx", "create", "--name", BUILDER, "--driver", "docker-container",
-             "--driver-opt", "network=host"]
+             "--driver-opt", f"image={IMAGE},network=host"]
         )  # fmt: skip
         if made.code != 0:
             raise EngineError(

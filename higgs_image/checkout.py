@@ -57,6 +57,15 @@ def look(root: Path) -> Checkout:
     return Checkout(commit.strip(), tuple(line[3:] for line in status.splitlines()), url or None)
 
 
+def is_published(root: Path) -> bool:
+    """Tell whether HEAD is on a branch or tag of `origin`, as far as this clone knows."""
+    done = process.run(
+        ["git", "-C", str(root), "for-each-ref", "--contains", "HEAD", "refs/remotes", "refs/tags"],
+        timeout=60,
+    )
+    return done.code == 0 and bool(done.out.strip())
+
+
 class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who or what does something.
 

@@ -20,10 +20,15 @@ START_SECONDS = 20.0
 """How long a started daemon may take to answer."""
 
 
-def start(log_file: Path, *, systemd: bool) -> None:
+def start(log_file: Path, endpoint: str, *, systemd: bool) -> None:
     """Start the daemon and wait until it answers.
 
     With systemd as a service that is there after a reboot; without, detached from this task.
+
+    Args:
+        log_file: receives what it writes, without systemd.
+        endpoint: where it shall listen, without systemd.
+        systemd: this machine has it.
 
     Raises:
         EngineError: it does not come up; the message has the end of its log.
@@ -38,7 +43,7 @@ def start(log_file: Path, *, systemd: bool) -> None:
     daemon = None
     if not running():
         nest_cgroups()
-        daemon = spawn(["dockerd"], log_file)
+        daemon = spawn(["dockerd", "--host", endpoint], log_file)
     alive: Callable[[], bool] = lambda: daemon is None or daemon.poll() is None  # noqa: E731
     if not wait_until(answers, START_SECONDS, alive):
         raise did_not_start(read_text(log_file) or "", str(log_file))

@@ -341,4 +341,4 @@ def _apply(todo: Plan, machine: Machine, log_file: Path) -> None:
             else:
                 ask("update-rc.d", "docker-registry", "disable")
     if todo.start:
-        dockerd.start(log_file, systemd=machine.systemd)
+        dockerd.start(log_file, machine.endpoint, systemd=machine.systemd)

@@ -90,7 +90,7 @@ class Report:
             lines += _difference(proposal)
         lines += [f"current: {', '.join(self.current)}"] if self.current else []
         lines += [f"NOT CHECKED {name}: {why}" for name, why in self.unchecked.items()]
-        return "\n".join([*lines, self.tag])
+        return "\n".join([*lines, f"tag {self.tag}"])
 
 
 def _difference(proposal: Proposal) -> list[str]:

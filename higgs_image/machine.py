@@ -82,8 +82,14 @@ class Machine:
 
     @property
     def local(self) -> bool:
-        """The docker client looks for the engine on this machine."""
-        return self.endpoint in LOCAL_SOCKETS
+        """The docker client looks for the engine on this machine, where one can be started.
+
+        With systemd that is at the usual socket only. In a container DOCKER_HOST may name another
+        one: GitHub's runners mount the host's engine at the usual one.
+        """
+        return self.endpoint in LOCAL_SOCKETS or (
+            not self.systemd and self.endpoint.startswith("unix://")
+        )
 
     @property
     def unasked(self) -> bool:
@@ -167,6 +173,7 @@ def look() -> Machine:
         system = {}
     info, refusal = engine_info()
     context = ask("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
+    endpoint = os.environ.get("DOCKER_HOST") or context.out.strip() or LOCAL_SOCKETS[0]
     configured = read_text(DAEMON_JSON)
     root = Path(str((decode(configured) or {}).get("data-root", "/var/lib/docker")))
     capabilities = re.search(r"CapEff:\s*([0-9a-f]+)", read_text(Path("/proc/self/status")) or "")
@@ -175,11 +182,11 @@ def look() -> Machine:
         os_version=system.get("VERSION_ID", ""),
         root=os.geteuid() == 0,
         systemd=Path("/run/systemd/system").is_dir(),
-        endpoint=os.environ.get("DOCKER_HOST") or context.out.strip() or LOCAL_SOCKETS[0],
+        endpoint=endpoint,
         engine=version_in(str(info.get("ServerVersion", ""))),
         store=store_of(info) if info else "",
         refusal=refusal,
-        listening=_listening(Path("/var/run/docker.sock")),
+        listening=_listening(Path(endpoint.removeprefix("unix://"))),
         dockerd=version_in(ask("dockerd", "--version").out),
         client=version_in(ask("docker", "--version").out),
         buildx=version_in(ask("docker", "buildx", "version").out),

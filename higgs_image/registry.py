@@ -43,6 +43,9 @@ ATTEMPTS = 4
 TIMEOUT = 120.0
 """Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
 
+SLOWEST = 1e6
+"""Bytes per second: an image that comes slower than that is taken for stuck."""
+
 _REPOSITORY = re.compile(
     r"(?P<host>[\w.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?)(?P<path>(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
 )
@@ -84,7 +87,8 @@ def repository(registry: str, name: str) -> str:
     if not _REPOSITORY.fullmatch(joined) or not (set(".:") & set(host) or host == "localhost"):
         raise UsageError(
             f"{registry!r} is no registry",
-            "give host and path in lower case, such as REGISTRY=ghcr.io/your-org",
+            "give host and path in lower case and without https://, "
+            "such as REGISTRY=ghcr.io/your-org",
         )
     return joined
 
@@ -135,7 +139,8 @@ def push(built: Built, target: str) -> Pushed:
         for attempt in attempts("push"):
             with attempt:
                 done = process.run(
-                    ["skopeo", "--debug", "copy", "--preserve-digests", *auth.flags("dest"),
+                    ["skopeo", "--debug", *patience(built.image.size), "copy",
+                     "--preserve-digests", *auth.flags("dest"),
                      f"oci:{built.layout}:{built.tag}", f"docker://{reference}"],
                     on_line=transfer.feed, env=auth.env, pass_fds=auth.fds,
                 )  # fmt: skip
@@ -178,6 +183,15 @@ class _Transfer:
         elif layer.digest not in self._repeated:  # else it was sent by an earlier attempt
             self._sent.discard(layer.digest)
             log.info("push: the registry has layer %s", layer.name)
+
+
+def patience(size: int) -> list[str]:
+    """Return the flags of skopeo that end a copy which makes no progress.
+
+    Args:
+        size: of what is copied, in bytes.
+    """
+    return ["--command-timeout", f"{TIMEOUT + size / SLOWEST:.0f}s"]
 
 
 def digest_of(reference: str, auth: Credentials) -> str | None:

@@ -6,6 +6,7 @@ stand-in with random weights (higgs_image/smoke/cpu.py), so that everything but 
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import logging
 import os
@@ -71,6 +72,13 @@ class Options:
     wait: bool = True
     random_weights: bool = True
 
+    @property
+    def key(self) -> str:
+        """Tells containers apart that were asked for differently; holds no secret."""
+        parts = [self.port, self.address, self.device, self.gpus, self.cache,
+                 sorted(self.variables), self.arguments]  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Service:
@@ -135,6 +143,11 @@ def start(workspace: Workspace, options: Options) -> Service:
                 raise UsageError(
                     f"{options.name} runs {container.labels.get(MARK) or 'something else'}",
                     f"invoke stop --name {options.name}, or start this one with --name",
+                )
+            if container.labels.get(MARK + "-key") != options.key:
+                raise UsageError(
+                    f"{options.name} runs already, and was started with other options",
+                    f"invoke stop --name {options.name} first, or give this one another --name",
                 )
             log.info("start: %s is running already", options.name)
         else:
@@ -205,7 +218,7 @@ def _run(
             list(options.arguments) or None,
             name=options.name,
             detach=True,
-            labels={MARK: reference, MARK + "-device": device},
+            labels={MARK: reference, MARK + "-device": device, MARK + "-key": options.key},
             ports={f"{INSIDE}/tcp": (options.address, options.port)},
             environment=environment,
             **settings,
@@ -317,7 +330,7 @@ def _describe(container: Container) -> Service:
     ports = container.attrs["HostConfig"].get("PortBindings") or {}
     bound = (container.attrs["NetworkSettings"]["Ports"] or ports).get(f"{INSIDE}/tcp")
     host, port = ("127.0.0.1", 0) if not bound else (bound[0]["HostIp"], int(bound[0]["HostPort"]))
-    url = f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}"  # noqa: S104
+    url = f"http://{_reachable(host)}:{port}"
     environment = dict(x.split("=", 1) for x in container.attrs["Config"]["Env"] if "=" in x)
     running = state["Status"] in ("created", "running", "restarting", "paused")
     phase = _PHASES.get(_ping(url), "loading") if running else "ended"
@@ -333,12 +346,18 @@ def _describe(container: Container) -> Service:
     )
 
 
+def _reachable(address: str) -> str:
+    """Return how an address is written in a URL; one for all interfaces is reached by loopback."""
+    address = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
+    return f"[{address}]" if ":" in address else address
+
+
 _PHASES = {200: "ready", 204: "loading", 503: "ending"}
 
 
 def _ping(url: str) -> int:
     host, _, port = url.removeprefix("http://").rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
     try:
         connection.request("GET", "/ping")
         return connection.getresponse().status
@@ -353,8 +372,12 @@ def _curl(url: str, environment: Mapping[str, str]) -> str:
     key = environment.get("HIGGS_API_KEY")
     voice, model = _first(url, "/v1/audio/voices", key), _first(url, "/v1/models", key)
     login = " -H 'Authorization: Bearer '\"$HIGGS_API_KEY\"" if key else ""
+    # A proxy for the outside would be asked for an address of this machine otherwise.
+    proxies = ("http_proxy", "all_proxy", "ALL_PROXY")
+    direct = " --noproxy '*'" if any(os.environ.get(name) for name in proxies) else ""
     return (
-        f"curl -sf {url}/v1/audio/speech{login} -H 'Content-Type: application/json' -o hello.wav "
+        f"curl -sf{direct} {url}/v1/audio/speech{login} "
+        "-H 'Content-Type: application/json' -o hello.wav "
         f'-d \'{{"model": "{model}", "voice": "{voice}", "input": "Hello there.", '
         '"response_format": "wav"}\''
     )

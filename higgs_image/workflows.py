@@ -54,7 +54,8 @@ def _actionlint() -> list[str]:
         command = ["uv", "tool", "run", "--from", ACTIONLINT, "actionlint"]
         tried = process.run([*command, "-version"])
         if tried.code != 0:
-            said = tried.err.strip().splitlines()[-1:] or ["no output"]
+            lines = tried.err.strip().splitlines() or ["no output"]
+            said = [x for x in lines if "Error:" in x][-1:] or lines[-1:]
             raise ToolMissingError(
                 f"actionlint is not installed, and {ACTIONLINT} cannot be: {said[0].strip()}",
                 "put actionlint on PATH (https://github.com/rhysd/actionlint)",

@@ -10,7 +10,11 @@ from higgs_image import engine
 from higgs_image.errors import HiggsError
 from higgs_image.workspace import Workspace
 
-os.environ.pop("GITHUB_STEP_SUMMARY", None)  # a job's summary is not of its tests' images
+
+@pytest.fixture(autouse=True)
+def _no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests print is nothing for the summary of the workflow's job that runs them."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 
 @pytest.fixture(scope="session")

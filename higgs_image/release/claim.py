@@ -12,9 +12,10 @@ list of tags, and that is enough. Who wants to move a tag first writes a record 
 Two can never go on: each would have had to look before the other wrote, and both wrote before they
 looked. What this relies on: the list shows a tag as soon as it was written. And because a process
 may die before it wrote the outcome, an announcement lapses after LEASE; a process that is stopped
-for longer than that between its last look and the move could move the tag unseen. Before the move
-the tag is read once more, and the move is refused when the announcement is older than half a
-LEASE. The workflows of one repository are queued in addition.
+for longer than that between its last look and the move could move the tag unseen, and so could one
+whose clock is behind by more than that. Before the move the tag is read once more, and the move is
+refused when the announcement is older than half a LEASE. The workflows of one repository are queued
+in addition.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def move(
     settle(board, by, dead)
     if others := _open(board):
         raise _taken(board, others[0])
-    mine = tag_for(wanted)
+    mine = tag_for(wanted, board.tags())
     board.write(wanted, mine)
 
     def end(outcome: str, why: str = "") -> None:

@@ -11,11 +11,11 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from higgs_image.errors import PromotionConflictError, UsageError
+from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
 from higgs_image.release import github, journal, promote
 from higgs_image.release.journal import Journal, Promote, Rollback
 from higgs_image.release.repository import INDEX_TYPES, Repository
@@ -109,10 +109,12 @@ class Plan:
     Attributes:
         delete: images first, then what is about them.
         keep: what stays, each with its reason.
+        moves: tags of the promotions and rollbacks that it knows of.
     """
 
     delete: tuple[Version, ...]
     keep: tuple[tuple[Version, str], ...]
+    moves: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return the plan as a person reads it."""
@@ -223,8 +225,9 @@ def look(
     Raises:
         HiggsError: something could not be read: then nothing may be deleted.
     """
+    entries = history.read(_is_move)  # first: what is promoted from now on, apply() notices
     versions = store.versions()
-    moves = [x.record for x in history.read(_is_move)]
+    moves = [x.record for x in entries]
     promoted = {x.digest for x in moves if isinstance(x, Promote | Rollback)}
     promoted |= {x.previous for x in moves if isinstance(x, Promote | Rollback) and x.previous}
     children: set[str] = set()
@@ -234,24 +237,49 @@ def look(
             manifest = repository.manifest(version.digest) or {}
             if manifest.get("mediaType") in INDEX_TYPES:
                 children |= {x["digest"] for x in manifest["manifests"]} & known
-    return plan(versions, keep_last, promoted, pinned, children)
+    found = plan(versions, keep_last, promoted, pinned, children)
+    return replace(found, moves=tuple(x.tag for x in entries))
 
 
 def apply(repository: Repository, store: Store, planned: Plan) -> list[Version]:
     """Delete what a plan says; run again it goes on with what is left.
 
     Raises:
-        PromotionConflictError: a promotion is under way.
-        HiggsError: the registry refused; what was deleted until then is gone.
+        PromotionConflictError: a promotion is under way, or came after the plan was made.
+        RegistryError: some were refused (GitHub keeps what was pulled 5000 times); the others went.
+        HiggsError: the registry failed; what was deleted until then is gone.
     """
-    if busy := [tag for tag, end in journal.outcomes(repository.tags()).items() if end is None]:
+    deleted: list[Version] = []
+    refused: list[str] = []
+    for version in planned.delete:
+        _require_quiet(repository, planned)
+        log.info("cleanup: deleting %s %s", version.digest, " ".join(version.tags))
+        try:
+            store.delete(version)
+        except RegistryError as error:
+            if type(error) is not RegistryError:  # one that all the others would meet, too
+                raise
+            refused.append(f"{version.digest[7:19]} ({error.message})")
+        else:
+            deleted.append(version)
+    if refused:
+        raise RegistryError(
+            f"{len(deleted)} were deleted, {len(refused)} were not: {'; '.join(refused)}",
+            "what refuses for good can be kept: name it in a file for --pins",
+        )
+    return deleted
+
+
+def _require_quiet(repository: Repository, planned: Plan) -> None:
+    ends = journal.outcomes(repository.tags())
+    if busy := [tag for tag, end in ends.items() if end is None]:
         raise PromotionConflictError(
             f"a promotion is under way: {busy[0]}", "run again when it has ended"
         )
-    for version in planned.delete:
-        log.info("cleanup: deleting %s %s", version.digest, " ".join(version.tags))
-        store.delete(version)
-    return list(planned.delete)
+    if new := ends.keys() - set(planned.moves):
+        raise PromotionConflictError(
+            f"a promotion came after the plan was made: {min(new)}", "run again"
+        )
 
 
 def _is_move(tag: str) -> bool:

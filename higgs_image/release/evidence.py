@@ -35,7 +35,8 @@ def gather(repository: Repository, history: Journal, digest: str) -> tuple[Known
     labels = repository.config(digest).get("config", {}).get("Labels") or {}
     clean = [push for push in pushes if push and push.clean]  # one is enough: it is the same digest
     push = next(reversed(clean or pushes), None)
-    return Known(digest, labels, push, smokes, repository.is_local), entries
+    tagged = repository.digest(push.tag) if push else None
+    return Known(digest, labels, push, smokes, repository.is_local, tagged), entries
 
 
 def load_smoke(data: bytes, digest: str | None = None) -> smoke_record.Record:

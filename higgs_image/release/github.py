@@ -76,9 +76,10 @@ def _explain(error: urllib.error.HTTPError, what: str) -> HiggsError:
     if error.code in (429, 500, 502, 503, 504) or (error.code == 403 and limited):
         return RegistryUnavailableError(message, "run again later")
     if error.code in (401, 403):
-        return RegistryAuthError(
-            message, "give the token the permission (in Actions: permissions of that job)"
-        )
+        hint = "give the token the permission (in Actions: permissions of that job)"
+        if "create or approve pull requests" in said:
+            hint = "allow it: the repository's Settings, Actions, General, Workflow permissions"
+        return RegistryAuthError(message, hint)
     return RegistryError(message, "correct what it names")
 
 

@@ -8,6 +8,9 @@ Each record is an OCI artifact under a tag of its own, which is written once:
 A record that announces the move of a tag is followed by one more, which says how it ended
 (`...-0c1d2e.done`). So the list of tags alone shows what is under way. A copy of everything that
 this machine wrote is appended to `build/journal/`.
+
+The time in the tag gives the order. Clocks differ between machines: so a record that follows
+another one is never given an earlier time there than that; `at` is what the clock said.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ _TAG = re.compile(
     r"journal-(?P<time>\d{8}T\d{12}Z)-(?P<event>[a-z]+)-(?P<digest>[0-9a-f]{7})-(?P<id>[0-9a-f]{6})"
     r"(?:\.(?P<outcome>[a-z]+))?"
 )
+
+_TIME = "%Y%m%dT%H%M%S%fZ"
 
 DONE, LOST, ABANDONED = "done", "lost", "abandoned"
 
@@ -208,13 +213,25 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def tag_for(record: Record) -> str:
-    """Return the tag under which a record is written."""
+def tag_for(record: Record, tags: Iterable[str] = ()) -> str:
+    """Return the tag under which a record is written.
+
+    Args:
+        record: what is written.
+        tags: those that are there: the new one sorts behind all of the journal, also where this
+            machine's clock is behind. A rollback would else go back to the wrong image.
+    """
     if isinstance(record, Outcome):
         return f"{record.of}.{record.outcome}"
     event = record.__struct_config__.tag
-    when = record.at.astimezone(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
-    return f"journal-{when}Z-{event}-{record.digest[7:14]}-{secrets.token_hex(3)}"
+    when = record.at.astimezone(datetime.UTC)
+    times = [match["time"] for tag in tags if (match := _TAG.fullmatch(tag))]
+    if times:
+        newest = datetime.datetime.strptime(max(times), _TIME).replace(tzinfo=datetime.UTC)
+        if newest >= when:
+            log.info("journal: this machine's clock is behind the newest record, of %s", newest)
+            when = newest + datetime.timedelta(microseconds=1)
+    return f"journal-{when.strftime(_TIME)}-{event}-{record.digest[7:14]}-{secrets.token_hex(3)}"
 
 
 def is_record(tag: str) -> bool:
@@ -265,22 +282,26 @@ class Journal:
             files: evidence: name to content and media type.
             tag: from `tag_for`, if it has to be known before.
         """
-        tag = tag or tag_for(record)
+        tag = tag or tag_for(record, self.repository.tags())
         annotations = {RECORD: msgspec.json.encode(record).decode(), DESCRIPTION: record.words()}
         self.repository.put(tag, Artifact(KIND, annotations, files or {}))
-        self._copy(tag, record)
+        try:
+            self._copy(tag, record)
+        except OSError as error:  # it happened, and the registry has it: nothing is to be undone
+            log.info("journal: the copy in %s could not be written: %s", self._folder, error)
         log.info("journal: %s", record.words())
         return Entry(tag, record)
 
-    def read(self, wanted: Callable[[str], bool] = lambda _: True) -> list[Entry]:
+    def read(self, wanted: Callable[[str], bool] = lambda _: True, newest: int = 0) -> list[Entry]:
         """Return the records, oldest first; outcomes are joined to what they belong to.
 
         Args:
             wanted: decides by the tag alone which are fetched.
+            newest: how many of them, counted from the end; 0: all. Each is a request.
         """
         tags = self.repository.tags()
         ends = outcomes(tags)
-        chosen = [tag for tag in tags if event_of(tag) and wanted(tag)]
+        chosen = [tag for tag in tags if event_of(tag) and wanted(tag)][-newest:]
         with ThreadPoolExecutor(max_workers=8) as pool:
             records = list(pool.map(self.record, chosen))
         return [
@@ -321,7 +342,9 @@ class Journal:
             "tag": tag,
             "record": msgspec.to_builtins(record),
         }
-        with (self._folder / f"{name}.jsonl").open("ab") as file:
+        with (self._folder / f"{name}.jsonl").open("a+b") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # a run that was killed left half a line
             file.write(msgspec.json.encode(line) + b"\n")
             file.flush()
             os.fsync(file.fileno())

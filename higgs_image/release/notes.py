@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from higgs_image.layout import Image, ImageLayer
 from higgs_image.release import sbom
 from higgs_image.release.evidence import figures
 from higgs_image.release.journal import Promote, Push
@@ -30,27 +31,37 @@ class Release:
     Attributes:
         digest: of the image.
         push: the record of its push.
-        layers: name and compressed size in bytes, from the base upwards.
+        image: layers and labels; None if the registry has it no more.
         lock: the decoded versions.lock that it was built from.
         versions: name to version of everything in it.
     """
 
     digest: str
     push: Push | None
-    layers: list[tuple[str, int]] = field(default_factory=list)
+    image: Image | None = None
     lock: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def layers(self) -> tuple[ImageLayer, ...]:
+        """From the base upwards."""
+        return self.image.layers if self.image else ()
+
+    @property
+    def patches(self) -> list[str]:
+        """Name and hash of each."""
+        return self.image.labels.get(LABEL + "patches", "").split() if self.image else []
+
+    @property
     def size(self) -> int:
         """Compressed size of all layers in bytes."""
-        return sum(size for _, size in self.layers)
+        return sum(layer.size for layer in self.layers)
 
 
 def release(
     digest: str,
     push: Push | None,
-    layers: list[tuple[str, int]],
+    image: Image | None,
     files: Mapping[str, bytes],
 ) -> Release:
     """Join what is known of an image.
@@ -58,12 +69,12 @@ def release(
     Args:
         digest: of the image.
         push: the record of its push.
-        layers: name and compressed size.
+        image: its layers and labels.
         files: those that are kept with that record.
     """
     lock = tomllib.loads(files[LOCK].decode()) if LOCK in files else {}
     versions = sbom.versions(files[SBOM]) if SBOM in files else {}
-    return Release(digest, push, layers, lock, versions)
+    return Release(digest, push, image, lock, versions)
 
 
 def pins(lock: Mapping[str, Any]) -> dict[str, str]:
@@ -89,6 +100,7 @@ def document(
 ) -> dict[str, Any]:
     """Return the manifest of a release: everything that the notes say, for programs."""
     before = pins(old.lock) if old else {}
+    there = {layer.digest for layer in old.layers} if old else set()
     smokes = [
         {
             "device": f"{x.device.kind} ({x.device.name})",
@@ -113,9 +125,14 @@ def document(
             for name, value in pins(new.lock).items()
             if before and before.get(name) != value
         },
-        "patches": known.labels.get(LABEL + "patches", "").split(),
+        "overrides": known.labels.get(LABEL + "overrides", "").split(),
+        "patches": new.patches,
+        "patches_gone": [x for x in old.patches if x not in new.patches] if old else [],
         "size": new.size,
-        "layers": [{"name": name, "size": size} for name, size in new.layers],
+        "layers": [
+            {"name": x.name, "size": x.size, "new": x.digest not in there} for x in new.layers
+        ],
+        "download": sum(x.size for x in new.layers if x.digest not in there),
         "packages": len(new.versions),
         "smoke": smokes,
         "forced": list(record.forced),
@@ -146,7 +163,17 @@ def render(manifest: Mapping[str, Any]) -> str:
         autoescape=False,  # noqa: S701 (Markdown, not HTML)
     )
     environment.filters["megabytes"] = lambda size: f"{size / 1e6:.1f} MB"
+    environment.filters["by_check"] = _by_check
     return environment.from_string(TEMPLATE.read_text()).render(manifest)
+
+
+def _by_check(figures: Mapping[str, float]) -> dict[str, str]:
+    """Join the figures of each check to one line."""
+    found: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        check, _, figure = name.partition(".")
+        found.setdefault(check, []).append(f"{figure} {value:g}")
+    return {check: ", ".join(values) for check, values in found.items()}
 
 
 def encode(manifest: Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ class Known:
         digest: of its manifest.
         labels: of its configuration.
         push: the record of its push; None if there is none.
+        tagged: digest that its immutable tag names now; None if it names nothing.
         smokes: the smoke records for this digest, oldest first.
         local: the repository is on loopback.
     """
@@ -35,6 +36,7 @@ class Known:
     push: Push | None
     smokes: Sequence[Record]
     local: bool
+    tagged: str | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,16 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
         known: what is known of the image.
         device_class: on which a smoke test must have passed: gpu or cpu.
     """
-    return [*_origin(known), *_overrides(known), *_smoke(known, device_class)]
+    found = [*_origin(known), *_overrides(known), *_smoke(known, device_class)]
+    if device_class != "gpu":
+        found.append(
+            Refusal(
+                f"a smoke test on a {device_class} decides nothing about kernels and sound",
+                f"test it on a GPU: ./inv record {known.digest} --device-class gpu",
+                rehearsable=True,
+            )
+        )
+    return found
 
 
 def _origin(known: Known) -> list[Refusal]:
@@ -87,6 +98,13 @@ def _origin(known: Known) -> list[Refusal]:
             Refusal(
                 f"it was built from a work tree that differed from its commit {push.commit[:7]}",
                 "commit or remove the changes, then build and push again",
+            )
+        )
+    if known.tagged != known.digest:
+        found.append(
+            Refusal(
+                f"its immutable tag {push.tag} names {known.tagged or 'nothing'} by now",
+                "find out who moved it (invoke history); let it name this digest again",
             )
         )
     if known.labels.get(LOCK) != push.lock_sha256:
@@ -120,7 +138,7 @@ def _overrides(known: Known) -> list[Refusal]:
 
 def _smoke(known: Known, device_class: str) -> list[Refusal]:
     records = [x for x in known.smokes if x.device.kind == device_class]
-    how = f"run invoke smoke on a {device_class} machine against {known.digest}"
+    how = f"on a machine with one: ./inv record {known.digest} --device-class {device_class}"
     if not records:
         others = sorted({x.device.kind for x in known.smokes})
         more = f", only on {', '.join(others)}" if others else ""

@@ -168,7 +168,7 @@ def plan_promotion(repository: Repository, history: Journal, what: str, request:
             [f"forced although {x.reason}" for x in forced]
             + [f"allowed in a rehearsal: {x.reason}" for x in waived]
         ),
-        undo=_undo(previous),
+        undo=_undo(repository, moving, previous),
     )
 
 
@@ -238,7 +238,7 @@ def plan_rollback(
         record,
         nothing_to_do=present == digest,
         notes=tuple(notes),
-        undo=_undo(present),
+        undo=_undo(repository, moving, present),
     )
 
 
@@ -275,6 +275,36 @@ def apply(
         tag,
         plan.undo,
     )
+
+
+def state(repository: Repository, history: Journal) -> list[str]:
+    """Say of each moving tag what it names, and whether the journal says the same."""
+    lines = []
+    moves = history.read(_is_move, newest=20)  # each is a request
+    for moving in (MOVING + ending for ending in COMPRESSIONS.values()):
+        digest = repository.digest(moving)
+        if digest and not journal.promoted(moves, moving):
+            moves = history.read(_is_move)
+        done = journal.promoted(moves, moving)
+        told = done[-1].record.digest if done else None
+        begun = [
+            x for x in moves
+            if isinstance(x.record, Promote | Rollback)
+            and (x.record.moving, x.record.digest, x.outcome) == (moving, digest, None)
+        ]  # fmt: skip
+        if begun:
+            lines.append(
+                f"{moving} names {digest}, by {begun[-1].record.by.words()}, whose record is not "
+                "finished: should it have died, the next promotion finishes it"
+            )
+        elif digest != told:
+            lines.append(
+                f"{moving} names {digest or 'nothing'}, BUT BY THE JOURNAL {told or 'nothing'}: "
+                "somebody moved it by hand"
+            )
+        elif digest:
+            lines.append(f"{moving} names {digest}")
+    return lines
 
 
 def settle(repository: Repository, history: Journal) -> None:
@@ -358,5 +388,14 @@ def _variant(manifest: dict[str, Any]) -> str:
     return COMPRESSIONS["zstd" if zstd else "gzip"]
 
 
-def _undo(previous: str | None) -> str:
-    return f"invoke rollback --to {previous} --reason '...' --yes" if previous else ""
+def command(task: str, repository: Repository) -> str:
+    """Return a task's command line with the flags that name a repository."""
+    registry, _, name = repository.name.rpartition("/")
+    return f"./inv {task} --registry {registry} --name {name}"
+
+
+def _undo(repository: Repository, moving: str, previous: str | None) -> str:
+    if previous is None:
+        return ""
+    rollback = command(f"rollback --to {previous} --moving {moving}", repository)
+    return f"{rollback} --reason 'why' --yes"

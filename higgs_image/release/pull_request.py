@@ -14,7 +14,7 @@ from higgs_image.release import github
 
 log = logging.getLogger(__name__)
 
-BRANCH = "update-locks"
+BRANCH, CI = "update-locks", "ci.yml"
 
 
 def open_or_renew(root: Path, title: str, body: str) -> str:
@@ -25,7 +25,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     Args:
         root: the checkout.
         title: of the pull request, and the commit's message.
-        body: what was found; shown in the pull request.
+        body: what was found; shown in the pull request as it is.
 
     Returns:
         The pull request's URL; empty if nothing had changed.
@@ -60,6 +60,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     }
     _git(root, "push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{BRANCH}", env=header)
     owner = repository.split("/")[0]
+    body = f"```\n{body}\n```"
     found: list[dict[str, Any]] = github.call(
         "GET", f"/repos/{repository}/pulls?state=open&head={owner}:{BRANCH}&base={base}"
     )
@@ -70,6 +71,8 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     else:
         wanted = {"title": title, "body": body, "head": BRANCH, "base": base}
         answer = github.call("POST", f"/repos/{repository}/pulls", wanted)
+    # What a workflow's token does starts no other workflow, except when that is asked for.
+    github.call("POST", f"/repos/{repository}/actions/workflows/{CI}/dispatches", {"ref": BRANCH})
     url = str(answer["html_url"])
     log.info("pull request: %s", url)
     return url

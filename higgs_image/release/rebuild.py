@@ -90,7 +90,8 @@ def first_difference(
 
 def _first_file(old: list[contents.Member], new: list[contents.Member]) -> str:
     before, after = ({x.path: x for x in side} for side in (old, new))
-    for path in sorted(before.keys() | after.keys()):
+    # What was compiled from a file comes after it: the file is what a person wants to see.
+    for path in sorted(before.keys() | after.keys(), key=lambda x: (x.endswith(".pyc"), x)):
         one, two = before.get(path), after.get(path)
         if one is None or two is None:
             return f"/{path} is only in the {'rebuilt one' if one is None else 'image'}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -199,14 +200,25 @@ class Repository:
             }
 
     def pull(self, digest: str, layout: Path, name: str) -> None:
-        """Copy an image into an OCI layout; blobs that it has are not fetched again."""
+        """Copy an image into an OCI layout; blobs that it has are not fetched again.
+
+        Raises:
+            RegistryConflictError: a blob is not what its digest says.
+        """
+        size = sum(int(x["size"]) for x in (self.manifest(digest) or {}).get("layers", []))
         for attempt in registry.attempts("pull"):
             with attempt:
                 done = process.run(
-                    ["skopeo", "copy", "--preserve-digests", *self._auth.flags("src"),
+                    ["skopeo", *registry.patience(size), "copy",
+                     "--preserve-digests", *self._auth.flags("src"),
                      f"docker://{self.reference(digest)}", f"oci:{layout}:{name}"],
                     env=self._auth.env, pass_fds=self._auth.fds,
                 )  # fmt: skip
+                if wrong := re.search(r"Digest did not match, expected (\S+), got", done.err):
+                    raise RegistryConflictError(
+                        f"{self.name} answered with another content than {wrong[1].rstrip(',')}",
+                        "the registry, or a proxy before it, is damaged or lies: nothing was done",
+                    )
                 if done.code != 0:
                     raise registry.explain(done.err, self.reference(digest))
 

@@ -23,6 +23,7 @@ from higgs_image.release import push as pushes
 from higgs_image.release.journal import Journal, Promote, Push
 from higgs_image.release.repository import Repository, open_repository, split
 from higgs_image.render import Overrides
+from higgs_image.smoke import record as smoke_record
 from higgs_image.workspace import Workspace, write_atomically
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def record(
     device_class: str,
     smoke: Smoke,
     file: Path | None = None,
-) -> tuple[journal.Entry, str]:
+) -> tuple[journal.Entry, smoke_record.Record]:
     """Write the verdict of a smoke test to the journal.
 
     Args:
@@ -135,7 +136,7 @@ def record(
         file: the record of a test that was made elsewhere; None: test it now.
 
     Returns:
-        The entry, and its verdict.
+        The entry, and the record that is kept with it.
 
     Raises:
         RegistryNotFoundError: there is no such image.
@@ -145,7 +146,7 @@ def record(
     digest = promote.digest_of(repository, what)
     data = file.read_bytes() if file else smoke(repository.reference(digest), device_class)
     told = evidence.load_smoke(data, digest)
-    return evidence.record_smoke(history, data), told.verdict
+    return evidence.record_smoke(history, data), told
 
 
 def plan(request: Request) -> str:
@@ -183,6 +184,8 @@ def run(request: Request, smoke: Smoke | None = None) -> Report:
     """
     _require_clean(request)
     workspace = request.workspace
+    if not checkouts.is_published(workspace.root):
+        log.info("release: git push it, too: else nobody can check out what it was built from")
     built = builds.build(workspace, request.compression, request.overrides)
     locked = locks.load(workspace.lock_file)
     pushed, entry = pushes.push(built, locked, request.target, request.journal_folder)
@@ -197,7 +200,10 @@ def run(request: Request, smoke: Smoke | None = None) -> Report:
                 repository, history, digest, request.conditions, workspace
             )
         else:
-            commands = [f"invoke promote {digest}"]
+            commands = [
+                promote.command(f"{task} {digest} --device-class gpu", repository)
+                for task in ("record", "promote")
+            ]
     return Report(
         built.tag, pushed.by_digest, digest, pushed, signed, verdict, moved, path, tuple(commands)
     )
@@ -301,12 +307,9 @@ def _release(repository: Repository, history: Journal, digest: str) -> notes.Rel
     files = repository.files(pushed[-1].tag) if pushed else {}
     push = pushed[-1].record if pushed else None
     manifest = repository.manifest(digest)
-    layers = []
-    if manifest is not None:
-        image = layout.describe(digest, manifest, repository.config(digest))
-        layers = [(x.name, x.size) for x in image.layers]
+    image = layout.describe(digest, manifest, repository.config(digest)) if manifest else None
     assert push is None or isinstance(push, Push)  # noqa: S101 (filtered above)
-    return notes.release(digest, push, layers, files)
+    return notes.release(digest, push, image, files)
 
 
 def _is_move(tag: str) -> bool:

@@ -15,7 +15,12 @@ from pathlib import Path
 from higgs_image import build as builds
 from higgs_image import layout
 from higgs_image.doctor import Verdict
-from higgs_image.errors import HiggsError, RegistryNotFoundError
+from higgs_image.errors import (
+    HiggsError,
+    RegistryConflictError,
+    RegistryNotFoundError,
+    UsageError,
+)
 from higgs_image.lock import Lock
 from higgs_image.release import evidence, journal, policy, promote, provenance, sbom, signature
 from higgs_image.release import push as pushes
@@ -158,10 +163,12 @@ def _lock(subject: Subject) -> tuple[Verdict, str]:
     said = subject.known.labels.get(LABEL + "lock-sha256", "")
     if said == subject.lock.sha256:
         return Verdict.PASS, f"its label names this checkout's versions.lock, {said[:12]}"
+    if not said:
+        return Verdict.FAIL, "it has no label that names a lock: this project did not build it"
     push = subject.known.push
     commit = f": git checkout {push.commit}" if push and push.commit else ""
     return Verdict.FAIL, (
-        f"its label names the lock {said[:12] or 'none'}, this checkout's is "
+        f"its label names the lock {said[:12]}, this checkout's is "
         f"{subject.lock.sha256[:12]}{commit}"
     )
 
@@ -184,14 +191,23 @@ def _pins(subject: Subject) -> tuple[Verdict, str]:
         return _ANOTHER
     labels, lock = subject.known.labels, subject.lock
     wanted = {
-        "org.opencontainers.image.base.digest": lock.base.digest,
-        LABEL + "wheel-sha256": lock.wheel.sha256,
-        LABEL + "requirements-sha256": lock.python.requirements_sha256,
-        LABEL + "submodule": f"{lock.submodule.url} {lock.submodule.commit}",
+        "base image": ("org.opencontainers.image.base.digest", lock.base.digest),
+        "wheel": (LABEL + "wheel-sha256", lock.wheel.sha256),
+        "requirements": (LABEL + "requirements-sha256", lock.python.requirements_sha256),
+        "submodule": (LABEL + "submodule", f"{lock.submodule.url} {lock.submodule.commit}"),
     }
-    wrong = [f"{k.rpartition('.')[2]} is {labels.get(k)}, locked is {v}"
-             for k, v in wanted.items() if labels.get(k) != v]  # fmt: skip
-    overrides = [x.reason for x in policy.refusals(subject.known, subject.device_class)
+    wrong = [
+        f"{name} is {labels.get(label)}, locked is {value}"
+        for name, (label, value) in wanted.items()
+        if labels.get(label) != value
+    ]
+    if labels.get(policy.FORK, "").split()[-1:] != [lock.fork.commit]:
+        wrong.append(f"fork is {labels.get(policy.FORK)}, locked is {lock.fork.commit}")
+    locked = lock.patches.sha256 if lock.patches else {}
+    patches = {f"{name}@{sha256[:7]}" for name, sha256 in locked.items()}
+    if differing := patches ^ set(labels.get(LABEL + "patches", "").split()):
+        wrong.append(f"patches differ: {', '.join(sorted(differing))}")
+    overrides = [x.reason for x in policy.refusals(subject.known, "gpu")
                  if x.rehearsable]  # fmt: skip
     if wrong or overrides:
         return Verdict.FAIL, "; ".join([*wrong, *overrides])
@@ -204,6 +220,10 @@ def _origin(subject: Subject) -> tuple[Verdict, str]:
         return Verdict.INCONCLUSIVE, "no record says who pushed it, and from which commit"
     if not push.clean:
         return Verdict.FAIL, f"{push.words()}, by {push.by.words()}"
+    if subject.known.tagged != subject.known.digest:
+        return Verdict.FAIL, (
+            f"{push.words()}; but that tag names {subject.known.tagged or 'nothing'} by now"
+        )
     return Verdict.PASS, (
         f"the journal says: {push.words()}, by {push.by.words()} (as trustworthy as those who "
         "can write to this repository)"
@@ -281,7 +301,9 @@ def _smoke(subject: Subject) -> tuple[Verdict, str]:
     last = records[-1]
     text = f"smoke test of this digest on {last.device.name}: {last.verdict}"
     if last.verdict == "pass":
-        return Verdict.PASS, f"{text}, {len(last.checks)} checks"
+        undecided = [x.name for x in last.checks if x.verdict != "pass"]
+        more = f"; it did not decide on {', '.join(undecided)}" if undecided else ""
+        return Verdict.PASS, f"{text}, {len(last.checks) - len(undecided)} checks{more}"
     verdict = Verdict.FAIL if last.verdict == "fail" else Verdict.INCONCLUSIVE
     return verdict, f"{text}: {last.reason}"
 
@@ -312,7 +334,10 @@ def _layers(subject: Subject) -> tuple[Verdict, str]:
     digest = subject.known.digest
     with tempfile.TemporaryDirectory(prefix="higgs-verify-") as folder:
         root = Path(folder)
-        subject.repository.pull(digest, root, "image")
+        try:
+            subject.repository.pull(digest, root, "image")
+        except RegistryConflictError as error:
+            return Verdict.FAIL, error.message
         image = layout.read(root, digest)
         made = sbom.make(root, image, image.labels.get("org.opencontainers.image.title", "image"))
     if made == kept:
@@ -340,8 +365,15 @@ def rebuild(
     """Build this checkout's lock without a cache and compare it with the image.
 
     Raises:
+        UsageError: the image was built from another lock: its digest is another for certain.
         HiggsError: the build or the registry failed.
     """
+    for finding in done.failed:
+        if finding.check == "lock":
+            raise UsageError(
+                f"nothing to compare with a build of this checkout: {finding.found}",
+                "--rebuild belongs into a checkout of the commit that the image was built from",
+            )
     digest = done.image.rpartition("@")[2]
     manifest = repository.manifest(digest) or {}
     zstd = any(str(x["mediaType"]).endswith("zstd") for x in manifest["layers"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 from xml.etree import ElementTree as xml
@@ -17,16 +16,10 @@ TAIL, LONGEST = 40, 300
 
 
 def save(record: Record, folder: Path) -> None:
-    """Write the report beside the record and the log: report.md and junit.xml.
-
-    In GitHub Actions it becomes the job's summary, too.
-    """
+    """Write the report beside the record and the log: report.md and junit.xml."""
     text = markdown(record, _end_of(folder / LOG))
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "junit.xml").write_bytes(junit(record))
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(text)
 
 
 def _end_of(log: Path) -> str:

@@ -36,12 +36,24 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
-    def result(self, value: Any, text: str) -> None:
-        """Print a result: `text` for a person, `value` as JSON for a program."""
+    def result(self, value: Any, text: str, markdown: str = "") -> None:
+        """Print a result: `text` for a person, `value` as JSON for a program.
+
+        In a workflow the job's summary gets it, too: `markdown`, or else the text.
+        """
+        if markdown or text:
+            summarise(markdown or f"```\n{text}\n```")
         if self.as_json:
             print(json.dumps({"ok": True} | plain(value), indent=2))
         elif text:
             print(text)
+
+
+def summarise(markdown: str) -> None:
+    """Append to the summary of the workflow's job; elsewhere do nothing."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{markdown}\n")
 
 
 def plain(value: Any) -> Any:
@@ -93,6 +105,7 @@ class _Interrupted(HiggsError):
 
 def fail(error: HiggsError, *, as_json: bool) -> None:
     """Print an error and end with its exit code."""
+    summarise(f"```\nerror: {error.message}\n  way out: {error.hint}\n```")
     if as_json:
         body = {"type": type(error).__name__, "message": error.message, "hint": error.hint,
                 "exit_code": error.exit_code, "transient": error.transient}  # fmt: skip

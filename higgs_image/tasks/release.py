@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+
+if TYPE_CHECKING:
+    from higgs_image.release.repository import Repository
 
 _REGISTRY = {
     "registry": "registry and path (default: REGISTRY, then invoke.yaml)",
@@ -38,6 +44,18 @@ def _target(c: Context, registry: str | None, name: str | None) -> str:
     return registries.repository(found.lower(), setting(c, "image_name", name))
 
 
+@contextmanager
+def _opened(
+    c: Context, image: str, registry: str | None, name: str | None
+) -> Iterator[tuple[Repository, str]]:
+    """Yield repository and tag or digest; the full name of an image names its repository itself."""
+    from higgs_image.release.repository import open_repository, split
+
+    target, what = split(image) if "/" in image else (_target(c, registry, name), image)
+    with open_repository(target) as repository:
+        yield repository, what
+
+
 @task(help={
     "compression": "gzip, or zstd (moves custom-zstd)",
     "base_image": "build on another base: only in a rehearsal",
@@ -64,11 +82,13 @@ def release(
     json: bool = False,
 ) -> None:
     """Build, push, sign, smoke-test and promote; what is done already is skipped."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import promote as promotions
     from higgs_image.release import run
     from higgs_image.render import Overrides
     from higgs_image.workspace import Workspace
 
+    code = 0
     with output(json) as out:
         request = run.Request(
             workspace=Workspace.default(),
@@ -89,11 +109,17 @@ def release(
         else:
             report = run.run(request, run.smoke_here(request.workspace) if smoke else None)
             out.result(report, report.text())
+            if smoke and report.moved is None:  # a promotion has decided on the verdict itself
+                code = SMOKE_EXIT_CODES[report.smoke.rpartition(": ")[2]]
+    sys.exit(code)
 
 
 @task(
     positional=["digest"],
-    help={"digest": "digest or immutable tag of a pushed image", "dry_run": _DRY_RUN}
+    help={
+        "digest": "digest or immutable tag of a pushed image, or its full name",
+        "dry_run": _DRY_RUN,
+    }
     | _CONDITIONS
     | _REGISTRY,
 )
@@ -113,23 +139,21 @@ def promote(
     from higgs_image.release import promote as promotions
     from higgs_image.release import run
     from higgs_image.release.journal import Journal
-    from higgs_image.release.repository import open_repository
     from higgs_image.workspace import Workspace
 
-    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+    with output(json) as out, _opened(c, digest, registry, name) as (repository, what):
         workspace = Workspace.default()
         history = Journal(repository, workspace.build / "journal")
         conditions = promotions.Request(
             setting(c, "device_class", device_class), force, reason, rehearsal
         )
         if dry_run:
-            plan = promotions.plan_promotion(repository, history, digest, conditions)
+            plan = promotions.plan_promotion(repository, history, what, conditions)
             out.result({"plan": plan}, plan.text())
         else:
-            moved, notes = run.promote_with_notes(
-                repository, history, digest, conditions, workspace
-            )
-            out.result({"moved": moved, "notes": notes}, f"{moved.text()}\nnotes: {notes}")
+            moved, notes = run.promote_with_notes(repository, history, what, conditions, workspace)
+            text = f"{moved.text()}\nnotes: {notes}"
+            out.result({"moved": moved, "notes": notes}, text, notes.read_text())
 
 
 @task(help={
@@ -166,24 +190,31 @@ def rollback(
             out.result({"plan": plan}, f"{plan.text()}\ndo it with --yes")
 
 
-@task(help=_REGISTRY)
+@task(help={"last": "how many of the newest records; 0: all (default: 50)"} | _REGISTRY)
 def history(
-    c: Context, registry: str | None = None, name: str | None = None, json: bool = False
+    c: Context,
+    registry: str | None = None,
+    name: str | None = None,
+    last: int = 50,
+    json: bool = False,
 ) -> None:
     """Show what happened to the images: pushes, smoke tests, promotions, rollbacks."""
+    from higgs_image.release import promote as promotions
     from higgs_image.release.journal import Journal
     from higgs_image.release.repository import open_repository
 
     with output(json) as out, open_repository(_target(c, registry, name)) as repository:
-        entries = Journal(repository).read()
-        text = "\n".join(entry.text() for entry in entries) or "nothing is recorded"
-        out.result({"entries": entries}, text)
+        journal = Journal(repository)
+        entries = journal.read(newest=last)
+        now = promotions.state(repository, journal)
+        text = "\n".join([*(entry.text() for entry in entries), *now]) or "nothing is recorded"
+        out.result({"entries": entries, "now": now}, text)
 
 
 @task(
     positional=["digest"],
     help={
-        "digest": "digest or immutable tag of a pushed image",
+        "digest": "digest or immutable tag of a pushed image, or its full name",
         "file": "record of a smoke test that was made elsewhere (default: test it here)",
         "device_class": "gpu or cpu: what to test it on (default: DEVICE_CLASS, then invoke.yaml)",
     }
@@ -202,27 +233,27 @@ def record(
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import run
     from higgs_image.release.journal import Journal
-    from higgs_image.release.repository import open_repository
+    from higgs_image.smoke import report
     from higgs_image.workspace import Workspace
 
-    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+    with output(json) as out, _opened(c, digest, registry, name) as (repository, what):
         workspace = Workspace.default()
-        entry, verdict = run.record(
+        entry, told = run.record(
             repository,
             Journal(repository, workspace.build / "journal"),
-            digest,
+            what,
             setting(c, "device_class", device_class),
             run.smoke_here(workspace),
             existing_file(file, "--file"),
         )
-        out.result({"entry": entry}, entry.text())
-    sys.exit(SMOKE_EXIT_CODES[verdict])
+        out.result({"entry": entry}, entry.text(), report.markdown(told))
+    sys.exit(SMOKE_EXIT_CODES[told.verdict])
 
 
 @task(
     positional=["image"],
     help={
-        "image": "digest or tag, such as custom",
+        "image": "digest or tag, such as custom, or the full name of an image",
         "key": "public key of cosign whose signature is believed",
         "identity": "regular expression of the workflow whose signature is believed",
         "layers": "also fetch the image and compare its layers with its list of packages",
@@ -252,16 +283,15 @@ def verify(
     from higgs_image.errors import VerificationError
     from higgs_image.release import signature, verify
     from higgs_image.release.journal import Journal
-    from higgs_image.release.repository import open_repository
     from higgs_image.render import Overrides
     from higgs_image.workspace import Workspace
 
-    with output(json) as out, open_repository(_target(c, registry, name)) as repository:
+    with output(json) as out, _opened(c, image, registry, name) as (repository, what):
         workspace = Workspace.default()
         public = existing_file(key, "--key")
         trust = signature.Trust(public, identity) if public or identity else None
         done = verify.verify(
-            repository, Journal(repository), image, locks.load(workspace.lock_file), trust,
+            repository, Journal(repository), what, locks.load(workspace.lock_file), trust,
             setting(c, "device_class", device_class), layers=layers,
         )  # fmt: skip
         compared = None

@@ -117,5 +117,6 @@ def smoke(
         for wanted, name in ((json, "record.json"), (junit, "junit.xml")):
             if wanted:
                 Path(wanted).write_bytes((folder / name).read_bytes())
-        out.result(record, f"{report.text(record)}\nevidence {folder}")
+        text = f"{report.text(record)}\nevidence {folder}"
+        out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))
     sys.exit(SMOKE_EXIT_CODES[record.verdict])

@@ -10,6 +10,7 @@ import logging
 import random
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +174,17 @@ def test_a_reset_in_the_middle_of_a_blob(
     assert pushed.digest == built.image.digest
 
 
+def test_a_transfer_that_is_stuck_is_given_up_and_tried_again(
+    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "TIMEOUT", 2.0)
+    proxy.faults = [Fault("PATCH", "/blobs/uploads/", -1, times=1, delay=60)]
+    started = time.monotonic()
+    pushed = registry.push(built, target(proxy.address, request))
+    assert pushed.digest == built.image.digest and proxy.faults[0].seen == 1
+    assert time.monotonic() - started < 30
+
+
 def test_the_next_run_sends_only_what_is_missing(
     proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
 ) -> None:
@@ -185,6 +197,24 @@ def test_the_next_run_sends_only_what_is_missing(
     assert pushed.uploaded_bytes == 0
     assert not [r for r in proxy.requests if r[0] in ("PATCH", "POST")]
     assert pushed.digest == built.image.digest
+
+
+def test_the_first_push_of_a_package(
+    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+) -> None:
+    """ghcr.io refuses to show a package that does not exist yet."""
+    proxy.faults = [Fault("GET|HEAD", "/manifests/", 403, times=1)]
+    pushed = registry.push(built, target(proxy.address, request))
+    assert pushed.digest == built.image.digest and proxy.faults[0].seen == 1
+
+
+def test_a_token_that_may_only_read(
+    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+) -> None:
+    proxy.faults = [Fault("POST|PUT|PATCH|DELETE", "/v2/", 403)]
+    with pytest.raises(RegistryAuthError) as caught:
+        registry.push(built, target(proxy.address, request))
+    assert "write:packages" in caught.value.hint
 
 
 def test_nothing_listens(built: Built, request: pytest.FixtureRequest) -> None:

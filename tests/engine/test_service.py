@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -72,8 +69,11 @@ def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
     lines = list(service.logs(NAME))
     assert any("listening on" in line for line in lines)
     assert list(service.logs(NAME, tail=1)) == lines[-1:]
-    again = start(workspace)
-    assert again == started, "it runs already"
+    port = int(started.url.rpartition(":")[2])
+    assert start(workspace, port=port) == started, "it runs already"
+    for other in ({"port": free_port()}, {"port": port, "arguments": ("--seed=1",)}):
+        with pytest.raises(UsageError, match="was started with other options"):
+            start(workspace, **other)
     stopped = service.stop(NAME)
     assert (stopped.state, stopped.exit_code) == ("ended", 0)
     assert service.stop(NAME).state == service.status(NAME).state == "absent"
@@ -87,6 +87,20 @@ def test_with_an_api_key_the_curl_line_takes_it_from_the_environment(
     done = subprocess.run(["bash", "-c", started.curl], cwd=tmp_path, capture_output=True,
                           env={"HIGGS_API_KEY": "0123456789", "PATH": "/usr/bin:/bin"})  # fmt: skip
     assert done.returncode == 0
+
+
+def test_past_a_proxy_and_by_ipv6(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Path("/proc/net/if_inet6")
+    if not known.exists() or "lo" not in known.read_text().split():
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    started = start(workspace, address="::1")
+    assert started.url.startswith("http://[::1]:")
+    done = subprocess.run(["bash", "-c", started.curl], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hello.wav").read_bytes().startswith(b"RIFF")
 
 
 def test_following_the_log_ends_with_the_container(workspace: Workspace) -> None:
@@ -113,6 +127,15 @@ def test_a_container_that_cannot_start_says_why(workspace: Workspace) -> None:
     assert (found.state, found.exit_code) == ("ended", 2)
     assert "allowed: 512 to 131072" in found.text()
     assert start(workspace, arguments=("--max-model-len=4096",)).state == "ready"
+
+
+def test_a_container_that_has_crashed_is_told_and_replaced(workspace: Workspace) -> None:
+    started = start(workspace)
+    subprocess.run(["docker", "kill", NAME], check=True, capture_output=True)
+    found = service.status(NAME)
+    assert (found.state, found.exit_code) == ("ended", 137)
+    assert "exit    137" in found.text()
+    assert start(workspace, port=int(started.url.rpartition(":")[2])) == started
 
 
 def test_what_cannot_be_started(workspace: Workspace, tmp_path: Path) -> None:
@@ -152,53 +175,3 @@ def _tag() -> str:
     found = subprocess.run(["docker", "images", "--format", "{{.Tag}}", "service-test"],
                            check=True, capture_output=True, text=True)  # fmt: skip
     return found.stdout.split()[0]
-
-
-# --- Compose
-
-
-def test_the_compose_file_runs_and_ends(workspace: Workspace, tmp_path: Path) -> None:
-    version = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True)
-    if not shutil.which("docker") or version.returncode != 0:
-        pytest.skip("needs docker compose (Debian: docker-compose of trixie)")
-    deploy = Path(__file__).parents[2] / "deploy"
-    small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
-    variables = "".join(f"      {x.replace('=', ': ')}\n" for x in VARIABLES)
-    small.write_text(f"services:\n  server:\n    environment:\n{variables}")
-    port = free_port()
-    environment = {"PATH": os.environ["PATH"], "PORT": str(port),
-                   "IMAGE": f"service-test:{_tag()}", "CPU_DEVICE": str(tmp_path),
-                   "CPU_WEIGHTS": str(tmp_path)}  # fmt: skip
-    files = [deploy / "compose.yaml", deploy / "compose.cpu.yaml", small]
-    command = ["docker", "compose", "--project-name", NAME]
-    command += [part for file in files for part in ("--file", str(file))]
-
-    def compose(*arguments: str) -> str:
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True,
-                              text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    try:
-        compose("up", "--detach")
-        deadline = time.monotonic() + 60
-        while _status(port) != 200:
-            assert time.monotonic() < deadline, compose("logs")
-            time.sleep(0.1)
-        compose("stop")
-        assert "no request is running" in compose("logs")
-        states = compose("ps", "--all", "--format", "{{.State}} {{.ExitCode}}")
-        assert states.strip() == "exited 0"
-    finally:
-        compose("down", "--volumes")
-
-
-def _status(port: int) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
-    finally:
-        connection.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from typing import Any
 
 import kubernetes_validate
@@ -12,7 +10,6 @@ import pytest
 import yaml
 from higgs_runtime import settings
 
-from higgs_image.smoke import cpu
 from higgs_image.workspace import PROJECT
 
 DEPLOY = PROJECT / "deploy"
@@ -76,44 +73,3 @@ def test_running_requests_have_time() -> None:
     for name in ("compose.yaml",):
         grace = re.search(r"stop_grace_period: (\d+)s", (DEPLOY / name).read_text())
         assert grace and int(grace[1]) >= DRAIN + 10
-
-
-def composed(*files: str, **variables: str) -> dict[str, Any]:
-    version = subprocess.run(["docker", "compose", "version"], capture_output=True)
-    if version.returncode != 0:
-        pytest.skip("needs docker compose (Debian: docker-compose of trixie)")
-    command = ["docker", "compose"]
-    command += [part for name in files for part in ("--file", str(DEPLOY / name))]
-    done = subprocess.run(
-        [*command, "config"], capture_output=True, text=True,
-        env={"PATH": os.environ["PATH"], "HOME": "/"} | variables,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = yaml.safe_load(done.stdout)["services"]["server"]
-    return found
-
-
-def test_the_compose_file_is_parsed() -> None:
-    found = composed("compose.yaml", IMAGE="x@sha256:abc", HIGGS_API_KEY="k")
-    assert found["image"] == "x@sha256:abc"
-    [device] = found["deploy"]["resources"]["reservations"]["devices"]
-    assert device["driver"] == "nvidia" and device["count"] == 1
-    assert found["ports"][0]["target"] == PORT and found["ports"][0]["host_ip"] == "127.0.0.1"
-    assert [x["target"] for x in found["volumes"]] == ["/workspace"]
-    assert found["environment"].keys() <= VARIABLES
-    assert found["environment"]["HIGGS_API_KEY"] == "k"
-
-
-def test_the_compose_file_without_an_image_says_so() -> None:
-    with pytest.raises(AssertionError, match="set IMAGE to the image's name"):
-        composed("compose.yaml")
-
-
-def test_the_compose_file_for_a_cpu() -> None:
-    files = ("compose.yaml", "compose.cpu.yaml")
-    found = composed(*files, IMAGE="x", CPU_DEVICE="/d", CPU_WEIGHTS="/w")
-    assert "deploy" not in found
-    mounts = {x["source"]: (x["target"], x.get("read_only")) for x in found["volumes"]}
-    assert mounts["/d"] == (cpu.DEVICE, True) and mounts["/w"] == (cpu.WEIGHTS, True)
-    for name in ("PYTHONPATH", "HIGGS_DEVICE", "HF_HUB_CACHE"):
-        assert found["environment"][name] == cpu.ENVIRONMENT[name]

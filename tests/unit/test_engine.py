@@ -276,6 +276,15 @@ def test_an_engine_elsewhere_needs_no_daemon_here() -> None:
     assert not engine.plan(remote).start
 
 
+def test_in_a_container_an_engine_is_started_where_the_client_looks() -> None:
+    """GitHub's runners mount the host's engine at the usual place."""
+    own = but(READY, engine=None, systemd=False, endpoint="unix:///run/own-docker.sock")
+    assert engine.plan(own).start
+    assert not engine.plan(but(own, engine=(26, 0, 0))).start
+    with pytest.raises(EngineError, match="no engine answers"):
+        engine.plan(but(own, systemd=True))
+
+
 def test_an_engine_elsewhere_that_does_not_answer() -> None:
     remote = but(READY, engine=None, endpoint="tcp://build.example:2376", refusal="refused")
     with pytest.raises(EngineError, match=r"tcp://build\.example:2376: refused"):
@@ -582,6 +591,9 @@ def test_a_policy_that_a_killed_run_left_is_taken_away(tmp_path: Path) -> None:
 # The daemon ----------------------------------------------------------------------------------
 
 
+SOCKET = "unix:///run/own-docker.sock"
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dockerd, "START_SECONDS", 10.0)
@@ -597,7 +609,7 @@ def test_a_daemon_that_ends_at_once_shows_its_log(
     programs("dockerd", "echo 'failed to start daemon: iptables: no chain' >&2; exit 1")
     started = time.monotonic()
     with pytest.raises(EngineError, match="iptables: no chain") as caught:
-        dockerd.start(tmp_path / "logs" / "d.log", systemd=False)
+        dockerd.start(tmp_path / "logs" / "d.log", SOCKET, systemd=False)
     assert time.monotonic() - started < 5  # it does not wait for what has ended
     assert "iptables-legacy" in caught.value.hint
     assert str(tmp_path / "logs" / "d.log") in caught.value.hint
@@ -608,12 +620,16 @@ def test_a_daemon_outlives_the_task_in_a_session_of_its_own(
     programs: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "pid"
-    programs("dockerd", f"echo $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60")
+    programs(
+        "dockerd",
+        f"echo $* > {mark}.args; echo $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60",
+    )
     monkeypatch.setattr(dockerd, "answers", mark.exists)
-    dockerd.start(tmp_path / "d.log", systemd=False)
+    dockerd.start(tmp_path / "d.log", SOCKET, systemd=False)
     pid = int(mark.read_text())
     try:
         assert os.getsid(pid) == pid
+        assert Path(f"{mark}.args").read_text() == f"--host {SOCKET}\n"
         assert Path(f"/proc/{pid}/cwd").resolve() == Path("/")
     finally:
         os.kill(pid, 9)
@@ -626,7 +642,7 @@ def test_a_daemon_on_its_way_up_is_not_started_twice(
     monkeypatch.setattr(dockerd, "running", lambda: True)
     monkeypatch.setattr(dockerd, "answers", lambda: True)
     monkeypatch.setattr(dockerd, "spawn", lambda *_: pytest.fail("started twice"))
-    dockerd.start(tmp_path / "d.log", systemd=False)
+    dockerd.start(tmp_path / "d.log", SOCKET, systemd=False)
 
 
 def test_systemd_starts_the_service(
@@ -634,12 +650,12 @@ def test_systemd_starts_the_service(
 ) -> None:
     monkeypatch.setattr(dockerd, "answers", lambda: True)
     programs("systemctl", f'echo "$*" >> {tmp_path}/calls')
-    dockerd.start(tmp_path / "d.log", systemd=True)
+    dockerd.start(tmp_path / "d.log", SOCKET, systemd=True)
     assert (tmp_path / "calls").read_text() == "enable --now docker\n"
     programs("systemctl", "echo 'Job for docker.service failed' >&2; exit 1")
     programs("journalctl", "echo 'no space left on device'")
     with pytest.raises(EngineError, match="no space left") as caught:
-        dockerd.start(tmp_path / "d.log", systemd=True)
+        dockerd.start(tmp_path / "d.log", SOCKET, systemd=True)
     assert "free disk space" in caught.value.hint
 
 

@@ -41,6 +41,22 @@ class Struct(msgspec.Struct):
     inner: Inner
 
 
+def test_a_workflows_job_gets_a_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    with output() as out:
+        out.result({}, "moved")
+        out.result({}, "notes: x", "# Notes")
+    with pytest.raises(SystemExit), output():
+        raise errors.UsageError("no", "yes")
+    assert summary.read_text() == (
+        "```\nmoved\n```\n# Notes\n```\nerror: no\n  way out: yes\n```\n"
+    )
+    assert capsys.readouterr().out == "moved\nnotes: x\n"
+
+
 def test_values_become_json(capsys: pytest.CaptureFixture[str]) -> None:
     value = {
         "a": (Inner(Path("/x"), 1), None, True),

@@ -22,6 +22,7 @@ from tests.unit.conftest import write
 STEP = PROJECT / "docker" / "build" / "step.py"
 EPOCH = 1753917654
 OLD = 1_000_000_000
+TAG = sys.implementation.cache_tag
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_bytecode_is_valid_by_content_and_never_stale(step: ModuleType, tmp_path
     write(site, {"template.py": "print 1\n"})
     step.bytecode(site)
     compiled = {p.relative_to(site).as_posix(): p.read_bytes() for p in site.rglob("*.pyc")}
-    assert sorted(compiled) == ["__pycache__/a.cpython-311.pyc", "b/__pycache__/c.cpython-311.pyc"]
+    assert sorted(compiled) == [f"__pycache__/a.{TAG}.pyc", f"b/__pycache__/c.{TAG}.pyc"]
     assert {data[4] for data in compiled.values()} == {0b11}, "a hash that is checked"
     for path in site.rglob("*.py"):
         os.utime(path, (OLD, OLD))
@@ -175,7 +176,7 @@ def test_bytecode_is_valid_by_content_and_never_stale(step: ModuleType, tmp_path
     step.overlay(source, site)
     changed = {p.name for p in site.rglob("*.pyc")
                if p.read_bytes() != compiled[p.relative_to(site).as_posix()]}  # fmt: skip
-    assert changed == {"a.cpython-311.pyc"}
+    assert changed == {f"a.{TAG}.pyc"}
     (site / "b/c.py").write_text("Y = 3\n")
     done = subprocess.run(
         [sys.executable, "-c", "import a, b.c; print(a.X, b.c.Y)"], cwd=site,

@@ -25,7 +25,7 @@ MAY_WRITE = {
     "promote": {"packages"},
     "rollback": {"packages"},
     "cleanup": {"packages"},
-    "update-locks": {"contents", "pull-requests"},
+    "update-locks": {"actions", "contents", "pull-requests"},
 }
 
 
@@ -126,16 +126,27 @@ def test_checkouts_keep_no_token() -> None:
             assert step["with"] == {"persist-credentials": False}
 
 
-@pytest.mark.parametrize(("name", "step"), [(n, s) for n, s in STEPS if "run" in s])
-def test_a_step_is_one_task_that_exists(name: str, step: dict[str, Any]) -> None:
+@each_job
+def test_a_container_is_pinned_by_its_digest(name: str, job: str, body: dict[str, Any]) -> None:
+    if "container" in body:
+        assert re.search(r":[\d.]+-\w+@sha256:[0-9a-f]{64}$", body["container"]["image"])
+        assert name == "ci", "what a job of ours may do is for the runner's own system"
+
+
+RUNS = [(n, body, step) for n, _, body in JOBS for step in body["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize(("name", "job", "step"), RUNS)
+def test_a_step_is_one_task_that_exists(
+    name: str, job: dict[str, Any], step: dict[str, Any]
+) -> None:
     command = step["run"]
     assert "\n" not in command and command.startswith("./inv ")
     assert "${{" not in command, "inputs go by the environment, or they are code"
     assert not re.search(r"[;|&<>`]|\$\(", command)
     variables = set(re.findall(r"\$(\w+)", command))
     assert command.count('"') == 2 * len(variables), "a variable without quotes"
-    defined = {key for _, _, body in JOBS for key in body.get("env", {})}
-    assert variables <= defined
+    assert variables <= job.get("env", {}).keys()
     words = shlex.split(command)[1:]
     parsed = Parser(contexts=namespace.to_contexts()).parse_argv(words)
     assert [context.name for context in parsed] and not parsed.unparsed

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from higgs_runtime import command, front, gpu, image, log, pod, settings, weights
 from higgs_runtime.errors import Refused
 from higgs_runtime.front import Listener, State
-from higgs_runtime.server import Server
+from higgs_runtime.server import ENDING, Server
 from higgs_runtime.settings import Settings
 
 
@@ -22,13 +22,15 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         arguments: the container's.
         environment: its variables.
     """
-    if arguments and not arguments[0].startswith("-"):
+    while arguments and not arguments[0].strip():  # of a platform's form that was left empty
+        arguments = arguments[1:]
+    if arguments and not arguments[0].lstrip().startswith("-"):
         return command.exec_other(arguments)
-    if "--help" in arguments or "-h" in arguments:
+    if {"--help", "-h"} & {word for argument in arguments for word in argument.split()[:1]}:
         print(settings.help_text(_image_if_there()))
         return 0
     try:
-        return serve(arguments, environment)
+        return serve(settings.split(arguments), environment)
     except Refused as refused:
         log.error(refused.message, refused.hint)
         return refused.exit_code
@@ -47,13 +49,14 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     Raises:
         Refused: it cannot be started, and why.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, _end_now)
     facts = image.read()
     chosen = settings.read(arguments, environment, facts)
     log.info(f"image {facts.tag}")
     for name, meant in settings.unknown(environment).items():
         log.warning(f"nothing reads the variable {name}: is {meant} meant?")
+    pod.require_temporary_folder()
     machine = _look_at_gpus(chosen, environment)
     hf_home = weights.home(chosen, environment)
     os.environ["HF_HOME"] = str(hf_home)  # before the hub's library is imported
@@ -68,7 +71,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         place = weights.ensure(
             weights.wanted(chosen, facts),
             weights.cache_folder(hf_home, environment),
-            offline=chosen.offline or environment.get("HF_HUB_OFFLINE") == "1",
+            offline=chosen.offline or weights.offline(environment),
             progress=state.doing,
         )
         state.doing("loading the model")
@@ -129,4 +132,6 @@ def _listen(chosen: Settings, state: State, listeners: ExitStack) -> Listener | 
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # whatever is in a variable can be printed
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main(sys.argv[1:], os.environ))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
+import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from higgs_runtime import gate
+from higgs_runtime import control
 from higgs_runtime.gpu import Limits
 from higgs_runtime.settings import Settings
 from higgs_runtime.weights import Place
@@ -43,7 +47,7 @@ def arguments(settings: Settings, limits: Limits, place: Place) -> list[str]:
 
 
 def environment(
-    settings: Settings, current: Mapping[str, str], hf_home: Path, control: int
+    settings: Settings, current: Mapping[str, str], hf_home: Path, socket: int
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -51,15 +55,16 @@ def environment(
         settings: what was set.
         current: the container's.
         hf_home: where the hub's library keeps things.
-        control: number of the socket to the start code.
+        socket: number of the one to the start code.
     """
     changed = dict(current)
     changed["HF_HOME"] = str(hf_home)
     changed["HF_HUB_OFFLINE"] = "1"  # everything is there: nothing is asked for at a start
-    changed[gate.CONTROL] = str(control)
-    changed[gate.WARMUP] = str(settings.warmup_seconds)
-    if settings.api_key:  # not as a flag: the server logs its flags, and ps shows them
-        changed[gate.API_KEY] = settings.api_key
+    changed[control.CONTROL] = str(socket)
+    changed[control.WARMUP] = str(settings.warmup_seconds)
+    # Not as a flag: the server logs its flags, and ps shows them.
+    if key := settings.api_key or current.get(control.API_KEY, "").strip():
+        changed[control.API_KEY] = key
     if settings.semantic_model_revision:
         changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which the driver numbers GPUs, as the checks saw them.
@@ -68,7 +73,25 @@ def environment(
     changed.setdefault("VLLM_NO_USAGE_STATS", "1")
     for secret in ("HF_TOKEN", "PUBLIC_KEY"):  # it has no use for them
         changed.pop(secret, None)
+    if re.match(r"\w+://", changed.get("VLLM_PORT", "")):
+        del changed["VLLM_PORT"]  # Kubernetes' address of a service that is called vllm
+    _give_home(changed)
     return changed
+
+
+def _give_home(changed: dict[str, str]) -> None:
+    """Let the server keep what it compiles where HOME cannot be written, and have a user's name.
+
+    Both are wanted by PyTorch and Triton, and not there for a user without an account, or in a
+    container that is read-only.
+    """
+    if not os.access(changed.get("HOME") or "/", os.W_OK):
+        changed["HOME"] = str(Path(tempfile.gettempdir(), f"higgs-{os.getuid()}"))
+        Path(changed["HOME"]).mkdir(mode=0o700, exist_ok=True)
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        changed.setdefault("USER", str(os.getuid()))
 
 
 def exec_other(command: list[str]) -> int:
@@ -77,6 +100,7 @@ def exec_other(command: list[str]) -> int:
     Returns:
         An exit code as a shell has it, if there is no such program.
     """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and programs would inherit
     try:
         os.execvp(command[0], command)  # noqa: S606 (that is what was asked for)
     except OSError as error:

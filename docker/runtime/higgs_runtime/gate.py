@@ -19,19 +19,13 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from higgs_runtime.control import API_KEY, CONTROL, DRAIN, DRAINED, READY, WARMUP
+
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-CONTROL = "HIGGS_CONTROL_FD"
-"""Variable with the number of the socket to the start code."""
-WARMUP = "HIGGS_WARMUP_SECONDS"
-API_KEY = "VLLM_API_KEY"
-
-READY, DRAIN, DRAINED = b"ready\n", b"drain\n", b"drained\n"
-"""What is said on that socket: to the start code, from it, to it."""
 
 QUIET = ("/ping", "/health", "/metrics")
 """What platforms ask every few seconds: neither counted nor in the access log."""

@@ -212,7 +212,7 @@ def check(machine: Machine, tensor_parallel: int) -> list[Refused]:
         raise BadSetting(
             f"HIGGS_TENSOR_PARALLEL_SIZE is {tensor_parallel}, the container sees "
             f"{len(machine.gpus)} GPU{'s' if len(machine.gpus) > 1 else ''}",
-            f"set it to {len(machine.gpus)} or less, or give the container more GPUs",
+            f"set it to at most {len(machine.gpus)}, or give the container more GPUs",
         )
     found: list[Refused] = []
     if machine.cuda < CUDA:
@@ -229,8 +229,8 @@ def check(machine: Machine, tensor_parallel: int) -> list[Refused]:
     if tensor_parallel not in KNOWN_TO_WORK:
         found.append(
             TensorParallelRefused(
-                f"tensor parallel over {tensor_parallel} GPUs is known to crash the server "
-                "(boson-ai/higgs-audio-vllm#12)",
+                f"tensor parallel over {tensor_parallel} GPUs is not known to work: over 4 the "
+                "server crashes (boson-ai/higgs-audio-vllm#12)",
                 "start one container for each GPU, or set HIGGS_TENSOR_PARALLEL_SIZE=1",
             )
         )

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeVar
 
 from higgs_runtime import log, weights
 from higgs_runtime.errors import (
+    BadSetting,
     DiskTooSmall,
     HubBusy,
     HubNotFound,
@@ -37,6 +38,8 @@ from higgs_runtime.weights import Wanted
 # Read by huggingface_hub when it is imported. Its Xet transfers start a broken file anew and keep a
 # second copy in a cache of their own; plain HTTP goes on where it broke off.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+# Templates for pods set this; the package is not in the image, and cannot go on with a file.
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "30")
@@ -52,6 +55,8 @@ WAITS = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Seconds between the attempts at one thing."""
 LONGEST_WAIT = 120.0
 """Seconds that a hub may ask us to wait."""
+ASK_SECONDS = 20.0
+"""Time for a connection, and for an answer: the library would wait for ever."""
 PROGRESS_SECONDS = 10.0
 WORKERS = 8
 
@@ -108,21 +113,26 @@ def download(
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told here
     api = HfApi()  # takes HF_TOKEN and HF_ENDPOINT from the environment
     progress("asking the hub for the list of weights")
-    snapshots = [describe(api, entry) for entry in missing]
-    require_room(snapshots, cache)
     try:
+        snapshots = [describe(api, entry) for entry in missing]
+        require_room(snapshots, cache)
         return {x.entry: _fetch(x, cache, progress) for x in snapshots}
     except OSError as error:
         if error.errno in DISK_FULL:
             raise _full(error) from None
-        raise
+        raise BadSetting(
+            f"weights cannot be downloaded to {cache}: {error}",
+            "set what this names (by HF_HOME or another variable) to what is there and can be used",
+        ) from None
 
 
 def describe(api: HfApi, entry: Wanted) -> Snapshot:
     """Ask the hub which files a revision has, with sizes and hashes."""
 
     def ask() -> Snapshot:
-        info = api.model_info(entry.repo, revision=entry.revision, files_metadata=True)
+        info = api.model_info(
+            entry.repo, revision=entry.revision, files_metadata=True, timeout=ASK_SECONDS
+        )
         files = [
             File(x.rfilename, x.size or 0, x.lfs.sha256 if x.lfs else None, x.blob_id or "")
             for x in info.siblings or ()
@@ -358,6 +368,11 @@ def _by_status(entry: Wanted, response: requests.Response) -> tuple[Refused | No
         ), 0.0
     if status == 404:
         return HubNotFound(f"the hub has no {what} (404)", _hint(entry)), 0.0
+    if status == 401 and "Authorization" in response.request.headers:
+        return HubRefused(
+            f"the hub does not accept the token in HF_TOKEN, or it may not read {entry.repo} (401)",
+            f"set HF_TOKEN to a valid one, or unset it: pinned weights need none; {_hint(entry)}",
+        ), 0.0
     if status == 401:
         return HubRefused(
             f"the hub wants a login for {entry.repo}, or has no such repository (401)",

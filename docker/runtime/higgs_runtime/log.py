@@ -1,4 +1,7 @@
-"""The start code's own lines in the container's log, told from the server's by their prefix."""
+"""The start code's own lines in the container's log, told from the server's by their prefix.
+
+Each is one write: the server and threads write to the same place.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ PREFIX = "higgs:"
 
 def info(text: str) -> None:
     """Print what is going on."""
-    print(PREFIX, text, flush=True)
+    print(f"{PREFIX} {text}\n", end="", flush=True)
 
 
 def warning(text: str) -> None:
     """Print what a person should look at."""
-    print(PREFIX, "WARNING:", text, flush=True)
+    print(f"{PREFIX} WARNING: {text}\n", end="", flush=True)
 
 
 def error(message: str, hint: str) -> None:
     """Print in one line why the container ends, and the way out."""
-    print(PREFIX, f"ERROR: {' '.join(message.split())}: {hint}", file=sys.stderr, flush=True)
+    line = f"{PREFIX} ERROR: {' '.join(message.split())}: {hint}\n"
+    print(line, end="", file=sys.stderr, flush=True)

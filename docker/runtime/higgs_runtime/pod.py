@@ -1,6 +1,7 @@
 """What platforms for rented GPUs expect of a container: hooks, SSH, and a warning or two.
 
-The names are RunPod's: /pre_start.sh and /post_start.sh, PUBLIC_KEY, RUNPOD_POD_ID.
+The names are RunPod's: /pre_start.sh and /post_start.sh, PUBLIC_KEY, RUNPOD_POD_ID. Vast.ai tells
+its address by PUBLIC_IPADDR and VAST_TCP_PORT_8000.
 """
 
 from __future__ import annotations
@@ -11,16 +12,34 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from higgs_runtime import log
-from higgs_runtime.errors import HookFailed
+from higgs_runtime.errors import BadSetting, HookFailed
 from higgs_runtime.settings import Settings
 
 PRE_START, POST_START = Path("/pre_start.sh"), Path("/post_start.sh")
 SSHD = "/usr/sbin/sshd"
-PING_FILE = Path("/run/higgs-image/ping")
-"""Where the image's HEALTHCHECK finds the address to ask."""
+
+
+def ping_file() -> Path:
+    """Return where the image's HEALTHCHECK finds the address to ask: any user can write there."""
+    return Path(tempfile.gettempdir(), "higgs-image-ping")
+
+
+def require_temporary_folder() -> None:
+    """Refuse a container without one: the server's processes meet there.
+
+    Raises:
+        BadSetting: nothing can be written in /tmp.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise BadSetting(
+            "nothing can be written in /tmp", "start a read-only container with --tmpfs /tmp"
+        ) from None
 
 
 def pre_start(hook: Path = PRE_START) -> None:
@@ -83,9 +102,9 @@ def _sshd(keys: str, port: int, home: Path) -> str:
     try:
         authorized = home / ".ssh" / "authorized_keys"
         authorized.parent.mkdir(mode=0o700, exist_ok=True)
-        known = authorized.read_text() if authorized.exists() else ""
-        with authorized.open("a") as file:
-            file.writelines(f"{line}\n" for line in lines if line not in known.splitlines())
+        known = authorized.read_bytes().splitlines() if authorized.exists() else []
+        with authorized.open("ab") as file:
+            file.writelines(b"%s\n" % x for x in map(os.fsencode, lines) if x not in known)
         authorized.chmod(0o600)
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="sshd-"))
@@ -119,17 +138,14 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def write_ping_address(settings: Settings, path: Path = PING_FILE) -> None:
-    """Leave for the image's HEALTHCHECK what to ask; a read-only container has the default."""
+def write_ping_address(settings: Settings) -> None:
+    """Leave for the image's HEALTHCHECK what to ask."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     own_port = settings.health_port != settings.port
     scheme = "https" if "--ssl-certfile" in settings.given and not own_port else "http"
     host = f"[{host}]" if ":" in host else host
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{scheme}://{host}:{settings.health_port}/ping\n")
-    except OSError:
-        pass
+    with suppress(OSError):  # the default is asked then
+        ping_file().write_text(f"{scheme}://{host}:{settings.health_port}/ping\n")
 
 
 def address(settings: Settings, environment: Mapping[str, str]) -> str:
@@ -137,6 +153,9 @@ def address(settings: Settings, environment: Mapping[str, str]) -> str:
     pod = environment.get("RUNPOD_POD_ID")
     if pod:
         return f"https://{pod}-{settings.port}.proxy.runpod.net"
+    vast = environment.get(f"VAST_TCP_PORT_{settings.port}")
+    if vast and "PUBLIC_IPADDR" in environment:
+        return f"http://{environment['PUBLIC_IPADDR']}:{vast}"
     return f"http://localhost:{settings.port}"
 
 

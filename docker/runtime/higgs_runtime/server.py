@@ -16,12 +16,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from higgs_runtime import front, gate, log
+from higgs_runtime import control, front, log
 from higgs_runtime.errors import SERVER_ENDED
 from higgs_runtime.front import State
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask the container to end; the last comes from a terminal that was closed."""
 END_SECONDS = 10.0
 """Time for the server to end after its last request."""
+CUT_SECONDS = 1.0
+"""The same where requests are cut off: it would wait for their connections."""
 POLL_SECONDS = 0.02
 
 
@@ -94,7 +98,7 @@ class Server:
             del number, frame
 
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (*ENDING, signal.SIGCHLD):
             signal.signal(number, noted)
 
     def _signalled(self) -> bool:
@@ -102,7 +106,7 @@ class Server:
         numbers = b""
         with suppress(BlockingIOError):
             numbers = os.read(self._signals, 64)
-        return signal.SIGTERM in numbers or signal.SIGINT in numbers
+        return any(number in numbers for number in ENDING)
 
     def _hear(self, selector: selectors.BaseSelector) -> bool:
         """Return whether the middleware says that it is ready."""
@@ -115,7 +119,7 @@ class Server:
         if not piece:
             selector.unregister(self._ours)
         self._said += piece
-        return gate.READY in self._said
+        return control.READY in self._said
 
     def _stop(self) -> int:
         """End the server because a signal asked for it."""
@@ -127,37 +131,38 @@ class Server:
         self._state.phase = front.DRAINING
         log.info(f"stopping: no new requests, up to {self._drain_seconds:.0f} s for running ones")
         started = time.monotonic()
-        outcome = self._drain(started + self._drain_seconds)
+        drained, outcome = self._drain(started + self._drain_seconds)
+        patience = END_SECONDS if drained else CUT_SECONDS
         log.info(f"stopping: {outcome} after {time.monotonic() - started:.1f} s")
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
         try:
-            self._process.wait(END_SECONDS)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            log.warning(f"the server did not end within {END_SECONDS:.0f} s and was killed")
+            log.warning(f"the server did not end within {patience:.0f} s and was killed")
         self._kill()
         return 0
 
-    def _drain(self, deadline: float) -> str:
-        """Wait until no request is running; return why the wait is over."""
+    def _drain(self, deadline: float) -> tuple[bool, str]:
+        """Wait until no request is running; return whether that is so, and why the wait is over."""
         assert self._process is not None  # noqa: S101 (it was started)
         self._said = b""
         with suppress(OSError):
-            self._ours.send(gate.DRAIN)
+            self._ours.send(control.DRAIN)
         with selectors.DefaultSelector() as selector:
             selector.register(self._ours, selectors.EVENT_READ)
             selector.register(self._signals, selectors.EVENT_READ)
             while (left := deadline - time.monotonic()) > 0:
                 if self._process.poll() is not None:
-                    return "the server ended"
+                    return True, "the server ended"
                 for key, _ in selector.select(left):
                     if key.fileobj is self._signals and self._signalled():
-                        return "cut short by a second signal"
+                        return False, "cut short by a second signal"
                     if key.fileobj is self._ours:
                         self._hear(selector)
-                if gate.DRAINED in self._said:
-                    return "no request is running"
-        return "requests that were still running are cut off"
+                if control.DRAINED in self._said:
+                    return True, "no request is running"
+        return False, "requests that were still running are cut off"
 
     def _ended(self, code: int) -> int:
         """Return the container's exit code for a server that ended by itself."""

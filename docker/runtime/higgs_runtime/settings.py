@@ -1,12 +1,15 @@
 """What a person can set: one table of variables and flags, read by --help, README and the parser.
 
 A flag wins over a variable, and a variable over the default. An empty variable counts as unset,
-as the forms of most platforms send one for a field that was left empty.
+as the forms of most platforms send one for a field that was left empty; blanks and line ends around
+a value are no part of it, as a Kubernetes secret made by `echo` ends with one, and a file of
+Windows has two.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +63,7 @@ def _switch(value: str) -> bool:
 
 
 def _voices(value: str) -> str:
-    if not (Path(value) / "config.json").is_file():
+    if not os.path.isfile(f"{value}/config.json"):  # noqa: PTH113
         raise ValueError(value)
     return value
 
@@ -76,7 +79,15 @@ def _arguments(value: str) -> list[str]:
     return shlex.split(value)
 
 
-_REPO = _text(r"[\w.-]+/[\w.-]+|[\w.-]*/[^\x00-\x1f]*|[\w.-]+")
+def _model(value: str) -> str:
+    """Take a folder that is there, or what the hub allows as a repository's name."""
+    part = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
+    named = re.fullmatch(rf"(?:{part}/)?{part}", value) and not re.search(r"--|\.\.", value)
+    if not named and not os.path.isdir(value):  # noqa: PTH112 (no error where that is forbidden)
+        raise ValueError(value)
+    return value
+
+
 _REVISION = _text(r"[\w./-]{1,200}")
 
 
@@ -107,14 +118,14 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    Row("model", "HIGGS_MODEL", "--model", "the pinned one", "hub repository or folder",
-        "speech model", _REPO),
-    Row("model_revision", "HIGGS_MODEL_REVISION", "--revision", "the pinned one",
+    Row("model", "HIGGS_MODEL", "--model", "pinned", "hub repository or existing folder",
+        "speech model", _model),
+    Row("model_revision", "HIGGS_MODEL_REVISION", "--revision", "pinned",
         "commit, branch or tag", "its revision", _REVISION),
-    Row("audio_tokenizer", "HIGGS_AUDIO_TOKENIZER", "--audio-tokenizer-type", "the pinned one",
-        "hub repository or folder", "audio tokenizer", _REPO),
+    Row("audio_tokenizer", "HIGGS_AUDIO_TOKENIZER", "--audio-tokenizer-type", "pinned",
+        "hub repository or existing folder", "audio tokenizer", _model),
     Row("audio_tokenizer_revision", "HIGGS_AUDIO_TOKENIZER_REVISION", "--audio-tokenizer-revision",
-        "the pinned one", "commit, branch or tag", "its revision", _REVISION),
+        "pinned", "commit, branch or tag", "its revision", _REVISION),
     Row("semantic_model_revision", "HIGGS_SEMANTIC_MODEL_REVISION", "--semantic-model-revision",
         "in the tokenizer", "commit, branch or tag", "semantic model of its own", _REVISION),
     Row("served_model_name", "HIGGS_SERVED_MODEL_NAME", "--served-model-name", "higgs-audio-v2",
@@ -145,11 +156,11 @@ TABLE = (
         "longest warm-up before /ping is 200", _integer(0, 3600), 180),
     Row("drain_seconds", "HIGGS_DRAIN_SECONDS", "", "25", "0 to 3600",
         "time for running requests after SIGTERM", _integer(0, 3600), 25),
-    Row("device", "HIGGS_DEVICE", "", "gpu", "gpu or cpu", "cpu: no GPU is looked for, for tests",
+    Row("device", "HIGGS_DEVICE", "", "gpu", "gpu or cpu", "cpu: look for no GPU, for tests",
         _text("gpu|cpu"), "gpu"),
     Row("force", "HIGGS_FORCE", "", "0", "0 or 1", "start although the GPU is refused",
         _switch, False),
-    Row("hf_home", "HF_HOME", "", "below /workspace if that is mounted", "folder",
+    Row("hf_home", "HF_HOME", "", "on /workspace if mounted", "folder",
         "where weights are kept", _text(r"[^\x00-\x1f]+")),
     Row("hf_token", "HF_TOKEN", "", "none", "token of the hub", "login for weights of your own",
         _text(r"[!-~]+"), secret=True),
@@ -204,7 +215,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: Image)
     """Read flags and variables.
 
     Args:
-        arguments: the container's.
+        arguments: the container's, from `split`.
         environment: its variables.
         image: names the pinned weights.
 
@@ -212,8 +223,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: Image)
         BadSetting: a value cannot be used, or the server knows no such flag.
     """
     extra_row = next(row for row in TABLE if row.name == "extra_arguments")
-    extra = environment.get(extra_row.variable) or ""
-    tokens = [*_parse(extra_row, extra_row.variable, extra), *_split(arguments)]
+    extra = environment.get(extra_row.variable, "").strip()
+    tokens = [*_parse(extra_row, extra_row.variable, extra), *arguments]
     flags, rest, given = _flags(tokens)
     values: dict[str, Any] = {}
     for row in (*TABLE, _HOST):
@@ -222,8 +233,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: Image)
         values[row.name] = row.value
         if row.flag in flags:
             values[row.name] = _parse(row, row.flag, flags[row.flag])
-        elif row.variable and environment.get(row.variable):
-            values[row.name] = _parse(row, row.variable, environment[row.variable])
+        elif text := environment.get(row.variable, "").strip():
+            values[row.name] = _parse(row, row.variable, text)
     for name, pinned in (("model", image.generation), ("audio_tokenizer", image.audio_tokenizer)):
         values[name] = values[name] or pinned.repo
         if values[f"{name}_revision"] is None:
@@ -244,11 +255,20 @@ def _parse(row: Row, source: str, text: str) -> Any:
         ) from None
 
 
-def _split(arguments: Sequence[str]) -> list[str]:
-    """Take apart what a platform with one field for all arguments passed on as one."""
+def split(arguments: Sequence[str]) -> list[str]:
+    """Take apart what a platform with one field for all arguments passed on as one.
+
+    Raises:
+        BadSetting: a quotation mark is missing.
+    """
     tokens: list[str] = []
     for argument in arguments:
-        tokens += shlex.split(argument) if re.match(r"--[\w-]+\s", argument) else [argument]
+        try:
+            one_field = re.match(r"\s*--[\w-]+\s|\s+-", argument)
+            tokens += shlex.split(argument) if one_field else [argument]
+        except ValueError as error:
+            raise BadSetting(f"the argument {argument!r} cannot be read: {error}",
+                             "write it as in a shell") from None  # fmt: skip
     return tokens
 
 
@@ -315,32 +335,34 @@ def unknown(environment: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+WIDTH, NAMES = 80, 31
+"""Columns of a screen, and of those the ones for a variable's name."""
+
+
 def help_text(image: Image | None) -> str:
     """Return what --help prints: one screen."""
+    import textwrap
+
     lines = [
         f"Higgs Audio v2 speech server, image {image.tag if image else '(unknown)'}",
         "",
-        "  docker run --gpus all -p 8000:8000 IMAGE [SERVER FLAGS]   serve",
-        "  docker run -it IMAGE bash                                 any other command",
+        "  docker run --gpus all -p 8000:8000 IMAGE [SERVER FLAGS]     serve",
+        "  docker run -it IMAGE bash                                   any other command",
         "",
-        f"{'Variable':<31}{'Default':<24}Meaning (allowed values)",
+        f"{'Variable':<{NAMES}}Meaning (allowed values) [default]",
     ]
-    lines += [
-        f"{row.variable:<31}{_short(row.default):<24}{row.meaning.partition(' (')[0]} "
-        f"({row.values.replace('`', '')})"
-        for row in TABLE
-    ]
+    for row in TABLE:
+        meaning, allowed = row.meaning.partition(" (")[0], row.values.replace("`", "")
+        default = "" if row.default == "none" else f" [{row.default}]"
+        text = f"{row.variable:<{NAMES}}{meaning} ({allowed}){default}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent=NAMES * " ", break_on_hyphens=False)
     lines += [
         "",
-        "A server flag wins over its variable. README.md has the whole table. All server flags:",
+        "A server flag wins over its variable; README.md has both. All server flags:",
         "  docker run IMAGE python3 -m vllm.entrypoints.bosonai.api_server --help",
-        "GET /ping: 204 while loading, 200 when ready. The sound: POST /v1/audio/speech.",
+        "GET /ping: 204 while loading, 200 when ready. Sound: POST /v1/audio/speech.",
     ]
     return "\n".join(lines)
-
-
-def _short(default: str) -> str:
-    return default if len(default) < 24 else default[:20] + "..."
 
 
 def table() -> str:

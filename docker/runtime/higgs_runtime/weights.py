@@ -57,37 +57,22 @@ class Place(NamedTuple):
 
 
 def home(settings: Settings, environment: Mapping[str, str]) -> Path:
-    """Return HF_HOME: what was set, or on the volume that outlives the container, or the default.
-
-    Raises:
-        BadSetting: nothing can be written there.
-    """
+    """Return HF_HOME: what was set, else on the volume that outlives the container, or at home."""
     if settings.hf_home:
-        folder = Path(settings.hf_home)
-    else:
-        volume = next((x for x in VOLUMES if os.path.ismount(x)), None)
-        cache = f"{volume}/.cache" if volume else environment.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = Path(cache).expanduser() / "huggingface"
-    if settings.offline:
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSetting(
-            f"weights cannot be kept in {folder}: {error.strerror}",
-            "set HF_HOME to a folder that can be written",
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise BadSetting(
-            f"weights cannot be kept in {folder}: it is read-only for this user",
-            "set HF_HOME to a folder that can be written, or HIGGS_OFFLINE=1 if they are there",
-        )
-    return folder
+        return Path(settings.hf_home).expanduser()
+    volume = next((x for x in VOLUMES if os.path.ismount(x)), None)
+    cache = f"{volume}/.cache" if volume else environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "huggingface"
 
 
 def cache_folder(hf_home: Path, environment: Mapping[str, str]) -> Path:
     """Return the folder of the hub's cache."""
     return Path(environment.get("HF_HUB_CACHE") or hf_home / "hub")
+
+
+def offline(environment: Mapping[str, str]) -> bool:
+    """Return whether the hub's library is told to ask nobody, in any of its spellings."""
+    return environment.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE")
 
 
 def wanted(settings: Settings, image: Image) -> list[Wanted]:
@@ -129,7 +114,24 @@ def ensure(
     Raises:
         Refused: they are not, and why.
     """
-    found = {entry: locate(entry, cache) for entry in needed}
+    try:
+        found = {entry: locate(entry, cache) for entry in needed}
+        return _ensure(needed, found, cache, offline=offline, progress=progress)
+    except PermissionError as error:
+        raise BadSetting(
+            f"weights cannot be read: {error.strerror} for {error.filename}",
+            f"let the container's user (id {os.getuid()}) read them, or start it as another",
+        ) from None
+
+
+def _ensure(
+    needed: list[Wanted],
+    found: dict[Wanted, Path | None],
+    cache: Path,
+    *,
+    offline: bool,
+    progress: Callable[[str], None],
+) -> Place:
     missing = [entry for entry, folder in found.items() if folder is None]
     if missing and offline:
         for entry in missing:
@@ -141,6 +143,7 @@ def ensure(
                 )
             log.warning(f"{entry.what} {entry.repo}: found in {cache}, not checked")
     elif missing:
+        _require_writable(cache)
         from higgs_runtime import hub
 
         found.update(hub.download(missing, cache, progress))
@@ -151,6 +154,24 @@ def ensure(
             _point_main_at(entry, cache, folder.name)
     folders = [str(found[entry]) for entry in needed]
     return Place(folders[0], folders[1])
+
+
+def _require_writable(cache: Path) -> None:
+    """Refuse a cache that nothing can be downloaded to.
+
+    Raises:
+        BadSetting: saying why.
+    """
+    hint = "set HF_HOME to a folder that can be written"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(f"weights cannot be kept in {cache}: {error.strerror}", hint) from None
+    if not os.access(cache, os.W_OK):
+        raise BadSetting(
+            f"weights cannot be kept in {cache}: it is read-only for this user",
+            f"{hint}, or HIGGS_OFFLINE=1 if they are there",
+        )
 
 
 def locate(entry: Wanted, cache: Path) -> Path | None:
@@ -164,6 +185,8 @@ def locate(entry: Wanted, cache: Path) -> Path | None:
     try:
         files = json.loads(record_file(entry.repo, commit, cache).read_bytes())["files"]
         whole = all((snapshot / name).stat().st_size == size for name, size in files.items())
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return snapshot if whole else None
@@ -172,7 +195,7 @@ def locate(entry: Wanted, cache: Path) -> Path | None:
 def write_record(repo: str, commit: str, cache: Path, files: Mapping[str, int]) -> None:
     """Write down that a snapshot is complete and was checked: name and size of every file."""
     path = record_file(repo, commit, cache)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")  # pods may share a volume
     beside.write_text(json.dumps({"files": dict(files)}, indent=1))
     beside.replace(path)
 

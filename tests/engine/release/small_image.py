@@ -56,6 +56,11 @@ def files(lock: Lock, ssl: str = "3.0.15-1", content: str = "1") -> list[dict[st
     ]  # fmt: skip
 
 
+def patches(lock: Lock) -> Mapping[str, str]:
+    """Name and hash of each patch that the lock names."""
+    return lock.patches.sha256 if lock.patches else {}
+
+
 def labels(lock: Lock) -> dict[str, str]:
     """Labels as a build of this lock has them, were the fork published."""
     return {
@@ -71,7 +76,7 @@ def labels(lock: Lock) -> dict[str, str]:
         "org.higgs-image.wheel-sha256": lock.wheel.sha256,
         "org.higgs-image.requirements-sha256": lock.python.requirements_sha256,
         "org.higgs-image.submodule": f"{lock.submodule.url} {lock.submodule.commit}",
-        "org.higgs-image.patches": "voices@1234567",
+        "org.higgs-image.patches": " ".join(f"{x}@{y[:7]}" for x, y in patches(lock).items()),
     }
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from higgs_image.errors import (
 )
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.lock import Lock
-from higgs_image.release import evidence, journal, notes, promote, push, sbom
+from higgs_image.release import claim, evidence, journal, notes, promote, push, sbom
 from higgs_image.release.journal import Journal
 from higgs_image.release.repository import Repository
 from higgs_image.workspace import PROJECT, Workspace
@@ -50,11 +51,14 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     assert moved.digest == first == release.custom() and moved.previous is None
     assert release.promote(first).skipped
 
-    second = release.push("2", layers=small_image.files(release.lock, ssl="3.0.16-1", content="2"))
+    second = release.push(
+        "2", layers=small_image.files(release.lock, ssl="3.0.16-1", content="2"),
+        more={LABEL + "patches": "voices@1234567"},
+    )  # fmt: skip
     assert second != first
     moved = release.promote(second)
     assert (moved.previous, release.custom()) == (first, second)
-    assert first in moved.undo
+    assert f"--to {first} --moving custom --registry" in moved.undo
     manifest = json.loads(repository.files(moved.record)[notes.MANIFEST])
     assert manifest["previous"]["digest"] == first
     assert manifest["previous"]["package_changes"] == ["deb libssl3 3.0.15-1 -> 3.0.16-1"]
@@ -62,6 +66,10 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     text = repository.files(moved.record)[notes.NOTES].decode()
     assert f"docker pull {release.target}@{second}" in text and "3.0.15-1 -> 3.0.16-1" in text
     assert "voices@1234567" in text and "None" not in text.replace("None.", "")
+    assert "speech: first_audio_s 0.5" in text
+    base, packages = manifest["layers"]
+    assert (base["new"], packages["new"]) == (True, True)  # the base has another content, too
+    assert f"Who has {release.lock.tag}-1 downloads" in text and "| new |" in text
 
     planned = promote.plan_rollback(repository, history, "it hums", "custom")
     assert release.custom() == second, "a plan changes nothing"
@@ -109,6 +117,82 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "another lock": ({"more": {LABEL + "lock-sha256": "f" * 64}}, "names the lock fffffff"),
     "stand-in": ({"more": {LABEL + "fork": "file:///x 1234"}}, "a stand-in"),
 }
+"""Options of the image to the reason against it."""
+
+
+def test_a_test_on_a_cpu_alone_is_not_enough(release: Release) -> None:
+    digest = release.push("1", smoke="cpu pass")
+    with pytest.raises(ReleaseRefusedError, match="decides nothing about kernels"):
+        release.promote(digest, promote.Request("cpu"))
+    assert release.custom() is None
+    assert release.promote(digest, promote.Request("cpu", rehearsal=True)).digest == digest
+
+
+def test_an_image_whose_immutable_tag_was_moved_is_refused(
+    release: Release, repository: Repository
+) -> None:
+    first, second = release.push("1"), release.push("2")
+    repository.point(f"{release.lock.tag}-1", second)
+    with pytest.raises(ReleaseRefusedError, match=f"names {second} by now"):
+        release.promote(first)
+    assert release.custom() is None
+
+
+def test_the_history_is_in_order_where_a_clock_is_behind(
+    release: Release, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback would else go back to another image than the one before."""
+    first, second, third = (release.push(x) for x in "123")
+    release.promote(first)
+    release.promote(second)
+    now = journal.now()
+    for module in (journal, claim):
+        monkeypatch.setattr(module, "now", lambda: now - timedelta(hours=3))
+    release.promote(third)
+    history = Journal(repository)
+    assert [x.record.digest for x in journal.promoted(history.read(), "custom")] == [
+        first, second, third,
+    ]  # fmt: skip
+    assert history.read()[-1].record.at == now - timedelta(hours=3), "what the clock said is kept"
+    assert release.rollback().digest == second == release.custom()
+
+
+def test_the_newest_records_and_what_the_tags_name(
+    release: Release, repository: Repository
+) -> None:
+    history = Journal(repository)
+    assert promote.state(repository, history) == []
+    first, second = release.push("1"), release.push("2")
+    release.promote(first)
+    assert [type(x.record).__name__ for x in history.read(newest=2)] == ["Smoke", "Promote"]
+    assert promote.state(repository, history) == [f"custom names {first}"]
+    repository.point("custom", second)
+    by = history.read()[0].record.by
+    begun = history.write(journal.Promote(second, journal.now(), by, "custom", first))
+    (line,) = promote.state(repository, history)
+    assert second in line and "not finished" in line
+    end = journal.Outcome(second, journal.now(), by, begun.tag, journal.ABANDONED)
+    history.write(end, tag=journal.tag_for(end))
+    (line,) = promote.state(repository, history)
+    assert second in line and f"BUT BY THE JOURNAL {first}" in line
+    planned = promote.plan_rollback(repository, history, "why", "custom")
+    assert planned.move.digest == first and "no record" in planned.text()
+
+
+def test_a_copy_that_cannot_be_written_stops_no_release(release: Release) -> None:
+    (release.folder / "journal").write_text("in the way of a folder")
+    digest = release.push("1")
+    assert release.promote(digest).digest == digest == release.custom()
+
+
+def test_a_torn_line_of_the_copy_is_left_alone(release: Release) -> None:
+    release.push("1")
+    (copy,) = (release.folder / "journal").glob("*.jsonl")
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-20])
+    release.push("2")
+    lines = copy.read_bytes().splitlines()
+    assert len(lines) == 2 and json.loads(lines[1])["record"]["event"] == "push"
 
 
 @pytest.mark.parametrize("why", REFUSED)

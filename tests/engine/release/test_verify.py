@@ -12,7 +12,12 @@ import pytest
 
 from higgs_image import layout, process, registry
 from higgs_image.doctor import Verdict
-from higgs_image.errors import RegistryNotFoundError, SigningError, ToolMissingError
+from higgs_image.errors import (
+    RegistryNotFoundError,
+    SigningError,
+    ToolMissingError,
+    UsageError,
+)
 from higgs_image.local_registry import LocalRegistry
 from higgs_image.release import (
     contents,
@@ -26,6 +31,7 @@ from higgs_image.release import (
 )
 from higgs_image.release.journal import Journal
 from higgs_image.release.repository import open_repository
+from higgs_image.render import Overrides
 from tests.engine.test_registry import HTPASSWD, SECRET
 
 from . import small_image
@@ -94,6 +100,11 @@ def test_a_signed_and_promoted_image_passes_every_check(release: Release, key: P
             Verdict.INCONCLUSIVE, "not compared: it was built from another lock than this one",
         )  # fmt: skip
 
+    with open_repository(release.target) as repository:
+        done = verify.verify(repository, Journal(repository), digest, other.lock, None)
+        with pytest.raises(UsageError, match=r"git checkout c{40}"):
+            verify.rebuild(repository, done, release.workspace, Overrides())
+
 
 def replace_lock(release: Release, sha256: str) -> Release:
     import msgspec
@@ -143,15 +154,56 @@ def test_a_list_that_was_exchanged_after_signing_is_noticed(release: Release, ke
     assert found["layers"][0] is Verdict.FAIL and "3.0.99-1 -> 3.0.15-1" in found["layers"][1]
 
 
+def test_a_damaged_layer_is_noticed(release: Release, served: LocalRegistry) -> None:
+    digest = release.push("1")
+    with open_repository(release.target) as repository:
+        manifest = repository.manifest(digest)
+        assert manifest
+        name = str(manifest["layers"][1]["digest"])[7:]
+    blob = served.folder / f"storage/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
+    whole = blob.read_bytes()
+    try:
+        blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        verdict, text = check(release, digest, layers=True)["layers"]
+    finally:
+        blob.write_bytes(whole)
+    assert verdict is Verdict.FAIL and name in text
+    assert check(release, digest, layers=True)["layers"][0] is Verdict.PASS
+
+
+def test_a_signature_without_the_signed_list_is_not_enough(release: Release, key: Path) -> None:
+    digest = signed(release)
+    with open_repository(release.target) as repository:
+        attestations = repository.digest(f"sha256-{digest[7:]}.att")
+        assert attestations
+        repository.delete(attestations)
+    verdict, text = check(release, digest, signature.Trust(key))["signature"]
+    assert verdict is Verdict.FAIL and "attestation" in text
+
+
+def test_an_immutable_tag_that_was_moved_is_noticed(release: Release) -> None:
+    first, second = release.push("1"), release.push("2")
+    with open_repository(release.target) as repository:
+        repository.point(f"{release.lock.tag}-1", second)
+    verdict, text = check(release, first)["origin"]
+    assert verdict is Verdict.FAIL and second in text
+
+
 def test_each_flaw_is_named(release: Release) -> None:
     layers = small_image.files(release.lock)
     layers[1] = {path.replace("six-1.17.0", "six-1.16.0"): text.replace("1.17.0", "1.16.0")
                  for path, text in layers[1].items()}  # fmt: skip
-    label = {"org.higgs-image.wheel-sha256": "0" * 64}
+    label = {
+        "org.higgs-image.wheel-sha256": "0" * 64,
+        "org.higgs-image.fork": f"https://git.invalid/fork {'1' * 40}",
+        "org.higgs-image.patches": "unheard-of@1234567",
+    }
     digest = release.push("1", smoke="gpu fail", layers=layers, more=label)
     found = check(release, digest)
     assert found["packages"] == (Verdict.FAIL, "six: in the image 1.16.0, locked 1.17.0")
-    assert found["pins"][0] is Verdict.FAIL and "wheel-sha256" in found["pins"][1]
+    assert found["pins"][0] is Verdict.FAIL and "wheel is 0000000" in found["pins"][1]
+    assert f"{'1' * 40}, locked is {release.lock.fork.commit}" in found["pins"][1]
+    assert "unheard-of@1234567" in found["pins"][1]
     assert found["smoke"][0] is Verdict.FAIL
     assert found["moving tag"] == (
         Verdict.INCONCLUSIVE, "no moving tag names it now; it was never promoted",
@@ -230,6 +282,20 @@ def test_the_first_difference_is_named(
     assert not found.same and found.layer == layer and found.file.startswith(file), found
     assert (found.packages == ("deb libssl3 3.0.15-1 -> 3.0.16-1",)) == ("ssl" in change)
     assert "ANOTHER digest" in found.text()
+
+
+def test_a_file_is_named_before_what_was_compiled_from_it(
+    release: Release, two: tuple[str, Path]
+) -> None:
+    _, folder = two
+    files = {"a/__pycache__/m.pyc": "1", "a/m.py": "1"}
+    layers = [*small_image.files(release.lock), files]
+    before = release.push("2", layers=layers)
+    layers = [*small_image.files(release.lock), dict.fromkeys(files, "2")]
+    built = small_image.make(folder, release.lock, layers=layers)
+    with open_repository(release.target) as repository:
+        found = rebuild.compare(repository, before, built)
+    assert (found.layer, found.file[:15]) == ("part-2", "/a/m.py: sha256")
 
 
 def test_the_same_lock_gives_the_same_digest(release: Release, two: tuple[str, Path]) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from higgs_image import registry
 from higgs_image.errors import (
+    PromotionConflictError,
     RegistryAuthError,
+    RegistryError,
     RegistryNotFoundError,
     RegistryUnavailableError,
     UsageError,
@@ -118,6 +120,7 @@ class GitHub:
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.seen: list[str] = []
+        self.popular: set[int] = set()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -150,7 +153,15 @@ class GitHub:
                 return self.answer(200, rows[(page - 1) * 100 : page * 100])
 
             def do_DELETE(self) -> None:
-                fake.versions.pop(int(self.path.rpartition("/")[2]))
+                number = int(self.path.rpartition("/")[2])
+                if number in fake.popular:
+                    message = (
+                        "Publicly visible package versions with more than 5000 downloads cannot "
+                        "be deleted. Contact GitHub support for further assistance."
+                    )
+                    self.answer(400, {"message": message})
+                    return
+                fake.versions.pop(number)
                 self.answer(204, None)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -213,8 +224,11 @@ class Ghcr:
 
     name = "ghcr.io/acme/team/image"
 
+    def __init__(self, *tags: str) -> None:
+        self._tags = list(tags)
+
     def tags(self) -> list[str]:
-        return []
+        return self._tags
 
     def manifest(self, what: str) -> dict[str, Any]:
         kind = "application/vnd.oci.image.index.v1+json"
@@ -234,3 +248,26 @@ def test_what_an_index_names_is_found_out(hub: GitHub) -> None:
         repository, cleanup.Journal(repository), cleanup.GitHubStore(repository), 1, set()
     )
     assert [x.digest for x in plan.delete] == [digest(3)]
+
+
+def test_what_github_keeps_does_not_hold_up_the_others(hub: GitHub) -> None:
+    repository: Any = Ghcr()
+    store = cleanup.GitHubStore(repository)
+    hub.popular = {2}
+    gone = tuple(x for x in store.versions() if x.key in ("1", "2", "3"))
+    with pytest.raises(RegistryError, match=r"2 were deleted, 1 were not: .*5000 downloads"):
+        cleanup.apply(repository, store, cleanup.Plan(gone, ()))
+    assert 2 in hub.versions and not {1, 3} & set(hub.versions)
+
+
+def test_a_promotion_after_the_plan_stops_the_cleanup(hub: GitHub) -> None:
+    known = "journal-20260101T000000000000Z-promote-abcdef0-123456"
+    later = "journal-20260101T000000000001Z-promote-abcdef0-654321"
+    store = cleanup.GitHubStore(Ghcr())  # type: ignore[arg-type]
+    planned = cleanup.Plan((store.versions()[0],), (), (known,))
+    repository: Any = Ghcr(known, f"{known}.done", later, f"{later}.done")
+    with pytest.raises(PromotionConflictError, match="after the plan"):
+        cleanup.apply(repository, store, planned)
+    assert len(hub.versions) == 130
+    repository = Ghcr(known, f"{known}.done")
+    assert cleanup.apply(repository, store, planned) == list(planned.delete)

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from higgs_image.errors import NetworkError, UsageError
+from higgs_image.errors import NetworkError, RegistryAuthError, UsageError
 from higgs_image.release import pull_request
+from higgs_image.workspace import PROJECT
 
 from ..conftest import git
+
+FORBIDDEN = "GitHub Actions is not permitted to create or approve pull requests."
 
 
 class Api:
@@ -23,6 +26,8 @@ class Api:
 
     def __init__(self) -> None:
         self.open: list[dict[str, Any]] = []
+        self.started: list[tuple[str, Any]] = []
+        self.forbidden = False
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,6 +49,18 @@ class Api:
                 self.answer(api.open)
 
             def do_POST(self) -> None:
+                if api.forbidden:
+                    data = json.dumps({"message": FORBIDDEN}).encode()
+                    self.send_response(403)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                    return
+                if self.path.endswith("/dispatches"):
+                    api.started.append((self.path, self.body()))
+                    self.send_response(204)
+                    self.end_headers()
+                    return
                 api.open.append(self.body() | {"number": 7, "html_url": "https://git.invalid/7"})
                 self.answer(api.open[-1])
 
@@ -87,7 +104,7 @@ def test_it_is_opened_and_then_renewed(checkout: Path, api: Api) -> None:
     assert url == "https://git.invalid/7"
     (found,) = api.open
     assert (found["head"], found["base"], found["body"]) == (
-        pull_request.BRANCH, "main", "fork: a -> b",
+        pull_request.BRANCH, "main", "```\nfork: a -> b\n```",
     )  # fmt: skip
     remote = checkout.parent / "remote.git"
     assert git(remote, "show", f"{pull_request.BRANCH}:versions.lock") == "new"
@@ -96,8 +113,19 @@ def test_it_is_opened_and_then_renewed(checkout: Path, api: Api) -> None:
     pull_request.open_or_renew(checkout, "Take newer pins: base", "base")
     assert len(api.open) == 1 and api.open[0]["title"] == "Take newer pins: base"
     assert git(remote, "show", f"{pull_request.BRANCH}:versions.lock") == "newer"
+    run = "/repos/acme/higgs-image/actions/workflows/ci.yml/dispatches"
+    assert api.started == [(run, {"ref": pull_request.BRANCH})] * 2
+    assert (PROJECT / ".github" / "workflows" / pull_request.CI).is_file()
     config = (checkout / ".git" / "config").read_text()
     assert "t0ken" not in config and "extraheader" not in config
+
+
+def test_a_repository_that_lets_no_workflow_open_one(checkout: Path, api: Api) -> None:
+    api.forbidden = True
+    (checkout / "versions.lock").write_text("new\n")
+    with pytest.raises(RegistryAuthError, match="not permitted") as caught:
+        pull_request.open_or_renew(checkout, "Take", "body")
+    assert "Workflow permissions" in caught.value.hint
 
 
 def test_a_remote_that_is_gone(checkout: Path, api: Api) -> None:

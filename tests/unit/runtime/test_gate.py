@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from higgs_runtime import gate
-from higgs_runtime.gate import DRAIN, DRAINED, READY, Gate
+from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY, WARMUP
+from higgs_runtime.gate import Gate
 
 
 async def call(app: Any, path: str, kind: str = "http") -> tuple[int, Any]:
@@ -50,8 +51,8 @@ class Application:
 def control(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     """The start code's end of the socket."""
     ours, theirs = socket.socketpair()
-    monkeypatch.setenv(gate.CONTROL, str(theirs.detach()))
-    monkeypatch.setenv(gate.WARMUP, "0")
+    monkeypatch.setenv(CONTROL, str(theirs.detach()))
+    monkeypatch.setenv(WARMUP, "0")
     ours.settimeout(10)
     return ours
 
@@ -165,7 +166,7 @@ def test_warm_up_asks_for_each_format_and_each_voice_and_the_log_is_quiet(
     voices: object,
     expected: list[str],
 ) -> None:
-    monkeypatch.setenv(gate.WARMUP, "10")
+    monkeypatch.setenv(WARMUP, "10")
     levels: list[int] = []
     asked: list[str] = []
 

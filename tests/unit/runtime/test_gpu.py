@@ -101,7 +101,8 @@ def test_tensor_parallel(look) -> None:  # type: ignore[no-untyped-def]
     for number in (3, 4):
         [found] = gpu.check(four, number)
         assert isinstance(found, errors.TensorParallelRefused)
-        assert f"over {number} GPUs" in found.message and "one container for each GPU" in found.hint
+        assert f"over {number} GPUs is not known to work: over 4" in found.message
+        assert "one container for each GPU" in found.hint
     with pytest.raises(errors.BadSetting, match="is 2, the container sees 1 GPU"):
         gpu.check(look(DRIVER, H100), 2)
     assert len(gpu.check(look(DRIVER, H100, RTX_5090), 2)) == 1, "every used GPU is looked at"

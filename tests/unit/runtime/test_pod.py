@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from higgs_runtime import health, pod, settings
+from higgs_runtime.errors import BadSetting
 from higgs_runtime.settings import Settings
 
 from tests.unit.runtime.conftest import IMAGE
@@ -25,7 +27,20 @@ def read(*arguments: str, **variables: str) -> Settings:
     [
         ((), {}, "whoever reaches this port can use http://localhost:8000"),
         ((), {"RUNPOD_POD_ID": "abc"}, "anybody on the internet can use https://abc-8000.proxy"),
-        ((), {"VAST_CONTAINERLABEL": "C.1"}, "anybody on the internet"),
+        (
+            (),
+            {"VAST_CONTAINERLABEL": "C.1"},
+            "anybody on the internet can use http://localhost:8000",
+        ),
+        (
+            (),
+            {
+                "VAST_CONTAINERLABEL": "C.1",
+                "PUBLIC_IPADDR": "1.2.3.4",
+                "VAST_TCP_PORT_8000": "40123",
+            },
+            "internet can use http://1.2.3.4:40123",
+        ),
         ((), {"HIGGS_API_KEY": "0123456789"}, ""),
         (("--api-key", "0123456789"), {}, ""),
         ((), {"VLLM_API_KEY": "x"}, ""),
@@ -79,7 +94,38 @@ def test_ssh_that_cannot_be_started_is_a_warning(
     assert not (tmp_path / ".ssh").exists()
 
 
+def test_keys_are_written_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any length, with line ends of Windows, and names in whatever encoding; none twice."""
+    commands: list[str] = []
+    monkeypatch.setattr(pod, "SSHD", sys.executable)
+    monkeypatch.setattr(pod.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pod, "_run", lambda *command: commands.append(command[0]))
+    long = "ssh-rsa " + 60_000 * "A" + " long"
+    foreign = os.fsdecode(b"ssh-ed25519 AAAA M\xfcller")
+    for keys in (f"{long}\r\n{foreign}\r\n\r\n", long):
+        pod.start_sshd(keys, home=tmp_path)
+    written = (tmp_path / ".ssh/authorized_keys").read_bytes()
+    assert written == f"{long}\n".encode() + b"ssh-ed25519 AAAA M\xfcller\n"
+    assert sys.executable in commands
+
+
 # --- the health check
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_a_container_without_a_temporary_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError
+
+    pod.require_temporary_folder()
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(BadSetting, match="nothing can be written in /tmp") as caught:
+        pod.require_temporary_folder()
+    assert "--tmpfs /tmp" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -97,15 +143,19 @@ def test_ssh_that_cannot_be_started_is_a_warning(
 def test_what_is_left_for_the_health_check(
     tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], expected: str
 ) -> None:
-    pod.write_ping_address(read(*arguments, **variables), tmp_path / "run/ping")
-    assert (tmp_path / "run/ping").read_text() == expected + "\n"
+    pod.write_ping_address(read(*arguments, **variables))
+    assert pod.ping_file().read_text() == expected + "\n"
+    assert pod.ping_file().parent == tmp_path
 
 
-def test_a_read_only_container_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    pod.write_ping_address(read(), Path("/proc/run/ping"))
-    monkeypatch.setattr(health, "PING_FILE", Path("/proc/run/ping"))
+def test_without_an_address_the_default_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pod.ping_file().mkdir()
+    pod.write_ping_address(read())
     monkeypatch.setattr(health, "DEFAULT", "http://127.0.0.1:1/ping")
     assert health.main() == 1
+    assert "http://127.0.0.1:1/ping" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (204, 1), (503, 1)])
@@ -122,8 +172,9 @@ def test_health_is_200_and_nothing_else(
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        (tmp_path / "ping").write_text(f"http://127.0.0.1:{server.server_port}/ping\n")
-        monkeypatch.setattr(health, "PING_FILE", tmp_path / "ping")
+        pod.ping_file().write_text(f"http://127.0.0.1:{server.server_port}/ping\n")
+        for variable in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):  # asks itself, not a proxy
+            monkeypatch.setenv(variable, "http://127.0.0.1:1")
         assert health.main() == code
 
 

@@ -32,9 +32,15 @@ def voices(tmp_path: Path) -> str:
 
 # Row: field, default, a good value as text and as a value, and bad ones.
 ROWS = [
-    ("model", "bosonai/model", "me/my-model", "me/my-model", ["a b", "a\n/b"]),
+    (
+        "model",
+        "bosonai/model",
+        "me/my-model",
+        "me/my-model",
+        ["a b", "a\n/b", "/no/where", "./x", "a/b/c", "a--b", "-a/b", "s3://a/b", "~/x"],
+    ),
     ("model_revision", "1" * 40, "v1.0", "v1.0", ["a b", "x" * 201]),
-    ("audio_tokenizer", "bosonai/tokenizer", "me/codec", "me/codec", ["a b"]),
+    ("audio_tokenizer", "bosonai/tokenizer", "me/codec", "me/codec", ["a b", "/no/where"]),
     ("audio_tokenizer_revision", "2" * 40, "main", "main", ["a b"]),
     ("semantic_model_revision", None, "b4b85f1", "b4b85f1", ["a b"]),
     (
@@ -42,7 +48,7 @@ ROWS = [
         ("higgs-audio-v2",),
         "tts-1 tts-1-hd",
         ("tts-1", "tts-1-hd"),
-        [" ", "a,b"],
+        ["a,b", "a b,c"],
     ),
     ("port", 8000, "80", 80, ["0", "65536", "http", "8000.0", "-1", "9" * 30]),
     ("health_port", 8000, "8080", 8080, ["0", "70000", "x"]),
@@ -97,6 +103,20 @@ def test_a_row(
             assert row.flag in refused(f"{row.flag}={wrong}").message
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "  {} ", "\t{}\r"])
+def test_blanks_and_line_ends_around_a_value_are_no_part_of_it(around: str, voices: str) -> None:
+    """A secret made by `echo` ends with a line, and a file of Windows has CR and LF."""
+    for name, _, text, value, _ in ROWS:
+        row = next(row for row in settings.TABLE if row.name == name)
+        if name == "extra_arguments":
+            assert read(**{row.variable: around.format("--seed 1")}).arguments == ["--seed", "1"]
+            continue
+        text, value = (voices, voices) if name == "voices_dir" else (text, value)
+        assert getattr(read(**{row.variable: around.format(text)}), name) == value
+        blank = read(**{row.variable: around.format("")})
+        assert getattr(blank, name) == getattr(read(), name), "nothing but blanks counts as unset"
+
+
 def test_revisions_follow_their_repository() -> None:
     assert read(HIGGS_MODEL="me/model").model_revision == "main"
     assert read(HIGGS_MODEL="bosonai/model").model_revision == "1" * 40
@@ -105,8 +125,12 @@ def test_revisions_follow_their_repository() -> None:
     assert read(HIGGS_MODEL_REVISION="main").model == "bosonai/model"
 
 
-def test_folders_are_allowed_as_models() -> None:
-    for folder in ("/models/higgs audio", "./model", "../model", "model"):
+def test_folders_that_are_there_are_allowed_as_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a b/c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a b/c")
+    for folder in (f"{tmp_path}/a b", "./", "../c", "gpt2", "me/my_model.v1"):
         assert read(HIGGS_MODEL=folder).model == folder
 
 
@@ -150,8 +174,13 @@ def test_extra_arguments_win_over_variables_and_lose_against_flags() -> None:
 
 def test_all_arguments_in_one() -> None:
     """RunPod's template has one field for them, and a manifest is easily written so."""
-    found = read("--port 9 --chat-template 'a b'", "--seed", "1")
+    found = read(*settings.split(["--port 9 --chat-template 'a b'", "--seed", "1"]))
     assert (found.port, found.arguments) == (9, ["--chat-template", "a b", "--seed", "1"])
+    assert settings.split([" --seed 1\n"]) == ["--seed", "1"]
+    as_they_are = ["--override-generation-config", '{"a": 1}', "--chat-template=a b", ""]
+    assert settings.split(as_they_are) == as_they_are
+    with pytest.raises(BadSetting, match="cannot be read: No closing quotation"):
+        settings.split(["--chat-template 'a b"])
 
 
 @pytest.mark.parametrize(
@@ -181,10 +210,14 @@ def test_misspelt_variables() -> None:
 
 
 def test_help_is_one_screen_and_has_every_variable() -> None:
-    lines = settings.help_text(IMAGE).split("\n")
-    assert len(lines) <= 40 and max(map(len, lines)) <= 120
+    text = settings.help_text(IMAGE)
+    lines = text.split("\n")
+    assert len(lines) <= 48 and max(map(len, lines)) <= 80
+    words = " ".join(text.split())
     for row in settings.TABLE:
-        assert any(line.startswith(row.variable) for line in lines)
+        assert any(line.startswith(f"{row.variable} ") for line in lines)
+        assert f"({row.values.replace('`', '')})" in words
+        assert f" [{row.default}]" in words or row.default == "none"
     assert IMAGE.tag in lines[0] and settings.help_text(None)
 
 

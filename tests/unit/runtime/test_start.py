@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from higgs_runtime import command
 from higgs_runtime.errors import BadSetting, HookFailed, NotCached, PortTaken
 
 from higgs_image.workspace import PROJECT
@@ -233,6 +234,47 @@ def test_a_default_gives_way_to_a_flag_of_the_server(start: MakeStart) -> None:
     assert "--disable-mm-preprocessor-cache" not in arguments
 
 
+def test_a_key_by_the_server_s_own_variable(start: MakeStart) -> None:
+    run = start(VLLM_API_KEY="0123456789\n")
+    run.wait_for("higgs: ready")
+    assert json.loads(run.ask("/environment")[1])["VLLM_API_KEY"] == "0123456789"
+    assert "no API key" not in run.log
+
+
+def test_what_kubernetes_says_of_a_service_called_vllm(start: MakeStart) -> None:
+    run = start(VLLM_PORT="tcp://10.0.0.1:80", VLLM_SERVICE_HOST="10.0.0.1")
+    run.wait_for("higgs: ready")
+    assert "VLLM_PORT" not in json.loads(run.ask("/environment")[1])
+    run = start(VLLM_PORT="23456")
+    run.wait_for("higgs: ready")
+    assert json.loads(run.ask("/environment")[1])["VLLM_PORT"] == "23456"
+
+
+def test_a_home_that_can_be_written(start: MakeStart, tmp_path: Path) -> None:
+    """For a user without an account HOME is /, and a read-only container has none at all."""
+    run = start(HOME="/no/such", TMPDIR=str(tmp_path), HF_HOME=str(tmp_path / "hf"))
+    run.wait_for("higgs: ready")
+    environment = json.loads(run.ask("/environment")[1])
+    home = Path(environment["HOME"])
+    assert home == tmp_path / f"higgs-{os.getuid()}" and home.stat().st_mode & 0o777 == 0o700
+    run = start()
+    run.wait_for("higgs: ready")
+    assert json.loads(run.ask("/environment")[1])["HOME"] == str(tmp_path)
+
+
+def test_a_user_without_an_account_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.os, "getuid", lambda: 54_321)
+    changed = {"HOME": "/tmp"}
+    command._give_home(changed)
+    assert changed == {"HOME": "/tmp", "USER": "54321"}
+
+
+def test_any_character_can_be_logged(start: MakeStart) -> None:
+    run = start("--chat-template", os.fsdecode(b"\xff\xc3\xbc"), LC_ALL="no_SUCH.ISO-8859-1")
+    run.wait_for("higgs: ready")
+    assert "--chat-template \\udcff" in run.log
+
+
 def test_a_port_for_ping_of_its_own(start: MakeStart) -> None:
     port = free_port()
     run = start(TEST_LOADING_SECONDS="1", PORT_HEALTH=str(port))
@@ -348,16 +390,32 @@ def _ignore(run: Start) -> None:
         run.ask("/v1/audio/speech", speech(1000, 0.5))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_that_ask_for_the_end(start: MakeStart, number: signal.Signals) -> None:
+    run = start()
+    run.wait_for("higgs: ready")
+    run.process.send_signal(number)
+    assert run.end() == 0
+    assert "no request is running" in run.log
+    run = start(TEST_LOADING_SECONDS="600")
+    assert run.engine
+    run.process.send_signal(number)
+    assert run.end() == 0
+    assert "stopped while it was starting" in run.log
+
+
 def test_a_second_signal_ends_the_wait(start: MakeStart) -> None:
-    run = start(HIGGS_DRAIN_SECONDS="600")
+    run = start(HIGGS_DRAIN_SECONDS="600", TEST_PATIENT="1")
     run.wait_for("higgs: ready")
     before = run.log.count("speech pcm")
     threading.Thread(target=_ignore, args=(run,), daemon=True).start()
     run.wait_for(lambda: run.log.count("speech pcm") == before + 1)
     run.process.send_signal(signal.SIGINT)
     run.wait_for("stopping:")
+    began = time.monotonic()
     assert run.stop() == 0
     assert "cut short by a second signal" in run.log
+    assert time.monotonic() - began < 5, "the server would have waited for the connection"
 
 
 def test_a_signal_while_it_loads(start: MakeStart) -> None:
@@ -368,11 +426,8 @@ def test_a_signal_while_it_loads(start: MakeStart) -> None:
     assert not alive(engine) and run.left() == []
 
 
-def test_a_server_that_does_not_end_is_killed(
-    start: MakeStart, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = "from higgs_runtime import server; server.END_SECONDS = 1.0"
-    run = patched(monkeypatch, before, start)
+def test_a_server_that_does_not_end_is_killed(start: MakeStart) -> None:
+    run = start(HIGGS_DRAIN_SECONDS="1")
     run.wait_for("higgs: ready")
     engine = run.engine
     server = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
@@ -456,7 +511,7 @@ def test_bad_settings_end_at_once(start: MakeStart) -> None:
 
 def test_offline_without_weights(start: MakeStart, tmp_path: Path) -> None:
     for variable in ("HIGGS_OFFLINE", "HF_HUB_OFFLINE"):
-        run = start(**{variable: "1"}, HIGGS_MODEL="", HF_HOME=str(tmp_path / "hf"))
+        run = start(**{variable: "true"}, HIGGS_MODEL="", HF_HOME=str(tmp_path / "hf"))
         assert run.end() == NotCached.exit_code
         assert "bosonai/model at 1111" in run.lines[-1]
 
@@ -515,6 +570,28 @@ def test_another_program(image_file: Path) -> None:
     missing = run_once(image_file, "no-such-program")
     assert missing.returncode == 127 and "no-such-program: No such file" in missing.stderr
     assert run_once(image_file, "/etc/passwd").returncode == 126
+
+
+def test_another_program_ends_by_a_broken_pipe_as_anywhere(image_file: Path) -> None:
+    done = run_once(image_file, "bash", "-c", "yes | head -1")
+    assert (done.stdout, done.stderr) == ("y\n", "")
+
+
+def test_an_empty_argument_is_none(image_file: Path) -> None:
+    """As a platform's form sends it."""
+    for arguments in (["", " "], ["", "--help"], [" --help"]):
+        done = run_once(image_file, *arguments)
+        assert "no such" not in done.stderr.lower()
+        assert done.returncode == (0 if "help" in arguments[-1] else 10)
+
+
+def test_what_costs_time_is_not_imported_for_a_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, higgs_runtime.__main__; print(*sys.modules)"],
+        env={"PYTHONPATH": str(PROJECT / "docker/runtime")}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    slow = {"asyncio", "logging", "argparse", "huggingface_hub", "ssl", "http.client"}
+    assert not slow & set(done.stdout.split())
 
 
 def test_help(image_file: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from higgs_runtime.errors import (
     HubBusy,
     HubNotFound,
     HubRefused,
+    NoNetwork,
     NotCached,
     Refused,
     WeightsDamaged,
@@ -111,6 +113,27 @@ def test_folders_are_taken_as_they_are(hub: Hub, tmp_path: Path) -> None:
     place = ensure(tmp_path / "cache", own)
     assert place == weights.Place(str(tmp_path / "mine"), str(tmp_path / "mine"))
     assert hub.asked == []
+
+
+def test_progress_is_in_the_log_and_in_what_clients_are_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from higgs_runtime import hub as client
+
+    monkeypatch.setattr(client, "PROGRESS_SECONDS", 0.0)
+    size = 60_000_000
+    snapshot = client.Snapshot(MODEL, "1" * 40, (client.File("big", size, "abc", ""),))
+    partial = tmp_path / "models--bosonai--model/blobs/abc.incomplete"
+    partial.parent.mkdir(parents=True)
+    told: list[str] = []
+    with client._reporting(snapshot, tmp_path, told.append):
+        with partial.open("wb") as file:
+            file.truncate(size // 4)
+        while not told:
+            time.sleep(0.01)
+    assert told[0] == "downloading the model: 0.0 of 0.1 GB, 25 %"
+    [line] = capsys.readouterr().out.splitlines()[:1]
+    assert re.fullmatch(r"higgs: model: 0\.0 of 0\.1 GB, 25 %, \d+ MB/s, \d+ s left", line)
 
 
 # --- interruptions
@@ -325,6 +348,95 @@ def test_no_network(tmp_path: Path, hub: Hub, hub_server: Server, waits: list[fl
         assert done.stdout.count("trying again in") == 5
 
 
+def test_a_hub_that_never_answers(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """As where packets are dropped instead of refused."""
+    from higgs_runtime import hub as client
+
+    real = client.HfApi
+    monkeypatch.setattr(client, "ASK_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(client, "HfApi", lambda: real(endpoint=url))
+        error = refused(NoNetwork, tmp_path)
+    assert "cannot be reached (timeout)" in error.message
+    assert waits == [1.0, 2.0, 5.0, 10.0, 20.0]
+
+
+def test_a_token_that_the_hub_does_not_accept(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """The real hub refuses a wrong one for public repositories, too."""
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong\n")
+    hub.failures.append(Failure("", 401))
+    error = refused(HubRefused, tmp_path)
+    assert "does not accept the token in HF_TOKEN" in error.message and "hf_wrong" not in str(error)
+    assert "or unset it: pinned weights need none" in error.hint and waits == []
+
+
+def test_what_a_template_for_pods_sets_does_no_harm(
+    hub: Hub, hub_server: Server, tmp_path: Path
+) -> None:
+    """HF_HUB_ENABLE_HF_TRANSFER wants a package that is not there. A process of its own: the
+    library reads it when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "docker/runtime"),
+                          "HF_HUB_ENABLE_HF_TRANSFER": "1", "HF_HUB_DISABLE_XET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("offline", [True, False])
+def test_weights_that_this_user_may_not_read(hub: Hub, tmp_path: Path, offline: bool) -> None:
+    ensure(tmp_path)
+    (tmp_path / "models--bosonai--model").chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(BadSetting, match="weights cannot be read: Permission denied for"):
+            ensure(tmp_path, offline=offline)
+    finally:
+        os.seteuid(0)
+
+
+def test_what_cannot_be_written_later_is_no_traceback(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from higgs_runtime import hub as client
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "/cache/x")
+
+    monkeypatch.setattr(client, "snapshot_download", broken)
+    error = refused(BadSetting, tmp_path)
+    assert f"weights cannot be downloaded to {tmp_path}: " in error.message
+    assert "Read-only file system: '/cache/x'" in error.message
+
+
+def test_certificates_that_are_not_there(
+    hub: Hub, hub_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    def broken(*_: object, **__: object) -> None:
+        requests.Session().get("https://127.0.0.1:1", verify="/no/such/ca.pem")
+
+    from higgs_runtime import hub as client
+
+    monkeypatch.setattr(client.HfApi, "model_info", broken)
+    assert "/no/such/ca.pem" in refused(BadSetting, tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("value", "offline"),
+    [("1", True), ("true", True), ("Yes", True), ("ON\r", True), ("0", False), ("", False)],
+)
+def test_the_library_s_own_word_for_offline(value: str, offline: bool) -> None:
+    assert weights.offline({"HF_HUB_OFFLINE": value}) == offline
+
+
 def test_the_token_is_sent(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     ensure(tmp_path)
@@ -419,8 +531,8 @@ def test_the_semantic_model_is_a_part_of_the_tokenizer_unless_somebody_says_so()
     assert own[2] == Wanted("semantic model", "bosonai/hubert", "v1")
     pinned = IMAGE._replace(semantic_model=Weights("bosonai/hubert", "3" * 40))
     assert weights.wanted(settings(), pinned)[2].revision == "3" * 40
-    own = weights.wanted(settings(HIGGS_MODEL="me/model", HIGGS_AUDIO_TOKENIZER="/codec"), IMAGE)
-    assert own[0] == Wanted("model", "me/model", "main") and own[1].repo == "/codec"
+    own = weights.wanted(settings(HIGGS_MODEL="me/model", HIGGS_AUDIO_TOKENIZER="/usr"), IMAGE)
+    assert own[0] == Wanted("model", "me/model", "main") and own[1].repo == "/usr"
 
 
 # --- where
@@ -451,9 +563,17 @@ def test_the_cache_is_on_the_volume_if_there_is_one(
     assert weights.cache_folder(Path("/x"), {"HF_HUB_CACHE": "/y"}) == Path("/y")
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_refused_if_something_is_missing(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadSetting, match="cannot be kept in"):
-        weights.home(settings(HF_HOME=str(tmp_path / "file/x")), {})
-    assert weights.home(settings(HF_HOME="/proc/x", HIGGS_OFFLINE="1"), {}) == Path("/proc/x")
-    shutil.rmtree(tmp_path)
+    for cache in (tmp_path / "file", tmp_path / "file/x"):
+        assert f"cannot be kept in {cache}: " in refused(BadSetting, cache).message
+    place = ensure(tmp_path / "cache")
+    monkeypatch.setattr(weights.os, "access", lambda path, how: False)
+    assert ensure(tmp_path / "cache") == place, "what is there can be read"
+    Path(place.model, "config.json").unlink()
+    hub.asked.clear()
+    error = refused(BadSetting, tmp_path / "cache")
+    assert "it is read-only for this user" in error.message and "HIGGS_OFFLINE=1" in error.hint
+    assert hub.asked == []

@@ -39,6 +39,7 @@ def test_exit_code_and_files(
         return done, folder
 
     monkeypatch.setattr(runs, "run", run)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     with pytest.raises(SystemExit) as ended:
         smoke(
             Context(), image="i:t", device="cpu", only=["health"], keep=True, timeout="5",
@@ -48,6 +49,7 @@ def test_exit_code_and_files(
     assert asked == [runs.Options("i:t", "cpu", timeout=5.0, keep=True, only=frozenset({"health"}))]
     assert record.load(tmp_path / "out" / "r.json") == done
     assert (tmp_path / "out" / "j.xml").read_bytes().startswith(b"<?xml")
+    assert f"## Smoke test: {verdict}\n" in (tmp_path / "summary.md").read_text()
     out = capsys.readouterr().out
     assert f"verdict  {verdict}" in out and str(tmp_path / "evidence") in out
 

@@ -1,8 +1,8 @@
 """Stands for the speech server in the start code's tests: real uvicorn, and its real habits.
 
 It binds its port early and listens late, takes `--middleware`, starts a process of its own as an
-engine, and does not wait for running requests when a signal ends it. TEST_* variables say what
-happens; a line for each event goes to standard output.
+engine, and does not wait for running requests when a signal ends it, unless it is told to.
+TEST_* variables say what happens; a line for each event goes to standard output.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ async def serve(app: Any, listener: socket.socket) -> None:
     server = uvicorn.Server(uvicorn.Config(app, lifespan="on"))
 
     def end() -> None:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
+        server.force_exit = not os.environ.get("TEST_PATIENT")
 
     loop = asyncio.get_running_loop()
     task = loop.create_task(server.serve(sockets=[listener]))

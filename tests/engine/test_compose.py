@@ -1,0 +1,136 @@
+"""deploy/compose*.yaml: parsed by Docker Compose, and run with the stand-in image."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from higgs_runtime import settings
+
+from higgs_image import build, standin
+from higgs_image.render import Overrides
+from higgs_image.smoke import cpu
+from higgs_image.workspace import PROJECT
+
+pytestmark = pytest.mark.engine
+
+DEPLOY = PROJECT / "deploy"
+VARIABLES = {row.variable for row in settings.TABLE}
+NAME = "higgs-compose-test"
+
+
+def _has_compose() -> bool:
+    return subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compose(machine: None) -> None:
+    """Docker Compose: installed in CI, never skipped there; else asked for."""
+    if _has_compose():
+        return
+    if os.environ.get("CI") != "true":
+        pytest.skip("needs docker compose (apt-get install docker-compose/trixie)")
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends",
+                    "docker-compose/trixie"], check=True)  # fmt: skip
+
+
+def compose(*arguments: str, files: tuple[Path, ...], **variables: str) -> str:
+    command = ["docker", "compose", "--project-name", NAME]
+    command += [part for file in files for part in ("--file", str(file))]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "HOME": "/"} | variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- parsed
+
+
+def composed(*names: str, **variables: str) -> dict[str, Any]:
+    """Return the service as Compose understands it."""
+    said = compose("config", files=tuple(DEPLOY / name for name in names), **variables)
+    found: dict[str, Any] = yaml.safe_load(said)["services"]["server"]
+    return found
+
+
+def test_on_a_gpu() -> None:
+    found = composed("compose.yaml", IMAGE="x@sha256:abc", HIGGS_API_KEY="k")
+    assert found["image"] == "x@sha256:abc"
+    [device] = found["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia" and device["count"] == 1
+    port = next(row.value for row in settings.TABLE if row.name == "port")
+    assert found["ports"][0]["target"] == port and found["ports"][0]["host_ip"] == "127.0.0.1"
+    assert [x["target"] for x in found["volumes"]] == ["/workspace"]
+    assert found["environment"].keys() <= VARIABLES
+    assert found["environment"]["HIGGS_API_KEY"] == "k"
+
+
+def test_without_an_image_it_says_so() -> None:
+    with pytest.raises(AssertionError, match="set IMAGE to the image's name"):
+        composed("compose.yaml")
+
+
+def test_on_a_cpu() -> None:
+    files = ("compose.yaml", "compose.cpu.yaml")
+    found = composed(*files, IMAGE="x", CPU_DEVICE="/d", CPU_WEIGHTS="/w")
+    assert "deploy" not in found
+    mounts = {x["source"]: (x["target"], x.get("read_only")) for x in found["volumes"]}
+    assert mounts["/d"] == (cpu.DEVICE, True) and mounts["/w"] == (cpu.WEIGHTS, True)
+    for name in ("PYTHONPATH", "HIGGS_DEVICE", "HF_HUB_CACHE"):
+        assert found["environment"][name] == cpu.ENVIRONMENT[name]
+
+
+# --- run
+
+
+@pytest.fixture
+def image(tmp_path: Path, base: str, overrides: Overrides) -> Iterator[str]:
+    workspace = standin.make(tmp_path / "standin", base)
+    reference = build.load(workspace, build.build(workspace, overrides=overrides), overrides, NAME)
+    yield reference
+    subprocess.run(["docker", "image", "rm", "--force", reference], capture_output=True)
+
+
+def test_it_runs_and_ends(image: str, tmp_path: Path) -> None:
+    small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
+    lines = "".join(f"      {name}: {value}\n" for name, value in standin.ENVIRONMENT.items())
+    small.write_text(f"services:\n  server:\n    environment:\n{lines}")
+    files = (DEPLOY / "compose.yaml", DEPLOY / "compose.cpu.yaml", small)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = int(found.getsockname()[1])
+    variables = {"PORT": str(port), "IMAGE": image, "CPU_DEVICE": str(tmp_path),
+                 "CPU_WEIGHTS": str(tmp_path)}  # fmt: skip
+    try:
+        compose("up", "--detach", files=files, **variables)
+        deadline = time.monotonic() + 60
+        while _status(port) != 200:
+            assert time.monotonic() < deadline, compose("logs", files=files, **variables)
+            time.sleep(0.1)
+        compose("stop", files=files, **variables)
+        assert "no request is running" in compose("logs", files=files, **variables)
+        state = ["ps", "--all", "--format", "{{.State}} {{.ExitCode}}"]
+        assert compose(*state, files=files, **variables).strip() == "exited 0"
+    finally:
+        compose("down", "--volumes", files=files, **variables)
+
+
+def _status(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
