@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from higgs_image import render
 from higgs_image.hashing import files_below, sha256_bytes, sha256_file, tree_sha256
 from higgs_image.workspace import PROJECT, Workspace, replace_folder, write_atomically
 
@@ -45,6 +46,11 @@ _DATES = {"submodule": "2025-07-28T12:00:00+00:00",
           "fork": "2025-07-30T12:00:00+00:00"}  # fmt: skip
 _NAME, _EMAIL = "Stand-in", "stand-in@localhost"
 _RECIPE = ["docker/build", "docker/runtime", "templates", "LICENSE", "NOTICE"]
+
+
+def is_image(labels: Mapping[str, str]) -> bool:
+    """Whether an image with these labels is one: its source is a folder of one machine."""
+    return labels.get(render.LABEL + "fork", "").startswith("file://")
 
 
 def workspace_in(folder: Path, root: Path = PROJECT) -> Workspace:

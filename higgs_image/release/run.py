@@ -15,10 +15,10 @@ from typing import Any
 
 from higgs_image import build as builds
 from higgs_image import checkout as checkouts
-from higgs_image import layout, process, registry, standin
+from higgs_image import layout, process, registry
 from higgs_image import lock as locks
 from higgs_image.errors import ReleaseRefusedError
-from higgs_image.release import evidence, journal, notes, policy, promote, provenance, signature
+from higgs_image.release import evidence, journal, notes, promote, provenance, signature
 from higgs_image.release import push as pushes
 from higgs_image.release.journal import Journal, Promote, Push
 from higgs_image.release.repository import Repository, open_repository, split
@@ -104,23 +104,14 @@ def smoke_here(workspace: Workspace) -> Smoke:
     def test(reference: str, device: str) -> bytes:
         from higgs_image.smoke import run as smokes
 
-        name, digest = split(reference)
-        with open_repository(name) as repository:
-            labels = repository.config(digest).get("config", {}).get("Labels") or {}
+        name, _ = split(reference)
         if login := registry.login(name.split("/")[0]):
             with smokes.engine() as (client, _):
                 log.info("smoke: pulling %s", reference)
                 client.images.pull(
                     reference, auth_config={"username": login[0], "password": login[1]}
                 )
-        small = str(labels.get(policy.FORK, "")).startswith("file://")
-        options = smokes.Options(
-            image=reference,
-            device=device,
-            random_weights=not small,  # the small stand-in of the fork needs no device and weights
-            environment=standin.ENVIRONMENT if small else {},
-        )
-        _, folder = smokes.run(workspace, options)
+        _, folder = smokes.run(workspace, smokes.Options(image=reference, device=device))
         return (folder / "record.json").read_bytes()
 
     return test

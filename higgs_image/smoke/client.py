@@ -12,9 +12,16 @@ from typing import Any
 GAP = 0.01
 """Seconds between two reads that make them two pieces: what lies closer was sent as one."""
 
+LARGEST = 100_000_000
+"""Bytes of an answer that cannot be one any more: half an hour of sound."""
+
 
 class Broken(Exception):
     """No whole answer came; the text says what did."""
+
+
+class Hanging(Broken):
+    """Nothing more came in time."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Client:
     """
 
     port: int
-    patience: float = 180.0
+    patience: float = 120.0
     limit: float = 300.0
 
     def get(self, path: str) -> Answer:
@@ -77,7 +84,8 @@ class Client:
         """Send a request and read the whole answer.
 
         Raises:
-            Broken: the connection was refused or cut, or nothing more came in time.
+            Broken: the connection was refused or cut.
+            Hanging: nothing more came in time.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
         started = last = time.monotonic()
@@ -91,12 +99,14 @@ class Client:
                 pieces += not received or now - last > GAP
                 received += block
                 last = now
+                if len(received) > LARGEST:
+                    raise Broken(f"the answer had not ended after {len(received)} bytes")
                 if now - started > self.limit:
-                    raise Broken(f"the answer had not ended after {self.limit:.0f} s")
+                    raise Hanging(f"the answer had not ended after {self.limit:.0f} s")
             if answer.length:
                 raise Broken(f"the answer ended {answer.length} bytes before its announced length")
         except TimeoutError:
-            raise Broken(
+            raise Hanging(
                 f"nothing came for {self.patience:.0f} s, after {len(received)} bytes"
             ) from None
         except (OSError, http.client.HTTPException) as error:

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from testcontainers.core.waiting_utils import WaitStrategy, WaitStrategyTarget
 
 from higgs_image.errors import EngineError
 from higgs_image.render import LABEL
-from higgs_image.smoke import hints
+from higgs_image.smoke import hints, report
 from higgs_image.smoke.client import Broken, Client
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ OWNER = LABEL + "smoke-owner"
 """Label that tells which process started it: name of the machine, process, time of its start."""
 
 PORT = 8000
-TAIL = 40
-"""Lines of the log that an error shows."""
+LOOKED_AT = 400
+"""Lines of the log in which the reason is looked for: a few tracebacks."""
 PROGRESS = 5.0
 """Seconds between two lines of progress."""
 
@@ -53,11 +53,14 @@ class NotReady(Exception):
         what: happened.
         hint: what it means and what to do; empty if unknown.
         tail: the end of its log.
+        of_machine: it is the machine that lacks something: of the image that says nothing.
     """
 
-    def __init__(self, what: str, hint: str = "", tail: str = "") -> None:
+    def __init__(
+        self, what: str, hint: str = "", tail: str = "", *, of_machine: bool = False
+    ) -> None:
         super().__init__(what)
-        self.what, self.hint, self.tail = what, hint, tail
+        self.what, self.hint, self.tail, self.of_machine = what, hint, tail, of_machine
 
     @property
     def reason(self) -> str:
@@ -154,10 +157,16 @@ class Server:
         state = self.state()
         return state["Status"] in ("created", "running") and not state["RestartCount"]
 
-    def logs(self, tail: int | None = None) -> str:
-        """Return its log, or as many lines of its end."""
-        log_ = self.container.logs(tail="all" if tail is None else tail)
-        return log_.decode(errors="replace")
+    def logs(self, tail: int) -> str:
+        """Return as many lines of the end of its log, without what a terminal would obey."""
+        text = self.container.logs(tail=tail).decode(errors="replace")
+        return "\n".join(hints.printable(line) for line in text.splitlines())
+
+    def save_log(self, path: Path) -> None:
+        """Write all of its log to a file, however large, as it is."""
+        pieces: Any = self.container.logs(stream=True, follow=False)
+        with path.open("wb") as file:
+            file.writelines(pieces)
 
     def cpu_seconds(self) -> float:
         """Return the processor time it has used."""
@@ -203,10 +212,15 @@ class Ready(WaitStrategy):
                 server.client = Client(server._port())
             elif _healthy(server.client.port):
                 return
-            if found := hints.find(server.logs(tail=200)):
+            if found := hints.find(server.logs(tail=LOOKED_AT)):
                 time.sleep(1)  # for the rest of the traceback
                 line, hint = found
-                raise NotReady(f"{hint.what} ({line[:200]})", hint.way_out, _tail(server))
+                raise NotReady(
+                    f"{hint.what} ({line[:200]})",
+                    hint.way_out,
+                    _tail(server),
+                    of_machine=hint.of_machine,
+                )
             if now > self._startup_timeout:
                 raise NotReady(
                     f"it was not healthy within {self._startup_timeout:.0f} s",
@@ -215,20 +229,26 @@ class Ready(WaitStrategy):
                 )
             if time.monotonic() - said > PROGRESS:
                 said = time.monotonic()
-                last = (server.logs(tail=1).strip().splitlines() or ["(no log yet)"])[-1]
-                log.info("smoke: %3.0f s, %s: %s", now, state["Status"], last[:120])
+                last = server.logs(1)[:120] or "(no log yet)"
+                log.info("smoke: %3.0f s, %s: %s", now, state["Status"], last)
             time.sleep(self._poll_interval)
 
     def _ended(self, server: Server, state: Mapping[str, Any]) -> NotReady:
         code, killed = int(state["ExitCode"]), bool(state.get("OOMKilled"))
-        hint, said = hints.of_exit(code, out_of_memory=killed), server.logs(tail=200)
-        if found := hints.find(said):
-            hint = found[1]
         how = "restarted" if state["RestartCount"] else f"ended with status {code}"
-        what = f"the container {how} before it was healthy ({hint.what})"
-        if error := hints.last_error(said):
-            what += f": {error[:200]}"
-        return NotReady(what, hint.way_out, _tail(server))
+        what, said = f"the container {how} before it was healthy", server.logs(tail=LOOKED_AT)
+        if told := hints.refusal(said):  # the start code's own words, way out included
+            of_machine = code in hints.OF_MACHINE
+            return NotReady(f"{what}: {told}", "", _tail(server), of_machine=of_machine)
+        found = hints.find(said)
+        hint = found[1] if found else hints.of_exit(code, out_of_memory=killed)
+        error = hints.last_error(said)
+        return NotReady(
+            f"{what} ({hint.what})" + f": {error[:200]}" * bool(error),
+            hint.way_out,
+            _tail(server),
+            of_machine=hint.of_machine,
+        )
 
 
 def _healthy(port: int) -> bool:
@@ -239,12 +259,15 @@ def _healthy(port: int) -> bool:
 
 
 def _tail(server: Server) -> str:
-    return "\n".join(line[:300] for line in server.logs(tail=TAIL).splitlines())
+    lines = server.logs(report.TAIL).splitlines()
+    return "\n".join(line[: report.LONGEST] for line in lines)
 
 
 @contextlib.contextmanager
 def created(setup: Setup, host: str | None) -> Iterator[DockerContainer]:
     """Yield a container that is not yet started; it is removed in every case, unless kept.
+
+    One that the engine did not start has nothing to keep.
 
     Args:
         setup: how it is to be started.
@@ -263,24 +286,44 @@ def created(setup: Setup, host: str | None) -> Iterator[DockerContainer]:
         **setup.options(),
     )
     container.ports[f"{PORT}/tcp"] = ("127.0.0.1", None)  # type: ignore[assignment]
+    keep = setup.keep
     try:
         yield container
+    except EngineError:
+        keep = False
+        raise
     finally:
-        if not setup.keep:
+        if not keep:
             with contextlib.suppress(Exception):
                 container.stop()
 
 
-def remove_leftovers(client: DockerClient, place: Path) -> list[str]:
-    """Remove what a killed run of the same checkout left; return the ids."""
+@contextlib.contextmanager
+def nothing_left(client: DockerClient, place: Path) -> Iterator[None]:
+    """Remove what a killed run of the same checkout left, and afterwards what this one did.
+
+    Each container has an end of its own; but one that is being made when Ctrl-C comes is known to
+    the engine alone.
+    """
+    _remove(client, place, _is_left)
+    try:
+        yield
+    finally:
+        own = labels(place)[OWNER]
+        _remove(client, place, lambda owner: owner == own)
+
+
+def _remove(client: DockerClient, place: Path, is_meant: Callable[[str], bool]) -> None:
+    from docker.errors import NotFound
+
     known = client.containers.list(
         all=True, filters={"label": [f"{MARK}=run", f"{PLACE}={place}"]}, ignore_removed=True
     )
-    found = [container for container in known if _is_left(container.labels.get(OWNER, ""))]
-    for container in found:
-        log.info("smoke: removing %s, left by a run that was killed", container.short_id)
-        container.remove(force=True, v=True)
-    return [str(container.id) for container in found]
+    for container in known:
+        if is_meant(container.labels.get(OWNER, "")):
+            log.info("smoke: removing %s, left by a run that was ended", container.short_id)
+            with contextlib.suppress(NotFound):
+                container.remove(force=True, v=True)
 
 
 def start(container: DockerContainer, timeout: float) -> tuple[Server, float]:
@@ -301,8 +344,11 @@ def start(container: DockerContainer, timeout: float) -> tuple[Server, float]:
             "build it, or name one that can be pulled",
         ) from None
     except APIError as error:
-        if found := hints.find(str(error)):
-            raise NotReady(f"{found[1].what} ({found[0][:300]})", found[1].way_out) from None
+        if found := hints.find(error.explanation or str(error)):
+            line, hint = found
+            raise NotReady(
+                f"{hint.what} ({line[:300]})", hint.way_out, of_machine=hint.of_machine
+            ) from None
         raise EngineError(f"the engine refused: {error}", "see invoke doctor") from None
     Ready().with_startup_timeout(int(timeout)).with_poll_interval(0.25).wait_until_ready(container)
     return Server(container.get_wrapped_container()), time.monotonic() - begun

@@ -7,7 +7,7 @@ record says `pass` has passed. The file is read strictly; `schema` changes when 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,10 +20,38 @@ from higgs_image.workspace import write_atomically
 SCHEMA = 1
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+Kind = Literal["gpu", "cpu"]
+"""`gpu` with real weights, or `cpu` with the stand-in device and random weights."""
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Measured = dict[str, float | int | str | bool]
 """Figures and other evidence; a name says its unit, such as `first_audio_s`."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+
+_EVERYWHERE = (
+    "start",
+    "health",
+    "models",
+    "voices",
+    "speech-pcm",
+    "speech-wav",
+    "speech-mp3",
+    "speech-flac",
+    "speech-opus",
+    "speech-aac",
+    "streaming",
+    "at-once",
+    "bad-requests",
+    "custom-voice",
+    "idle-cpu",
+    "memory",
+    "health-after",
+    "stop",
+)
+REQUIRED: dict[Kind, frozenset[str]] = {
+    "cpu": frozenset(_EVERYWHERE),
+    "gpu": frozenset((*_EVERYWHERE, "sound")),
+}
+"""Checks without which there is no pass: what random weights sound like cannot be one of them."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,13 +79,13 @@ class Device(_Table, frozen=True):
     """What the image ran on.
 
     Attributes:
-        kind: `gpu` with real weights, or `cpu` with the stand-in device and random weights.
+        kind: real weights or random ones.
         name: as its maker calls it, such as `NVIDIA L40S`.
         count: how many of them.
         driver: version of the NVIDIA driver; empty on a CPU.
     """
 
-    kind: Literal["gpu", "cpu"]
+    kind: Kind
     name: str
     count: int = 1
     driver: str = ""
@@ -116,19 +144,25 @@ class Record(_Table, frozen=True):
         return self.verdict == "pass"
 
 
-def overall(checks: Iterable[Check]) -> tuple[Verdict, str]:
+def overall(checks: Iterable[Check], required: Collection[str] = ()) -> tuple[Verdict, str]:
     """Return the verdict over all checks, and why.
 
     One failure fails the whole, whether its check is required or not. Else each required check
     has to have passed, or the whole is inconclusive; so it is without any required check.
+
+    Args:
+        checks: that were made.
+        required: names of checks that have to be among them.
     """
     found = list(checks)
     if failed := [check.name for check in found if check.verdict == "fail"]:
         return "fail", f"failed: {', '.join(failed)}"
-    required = [check for check in found if check.required]
-    if open_ := [check.name for check in required if check.verdict != "pass"]:
+    wanted = [check for check in found if check.required]
+    open_ = [check.name for check in wanted if check.verdict != "pass"]
+    open_ += sorted(set(required) - {check.name for check in wanted})
+    if open_:
         return "inconclusive", f"required, but not decided: {', '.join(open_)}"
-    return ("pass", "") if required else ("inconclusive", "no required check was made")
+    return ("pass", "") if wanted else ("inconclusive", "no required check was made")
 
 
 def save(record: Record, path: Path) -> None:
@@ -138,6 +172,8 @@ def save(record: Record, path: Path) -> None:
 
 def load(path: Path) -> Record:
     """Read a record, and make sure that its verdict is what its checks say.
+
+    One that lacks a check which is required by now, as an older one may, is inconclusive.
 
     Raises:
         UsageError: it is missing, malformed, of another schema, or contradicts itself.
@@ -160,6 +196,9 @@ def load(path: Path) -> Record:
         raise UsageError(
             f"{path}: says {record.verdict}, its checks say {overall(record.checks)[0]}", remedy
         )
+    verdict, reason = overall(record.checks, REQUIRED[record.device.kind])
+    if verdict != record.verdict:
+        return msgspec.structs.replace(record, verdict=verdict, reason=reason)
     return record
 
 

@@ -6,15 +6,30 @@ import textwrap
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
+from higgs_image.smoke.hints import printable
 from higgs_image.smoke.record import Check, Record
 
 MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "?"}
+LOG = "server.log"
+TAIL, LONGEST = 40, 300
+"""Lines of the log that a report shows, and characters of each."""
 
 
 def save(record: Record, folder: Path) -> None:
-    """Write the report beside the record: report.md and junit.xml."""
-    (folder / "report.md").write_text(markdown(record), encoding="utf-8")
+    """Write the report beside the record and the log: report.md and junit.xml."""
+    text = markdown(record, _end_of(folder / LOG))
+    (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "junit.xml").write_bytes(junit(record))
+
+
+def _end_of(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4 * TAIL * LONGEST))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(printable(line[:LONGEST]) for line in lines[-TAIL:])
 
 
 def text(record: Record) -> str:
@@ -37,12 +52,33 @@ def text(record: Record) -> str:
         f"digest   {record.image.digest or 'none: it was never in a registry'}",
         f"device   {device.kind}: {name}",
         f"time     {record.seconds:.0f} s",
+        *([f"open     {_undecided(record)}"] if _undecided(record) else []),
+        *([_kept(record)] if record.container.get("kept") else []),
         f"verdict  {record.verdict}{ending}",
     ])  # fmt: skip
 
 
-def markdown(record: Record) -> str:
-    """Return the report for a job's summary."""
+def _undecided(record: Record) -> str:
+    """Return what a pass leaves open: the checks that could not decide, and are not required."""
+    if not record.passed:
+        return ""
+    names = [x.name for x in record.checks if x.verdict == "inconclusive" and not x.required]
+    return ", ".join(names)
+
+
+def _kept(record: Record) -> str:
+    name = str(record.container["id"])[:12]
+    status = record.container.get("status", "")
+    return f"kept     container {name} ({status}): docker start {name}; docker rm --force {name}"
+
+
+def markdown(record: Record, log: str = "") -> str:
+    """Return the report for a job's summary.
+
+    Args:
+        record: what it is about.
+        log: the end of the server's log, shown where the verdict is not pass.
+    """
     rows = [
         f"| {MARKS[check.verdict]} | {check.name}{'' if check.required else ' (optional)'} "
         f"| {check.seconds:.1f} | {_cell(check.reason or _figures(check))} |"
@@ -59,8 +95,15 @@ def markdown(record: Record) -> str:
         "| | check | s | seen |",
         "|---|---|---|---|",
         *rows,
+        *(["", f"Not decided on a {device.kind}: {_undecided(record)}"] * bool(_undecided(record))),
         "",
+        *([_details("End of the server's log", log)] if log and not record.passed else []),
     ])  # fmt: skip
+
+
+def _details(title: str, text: str) -> str:
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+    return f"<details><summary>{title}</summary><pre>\n{escaped}\n</pre></details>\n"
 
 
 def junit(record: Record) -> bytes:
@@ -82,11 +125,11 @@ def junit(record: Record) -> bytes:
             suite, "testcase", classname="smoke", name=check.name, time=f"{check.seconds:.2f}"
         )
         if check.verdict == "fail":
-            xml.SubElement(case, "failure", message=_plain(check.reason))
+            xml.SubElement(case, "failure", message=printable(check.reason))
         elif check.verdict == "inconclusive":
-            xml.SubElement(case, "skipped", message=_plain(check.reason))
+            xml.SubElement(case, "skipped", message=printable(check.reason))
         if check.measured:
-            xml.SubElement(case, "system-out").text = _plain(_figures(check))
+            xml.SubElement(case, "system-out").text = printable(_figures(check))
     return bytes(xml.tostring(suite, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
@@ -95,9 +138,4 @@ def _figures(check: Check) -> str:
 
 
 def _cell(value: str) -> str:
-    return _plain(value).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _plain(value: str) -> str:
-    """Take out what neither XML nor a table can hold."""
-    return "".join(x if x.isprintable() else " " for x in value)
+    return printable(value).replace("|", "\\|").replace("<", "&lt;")

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import struct
 import time
 import wave
@@ -17,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higgs_image import build, lock, process
+from higgs_image import build, lock, process, standin
 from higgs_image.errors import EngineError, UsageError
 from higgs_image.render import LABEL
-from higgs_image.smoke import container, cpu, record, report
-from higgs_image.smoke.checks import CHECKS, OWN_VOICE, START, Check, Context, Failed, Undecided
-from higgs_image.smoke.client import Broken, Client
-from higgs_image.smoke.container import NotReady, Server, Setup
-from higgs_image.smoke.record import Device, Image, Record
+from higgs_image.smoke import container, cpu, observe, record, report
+from higgs_image.smoke.checks import CHECKS, OWN_VOICE, START
+from higgs_image.smoke.container import Setup
+from higgs_image.smoke.record import REQUIRED, Image, Kind, Record
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ WORKSPACE = "/workspace"
 VOICES = "/mnt/voices"
 """Where the folder with a voice of our own is mounted."""
 
+HOOK = "nvidia-container-runtime-hook"
+"""Program that the engine runs for a container with a GPU, where no runtime of NVIDIA's is set."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -57,8 +60,6 @@ class Options:
         cache: volume or folder for the real weights.
         only: names of checks; empty: all. What is left out is not decided.
         patience: seconds without a byte after which an answer counts as hanging.
-        random_weights: give a container on a CPU the stand-in device and its weights. The small
-            stand-in of the fork needs neither.
         environment: more variables for the container.
     """
 
@@ -70,8 +71,7 @@ class Options:
     shm_size: str = ""
     cache: str = CACHE
     only: frozenset[str] = field(default_factory=frozenset)
-    patience: float = 180.0
-    random_weights: bool = True
+    patience: float = 120.0
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -86,27 +86,43 @@ def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
         EngineError: no engine, no such image, or the engine refused to start it.
     """
     _validate(options)
-    started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
-    with workspace.exclusive("smoke"), engine() as (client, host):
-        container.remove_leftovers(client, workspace.build)
+    with (
+        workspace.exclusive("smoke"),
+        _ended_by_sigterm(),
+        engine() as (client, host),
+        container.nothing_left(client, workspace.build),
+    ):
+        started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
         reference = options.image or last_built(workspace)
         image = describe(client, reference)
-        kind = options.device if options.device != "auto" else find_device(client)
+        kind = _kind(client, options.device)
         folder = _fresh_folder(workspace, image, kind)
         log.info("smoke: %s on %s", reference, kind)
-        setup = _setup(client, workspace, options, reference, kind, folder)
-        checks, device, ended = _observe(setup, host, options, kind, folder)
-        verdict, reason = record.overall(checks)
+        try:
+            setup = setup_for(client, workspace, options, reference, kind, folder)
+        except cpu.NoWeightsError as error:
+            found = observe.not_started("fail", error.message, kind)
+        else:
+            found = observe.observe(
+                setup,
+                host,
+                kind,
+                folder,
+                timeout=options.timeout or START_SECONDS[kind],
+                patience=options.patience,
+                only=options.only,
+            )
+        verdict, reason = record.overall(found.checks, REQUIRED[kind])
         done = Record(
             schema=record.SCHEMA,
             verdict=verdict,
             reason=reason,
             image=image,
-            device=device,
+            device=found.device,
             started=started.replace(microsecond=0),
             seconds=round(time.monotonic() - begun, 1),
-            checks=checks,
-            container=ended,
+            checks=found.checks,
+            container=found.ended,
         )
         record.save(done, folder / "record.json")
         report.save(done, folder)
@@ -121,6 +137,20 @@ def _validate(options: Options) -> None:
         raise UsageError(
             f"there is no check {', '.join(unknown)}", f"there are {', '.join(sorted(known))}"
         )
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which CI systems send, end the run as Ctrl-C does: cleaned up."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # -- the engine and the image ----------------------------------------------------------------------
@@ -162,7 +192,7 @@ def last_built(workspace: Workspace) -> str:
     """
     states = [workspace.build / "state" / f"build-{name}.json" for name in build.COMPRESSIONS]
     found = sorted((x for x in states if x.is_file()), key=lambda x: x.stat().st_mtime)
-    remedy = "build one: invoke build; or name one: invoke smoke --image IMAGE"
+    remedy = "build one: invoke build; or name one: invoke smoke IMAGE"
     if not found:
         raise UsageError("no image was built yet", remedy)
     digest = str(workspace.read_state(found[-1].stem).get("digest"))
@@ -213,32 +243,34 @@ def _digest(reference: str, identity: str, known: list[str]) -> str | None:
     return digests[0] if digests else None
 
 
-def find_device(client: DockerClient) -> str:
-    """Return `gpu` if the engine can give containers one, else `cpu`."""
-    return "gpu" if "nvidia" in (client.info().get("Runtimes") or {}) else "cpu"
+def find_device(client: DockerClient) -> Kind:
+    """Return `gpu` if the engine can give containers one, else `cpu`.
+
+    It does so by NVIDIA's runtime, by a description of the devices (CDI), or by the hook alone,
+    of which it tells nothing.
+    """
+    info = client.info()
+    known = [*(info.get("Runtimes") or {}), *(x["ID"] for x in info.get("DiscoveredDevices") or ())]
+    found = any(name.startswith("nvidia") for name in known) or shutil.which(HOOK)
+    return "gpu" if found else "cpu"
 
 
-def _device(server: Server | None, kind: str) -> Device:
-    if kind == "cpu":
-        return Device("cpu", _processor(), os.cpu_count() or 1)
-    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    lines = ((server.output_of(*query) if server else None) or "unknown, ").splitlines()
-    name, _, driver = lines[0].partition(", ")
-    return Device("gpu", name, len(lines), driver)
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"
+def _kind(client: DockerClient, wanted: str) -> Kind:
+    if wanted != "auto":
+        return "gpu" if wanted == "gpu" else "cpu"
+    found = find_device(client)
+    if found == "cpu" and Path("/dev/nvidiactl").exists():
+        log.warning(
+            "smoke: this machine has an NVIDIA GPU, but the engine cannot give it to a container: "
+            "install nvidia-container-toolkit, and see invoke doctor"
+        )
+    return found
 
 
 # -- the container ---------------------------------------------------------------------------------
 
 
-def _fresh_folder(workspace: Workspace, image: Image, kind: str) -> Path:
+def _fresh_folder(workspace: Workspace, image: Image, kind: Kind) -> Path:
     """Return an empty folder for the evidence; an earlier run's of the same image is dropped."""
     name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
     folder = workspace.build / "smoke" / f"{name}-{kind}"
@@ -247,14 +279,15 @@ def _fresh_folder(workspace: Workspace, image: Image, kind: str) -> Path:
     return folder
 
 
-def _setup(
+def setup_for(
     client: DockerClient,
     workspace: Workspace,
     options: Options,
     reference: str,
-    kind: str,
+    kind: Kind,
     folder: Path,
 ) -> Setup:
+    """Return how the container is started; `folder` takes what is mounted besides the weights."""
     voices = folder / "voices"
     write_voice(voices)
     environment = {"HIGGS_VOICES_DIR": VOICES}
@@ -266,7 +299,9 @@ def _setup(
         writable.add(cache)
         if token := os.environ.get("HF_TOKEN"):
             environment["HF_TOKEN"] = token
-    elif options.random_weights:
+    elif standin.is_image(client.images.get(reference).labels):
+        environment |= standin.ENVIRONMENT  # it needs neither device nor weights
+    else:
         locked = lock.load(workspace.lock_file)
         made = cpu.weights(client, workspace, reference, locked)
         mounts |= {str(cpu.package(workspace)): cpu.DEVICE, str(made): cpu.WEIGHTS}
@@ -297,109 +332,3 @@ def write_voice(folder: Path) -> None:
             out.writeframesraw(struct.pack("<h", int(8_000 * swell * pitch)))
     voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
     (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
-
-
-def _observe(
-    setup: Setup, host: str | None, options: Options, kind: str, folder: Path
-) -> tuple[list[record.Check], Device, dict[str, float | int | str | bool]]:
-    """Start the container, make the checks, and return them with how it ended."""
-    timeout = options.timeout or START_SECONDS[kind]
-    with container.created(setup, host) as handle:
-        begun = time.monotonic()
-        server: Server | None = None
-        try:
-            server, seconds = container.start(handle, timeout)
-        except NotReady as error:
-            checks = [_start_check("fail", error.reason, time.monotonic() - begun)]
-            log.info("smoke: start: fail: %s\n%s", error.reason, error.tail)
-            checks += [_not_made(check, kind, "the server did not start") for check in CHECKS]
-        else:
-            log.info("smoke: healthy after %.1f s", seconds)
-            server.client = Client(server.client.port, patience=options.patience)
-            device = _device(server, kind)
-            context = Context(server, folder, real=kind == "gpu")
-            measured: record.Measured = {"health_s": round(seconds, 1)}
-            with contextlib.suppress(KeyError):  # unlike the time, no neighbour makes it longer
-                measured["cpu_s"] = round(server.cpu_seconds(), 1)
-            checks = [_start_check("pass", "", seconds, measured)]
-            checks += _make(context, kind, options.only)
-            return checks, device, _end(server, folder)
-        with contextlib.suppress(Exception):
-            server = Server(handle.get_wrapped_container())
-        return checks, _device(None, kind), _end(server, folder)
-
-
-def _start_check(
-    verdict: record.Verdict, reason: str, seconds: float, measured: record.Measured | None = None
-) -> record.Check:
-    return record.Check(START, verdict, True, reason, round(seconds, 2), measured or {})
-
-
-def _make(context: Context, kind: str, only: frozenset[str]) -> list[record.Check]:
-    """Make all checks that are wanted; once the server is gone, none can decide any more."""
-    done: list[record.Check] = []
-    gone = ""
-    for check in CHECKS:
-        if only and check.name not in only:
-            done.append(_not_made(check, kind, "it was not asked for"))
-        elif gone:
-            done.append(_not_made(check, kind, gone))
-        else:
-            done.append(made := _made(check, context, kind))
-            log.info("smoke: %s: %s%s", made.name, made.verdict,
-                     f": {made.reason}" if made.reason else "")  # fmt: skip
-            if check.name != "stop" and not context.server.alive:
-                state = context.server.state()
-                gone = f"the server ended with status {state['ExitCode']} in {check.name}"
-                if made.verdict != "fail":
-                    done[-1] = record.Check(
-                        made.name, "fail", made.required, gone, made.seconds, made.measured
-                    )
-    return done
-
-
-def _made(check: Check, context: Context, kind: str) -> record.Check:
-    begun = time.monotonic()
-    before = {path.name for path in context.folder.iterdir()}
-    measured: record.Measured = {}
-    verdict: record.Verdict = "pass"
-    reason = ""
-    try:
-        measured = check.run(context)
-        with contextlib.suppress(KeyError):  # it may just have ended
-            context.memory_mb = max(context.memory_mb, context.server.memory_mb())
-    except (Failed, Broken) as error:
-        verdict, reason = "fail", str(error)
-    except Undecided as error:
-        verdict, reason = "inconclusive", str(error)
-    except (KeyError, TypeError, IndexError) as error:
-        verdict, reason = "fail", f"the answer has not the form it should: {error!r}"
-    files = sorted({path.name for path in context.folder.iterdir()} - before)
-    return record.Check(
-        check.name,
-        verdict,
-        kind in check.on,
-        reason,
-        round(time.monotonic() - begun, 2),
-        measured,
-        files,
-    )
-
-
-def _not_made(check: Check, kind: str, why: str) -> record.Check:
-    return record.Check(check.name, "inconclusive", kind in check.on, why)
-
-
-def _end(server: Server | None, folder: Path) -> record.Measured:
-    """Keep the log and say how the container stands."""
-    if server is None:
-        return {}
-    (folder / "server.log").write_text(server.logs(), encoding="utf-8")
-    state = server.state()
-    return {
-        "id": str(server.container.id),
-        "status": str(state["Status"]),
-        "exit_code": int(state["ExitCode"]),
-        "out_of_memory": bool(state.get("OOMKilled")),
-        "restarts": int(state["RestartCount"]),
-    }

@@ -164,6 +164,8 @@ def _decode(data: bytes, form: Format) -> Sound:
                     samples.frombytes(bytes(piece.planes[0])[: 2 * piece.samples])
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         raise BadSound(f"it cannot be decoded: {error}") from None
+    if form.codec == "flac" and _flac_length(data) not in (0, len(samples)):
+        raise BadSound(f"its header says {_flac_length(data)} samples, it has {len(samples)}")
     return Sound(samples, form.rate)
 
 
@@ -247,9 +249,18 @@ def _walk_mp3(data: bytes) -> None:
 def _walk_flac(data: bytes) -> None:
     if not data.startswith(b"fLaC"):
         raise BadSound(f"it begins with {data[:4]!r} instead of fLaC")
+    if len(data) < 42:
+        raise BadSound("its header is not whole")
+    if (bits := (data[20] << 4 & 16 | data[21] >> 4) + 1) != 16:
+        raise BadSound(f"its samples have {bits} bits, wanted are 16")
     # The fixed beginning of the only STREAMINFO block; by chance it is nowhere else.
     if (count := data.count(b"fLaC" + data[4:8])) > 1:
         raise BadSound(f"it is {count} FLAC files, one after the other")
+
+
+def _flac_length(data: bytes) -> int:
+    """Return how many samples the header says there are; 0: it was sent before that was known."""
+    return int.from_bytes(data[21:26], "big") & (1 << 36) - 1
 
 
 def _walk_ogg(data: bytes) -> None:

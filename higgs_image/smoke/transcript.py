@@ -30,7 +30,8 @@ def hear(recording: Path) -> str:
     try:
         model = WhisperModel(name, device="cpu", compute_type="int8")
     except Exception as error:
-        raise NoRecogniser(f"the recogniser's model {name} cannot be loaded: {error}") from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NoRecogniser(f"the recogniser's model {name} cannot be loaded: {first}") from None
     segments, _ = model.transcribe(str(recording), language="en")
     return " ".join(segment.text.strip() for segment in segments)
 

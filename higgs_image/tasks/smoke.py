@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -12,15 +13,66 @@ from invoke.tasks import task
 from higgs_image.tasks.output import output
 
 
+def names_an_image(words: list[str]) -> bool:
+    """Whether the command line has an image without a flag: `invoke smoke IMAGE`.
+
+    Invoke knows positional arguments, but none that may be left out.
+    """
+    after = words[words.index("smoke") :] if "smoke" in words else []
+    return any(
+        not word.startswith("-")
+        and (not before.startswith("-") or "=" in before or before in ("-k", "--keep"))
+        for before, word in itertools.pairwise(after)
+    )
+
+
+def seconds(value: str, flag: str) -> float:
+    """Return a number of seconds that a flag gives.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from higgs_image.errors import UsageError
+
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise UsageError(f"{flag} {value} is no number of seconds", "0 takes the default")
+    return found
+
+
+def make_way(path: Path, flag: str) -> None:
+    """Take away an earlier run's file, and refuse one that cannot be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    from higgs_image.errors import UsageError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if path.is_file() and not path.is_symlink():  # no device
+            path.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{flag} {path} cannot be written: {error.strerror}", "name another file"
+        ) from None
+
+
 @task(
+    positional=["image"] if names_an_image(sys.argv) else [],
     iterable=["only"],
     help={
-        "image": "name or digest of the image (default: the one that was built last)",
+        "image": "name or digest of the image, also without the flag: invoke smoke IMAGE (default: "
+        "the one that was built last)",
         "device": "gpu: real weights; cpu: the stand-in device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
         "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
         "CPU)",
-        "keep": "leave the container behind, for looking at it",
+        "keep": "leave the container behind, stopped, for looking at it",
         "shm_size": "size of /dev/shm, such as 2g (default: the host's IPC namespace on a GPU)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
         "only": "make only this check; can be given several times; the verdict is then open",
@@ -31,10 +83,10 @@ from higgs_image.tasks.output import output
 def smoke(
     _: Context,
     only: list[str],
-    image: str = "",
+    image: str | None = None,
     device: str = "auto",
     gpus: str = "all",
-    timeout: float = 0.0,
+    timeout: str = "0",
     keep: bool = False,
     shm_size: str = "",
     cache: str = "higgs-audio-weights",
@@ -42,17 +94,20 @@ def smoke(
     junit: str | None = None,
 ) -> None:
     """Start an image as a user would, let it speak, and say pass (0), fail (1) or open (41)."""
-    from higgs_image.errors import SMOKE_EXIT_CODES
-    from higgs_image.smoke import report
-    from higgs_image.smoke.run import Options, run
-    from higgs_image.workspace import Workspace
-
     with output() as out:
+        from higgs_image.errors import SMOKE_EXIT_CODES
+        from higgs_image.smoke import report
+        from higgs_image.smoke.run import Options, run
+        from higgs_image.workspace import Workspace
+
+        for wanted, flag in ((json, "--json"), (junit, "--junit")):
+            if wanted:
+                make_way(Path(wanted), flag)
         options = Options(
-            image=image,
+            image=image or "",
             device=device,
             gpus=gpus,
-            timeout=timeout,
+            timeout=seconds(timeout, "--timeout"),
             keep=keep,
             shm_size=shm_size,
             cache=cache,
@@ -61,8 +116,7 @@ def smoke(
         record, folder = run(Workspace.default(), options)
         for wanted, name in ((json, "record.json"), (junit, "junit.xml")):
             if wanted:
-                Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, wanted)
+                Path(wanted).write_bytes((folder / name).read_bytes())
         text = f"{report.text(record)}\nevidence {folder}"
-        out.result(record, text, report.markdown(record))
+        out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))
     sys.exit(SMOKE_EXIT_CODES[record.verdict])

@@ -2,7 +2,9 @@
 
     python3 server.py FAULT COMMAND [ARGUMENTS]
 
-COMMAND is the image's entrypoint; it is told by PORT to serve elsewhere. Standard library only.
+COMMAND is the image's entrypoint; it is told by PORT to serve elsewhere. A fault that needs no
+start of its own can be exchanged for another while it runs: by its name in SWITCH. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -16,17 +18,40 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 PORT, BEHIND = 8000, 8001
 FAULT, COMMAND = sys.argv[1], sys.argv[2:]
+SWITCH = Path("/fault")
+
+ALL = ("pcm", "wav", "mp3", "flac", "opus", "aac")
+SPOILED = {
+    "zero-bytes": ALL,
+    "header-only": ("wav",),
+    "silent": ("pcm", "wav"),
+    "two-files": ("wav",),
+    "wrong-rate": ("wav",),
+    "cut-short": ("wav",),
+    "first-word": ("pcm", "wav"),
+    "in-one-piece": ALL,
+}
+"""Faults of the sound itself, and in which formats; all other answers go through as they come."""
+
+
+def fault() -> str:
+    """Return which fault there is now."""
+    with suppress(OSError):
+        return SWITCH.read_text().strip()
+    return FAULT
 
 
 class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
-    spoken = running = refused = 0
+    running, refused = 0, ""
     changing = threading.Lock()
 
 
@@ -40,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         with self.server.changing:
             self.server.running += 1
+        if fault() == "breaks-under-load":
+            time.sleep(0.5)  # until all that come at once are there
         try:
             self.pass_on(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         finally:
@@ -70,23 +97,22 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def speak(self, answer: http.client.HTTPResponse, kind: str, form: str) -> None:
-        if FAULT == "wrong-type":
+        now = fault()
+        if now == "wrong-type":
             kind = "audio/mpeg"
-        if FAULT == "speech-500" or (FAULT == "breaks-under-load" and self.server.running > 4):
+        if now == "speech-500" or (now == "breaks-under-load" and self.server.running > 4):
             self.give(500, "application/json", b'{"error": {"message": "broken"}}')
-        elif FAULT == "hangs":
+        elif now == "hangs":
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.end_headers()
             self.wfile.write(answer.read(1))
             time.sleep(600)
-        elif FAULT in ("none", "wrong-type", "ignores-sigterm", "busy"):
-            self.stream(answer, kind)
+        elif form in SPOILED.get(now, ()):
+            self.give(200, kind, sound_fault(now, answer.read(), form))
         else:
-            self.give(200, kind, sound_fault(answer.read(), form))
-        with self.server.changing:
-            self.server.spoken += 1
-        if FAULT == "dies-after-first":
+            self.stream(answer, kind)
+        if now == "dies-after-first":
             self.wfile.flush()
             os._exit(1)
 
@@ -105,38 +131,36 @@ class Handler(BaseHTTPRequestHandler):
 
 def plain_fault(handler: Handler, status: int, kind: str, body: bytes) -> tuple[int, str, bytes]:
     """Change an answer that holds no sound."""
-    path, server = handler.path, handler.server
+    path, server, now = handler.path, handler.server, fault()
     if 400 <= status < 500:
-        server.refused += 1
-        if FAULT == "accepts-anything":
+        server.refused = now
+        if now == "accepts-anything":
             return 200, "audio/wav", b"RIFF"
-    if FAULT == "sick-afterwards" and path == "/health" and server.refused:
+    if now == "sick-afterwards" == server.refused and path == "/health":
         return 503, "application/json", b"{}"
-    if FAULT == "no-voices" and path == "/v1/audio/voices":
+    if now == "no-voices" and path == "/v1/audio/voices":
         return 200, kind, b"[]"
-    if FAULT == "other-model" and path == "/v1/models":
+    if now == "other-model" and path == "/v1/models":
         return 200, kind, body.replace(b"higgs-audio-v2", b"something-else")
     return status, kind, body
 
 
-def sound_fault(body: bytes, form: str) -> bytes:
+def sound_fault(now: str, body: bytes, form: str) -> bytes:
     """Change a whole sound file."""
     start = body.find(b"data") + 8 if form == "wav" else 0
-    if FAULT == "zero-bytes":
+    if now == "zero-bytes":
         return b""
-    if FAULT == "silent" and form in ("wav", "pcm"):
+    if now == "silent":
         return body[:start] + bytes(len(body) - start)
-    if FAULT == "first-word" and form in ("wav", "pcm"):
+    if now == "first-word":
         return wav(body[start : start + 16_000]) if form == "wav" else body[:16_000]
-    if form != "wav":
-        return body
-    if FAULT == "header-only":
+    if now == "header-only":
         return wav(b"")
-    if FAULT == "two-files":
+    if now == "two-files":
         return wav(body[start:]) * 2
-    if FAULT == "wrong-rate":
+    if now == "wrong-rate":
         return wav(body[start:], rate=16_000)
-    if FAULT == "cut-short":
+    if now == "cut-short":
         return wav(body[start:])[: len(body) // 2]
     return body
 
@@ -163,8 +187,7 @@ def main() -> int:
             child.send_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, end)
-    if FAULT == "busy":
-        threading.Thread(target=spin, daemon=True).start()
+    threading.Thread(target=spin, daemon=True).start()
     proxy = Proxy(("", PORT), Handler)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     return child.wait()
@@ -172,8 +195,9 @@ def main() -> int:
 
 def spin() -> None:
     while True:
-        sum(range(1000))
-        time.sleep(0.0002)
+        busy = fault() == "busy"
+        sum(range(100_000 if busy else 0))
+        time.sleep(0.001 if busy else 0.5)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,15 @@ def test_attention_over_the_paged_cache(image: str, workspace: Workspace) -> Non
         assert run(client, image, workspace, ATTENTION).splitlines()[-1] == "right"
 
 
+def test_the_image_has_nothing_of_it(image: str) -> None:
+    with smoke.engine() as (client, _):
+        look = "import importlib.util as util; print(util.find_spec('higgs_cpu'))"
+        said = client.containers.run(
+            image, ["-c", look], entrypoint="python3", network_mode="none", remove=True
+        )
+    assert said.decode().split()[-1] == "None"
+
+
 def hashes(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,13 +15,18 @@ from pathlib import Path
 import pytest
 
 from docker import DockerClient
-from higgs_image import lock, pipeline
-from higgs_image.smoke import cpu
+from higgs_image import base_image, demo, lock, pipeline
+from higgs_image.local_registry import LocalRegistry
+from higgs_image.render import Overrides
+from higgs_image.smoke import container, cpu, observe
 from higgs_image.smoke import run as smoke
+from higgs_image.smoke.checks import Context
+from higgs_image.smoke.client import Client
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
-from tests.broken import FAULTS, is_caught, variant
+from tests.broken import FAULTS, TRANSFORMERS_5, is_caught, variant
 from tests.smoke_checks import NAMES, expect
+from tests.unit.runtime.hub_server import Failure, Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
@@ -56,22 +64,83 @@ def test_the_record_names_the_very_image(record: Record, report: pipeline.Report
     assert record.device.kind == "cpu"
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+FROM_THE_START = {"does-not-start", "no-custom-voice", "dies-after-first", "ignores-sigterm"}
+
+
+@pytest.mark.parametrize("fault", sorted(FROM_THE_START))
 def test_a_broken_variant_is_caught(
     fault: str, image: str, client: DockerClient, workspace: Workspace
 ) -> None:
     with variant(client, image, fault) as broken:
-        options = smoke.Options(
-            broken, "cpu", timeout=600, only=frozenset(FAULTS[fault] | CAUSES.get(fault, set()))
-        )
+        made = FAULTS[fault].failing | NEIGHBOURS
+        options = smoke.Options(broken, "cpu", timeout=600, only=frozenset(made))
         found, _ = smoke.run(workspace, options)
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
     assert is_caught(fault, failed), found.reason
 
 
-CAUSES = {"sick-afterwards": {"bad-requests"}}
-"""Checks that have to be made before a fault shows."""
+NEIGHBOURS = {"health", "models", "speech-pcm", "speech-wav", "speech-mp3", "bad-requests"}
+"""Checks that are made for each, and may fail only where they have to: those that take little."""
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, r"status 21 before it was healthy: the hub wants a login for \S+, .*set HF_TOKEN"),
+        (404, r"status 22 before it was healthy: the hub has no \S+ at \w+ \(404\): "),
+    ],
+)
+def test_what_the_hub_refuses_is_told(
+    status: int, reason: str, image: str, client: DockerClient, workspace: Workspace
+) -> None:
+    gateway = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    hub = Server(gateway)
+    hub.hub.failures.append(Failure("/api/models/", status))
+    asks = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": "/tmp/hub"}
+    try:
+        found, _ = smoke.run(workspace, smoke.Options(image, "cpu", environment=asks))
+    finally:
+        hub.shutdown()
+    assert hub.hub.asked and found.verdict == "fail"
+    assert re.search(reason, found.checks[0].reason), found.checks[0].reason
+    assert found.seconds < 60
+
+
+@pytest.fixture
+def unpatched(
+    workspace: Workspace, report: pipeline.Report, registry: LocalRegistry
+) -> Iterator[str]:
+    """The real image without any of the patches."""
+    patches = lock.load(workspace.lock_file).patches
+    assert patches
+    base = base_image.publish(base_image.ensure(workspace), registry.address)
+    usual = Overrides(base_image=base, extra_ca=demo.environment_ca(os.environ))
+    bare = dataclasses.replace(usual, without=tuple(patches.sha256))
+
+    def build(overrides: Overrides) -> pipeline.Report:
+        return pipeline.run(
+            pipeline.Request(workspace, "fork-test", compression="zstd", overrides=overrides)
+        )
+
+    made = build(bare).engine
+    assert made
+    yield made
+    subprocess.run(["docker", "image", "rm", made], capture_output=True)
+    build(usual)  # the layout of the others
+
+
+def test_without_the_patches_it_fails_where_they_mend(unpatched: str, workspace: Workspace) -> None:
+    """Containers and types of speech, three formats, bad requests, and the idle server.
+
+    That it starts without flags is the start code's merit, too: it gives the server paths.
+    """
+    found, _ = smoke.run(workspace, smoke.Options(unpatched, "cpu", timeout=600))
+    assert found.verdict == "fail"
+    assert {check.name for check in found.checks if check.verdict == "fail"} == {
+        "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
+        "at-once", "custom-voice", "bad-requests", "idle-cpu",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -107,9 +176,38 @@ def transformers_5(image: str, client: DockerClient, tmp_path: Path) -> Iterator
 
 
 def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> None:
-    found, folder = smoke.run(
-        workspace, smoke.Options(transformers_5, "cpu", timeout=600, only=frozenset({"health"}))
-    )
+    found, folder = smoke.run(workspace, smoke.Options(transformers_5, "cpu", timeout=600))
     assert found.verdict == "fail"
-    assert found.checks[0].name == "start" and found.checks[0].verdict == "fail"
-    assert (folder / "server.log").read_text().strip()
+    failed = {check.name for check in found.checks if check.verdict == "fail"}
+    assert failed == TRANSFORMERS_5.failing
+    assert "transformers 5 is installed, the fork needs 4" in found.checks[0].reason
+    assert "all_special_tokens_extended" in (folder / "server.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def proxied(
+    image: str, client: DockerClient, workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[container.Server]:
+    """The real image behind the proxy, to which one fault after the other is given."""
+    folder = tmp_path_factory.mktemp("proxied")
+    with smoke.engine() as (_, host), variant(client, image, "none") as made:
+        options = smoke.Options(made, "cpu")
+        setup = smoke.setup_for(client, workspace, options, made, "cpu", folder)
+        with container.created(setup, host) as handle:
+            yield container.start(handle, 600)[0]
+
+
+LAST = {"hangs"}
+"""Its requests stay."""
+
+
+@pytest.mark.parametrize("fault", [*sorted(FAULTS.keys() - FROM_THE_START - LAST), *LAST])
+def test_a_fault_that_comes_later_is_caught(
+    fault: str, proxied: container.Server, tmp_path: Path
+) -> None:
+    proxied.container.exec_run(["sh", "-c", f"echo {fault} > /fault"])
+    proxied.client = Client(proxied.client.port, patience=10)
+    only = frozenset(FAULTS[fault].failing | NEIGHBOURS)
+    found = observe.make(Context(proxied, tmp_path, real=False), "cpu", only)
+    failed = {check.name: check.reason for check in found if check.verdict == "fail"}
+    assert is_caught(fault, set(failed)), failed

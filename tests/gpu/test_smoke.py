@@ -22,7 +22,7 @@ def record(machine: None) -> Record:
     try:
         with smoke.engine() as (client, _):
             if smoke.find_device(client) != "gpu":
-                pytest.skip("the engine has no NVIDIA runtime")
+                pytest.skip("the engine has no NVIDIA GPU to give to a container")
         image = os.environ.get("SMOKE_IMAGE") or smoke.last_built(workspace)
     except HiggsError as error:
         pytest.skip(f"{error.message} ({error.hint})")

@@ -62,7 +62,7 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     manifest = json.loads(repository.files(moved.record)[notes.MANIFEST])
     assert manifest["previous"]["digest"] == first
     assert manifest["previous"]["package_changes"] == ["deb libssl3 3.0.15-1 -> 3.0.16-1"]
-    assert manifest["smoke"][0]["figures"] == {"speech.first_audio_s": 0.5}
+    assert manifest["smoke"][0]["figures"] == {"speech-wav.first_audio_s": 0.5}
     text = repository.files(moved.record)[notes.NOTES].decode()
     assert f"docker pull {release.target}@{second}" in text and "3.0.15-1 -> 3.0.16-1" in text
     assert "voices@1234567" in text and "None" not in text.replace("None.", "")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from higgs_image.smoke.client import Broken, Client
+from higgs_image.smoke import client
+from higgs_image.smoke.client import Broken, Client, Hanging
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: Audio/WAV; rate=1\r\n"
 
@@ -81,7 +82,10 @@ def test_an_answer_that_hangs() -> None:
         to.sendall(HEAD + b"Content-Length: 100\r\n\r\nh")
         time.sleep(1)
 
-    with server(answer) as port, pytest.raises(Broken, match=r"nothing came for 0 s, after 1 byte"):
+    with (
+        server(answer) as port,
+        pytest.raises(Hanging, match=r"nothing came for 0 s, after 1 byte"),
+    ):
         Client(port, patience=0.2).get("/")
 
 
@@ -93,8 +97,18 @@ def test_an_answer_that_does_not_end() -> None:
                 to.sendall(chunk(b"more"))
                 time.sleep(0.01)
 
-    with server(answer) as port, pytest.raises(Broken, match="had not ended after 0 s"):
+    with server(answer) as port, pytest.raises(Hanging, match="had not ended after 0 s"):
         Client(port, limit=0.3).get("/")
+
+
+def test_an_answer_without_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LARGEST", 1000)
+
+    def answer(to: socket.socket) -> None:
+        to.sendall(HEAD + b"Content-Length: 5000\r\n\r\n" + bytes(5000))
+
+    with server(answer) as port, pytest.raises(Broken, match=r"had not ended after \d{4} bytes"):
+        Client(port).get("/")
 
 
 def test_nobody_there() -> None:

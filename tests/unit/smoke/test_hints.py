@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from higgs_runtime import errors
 
 from higgs_image.smoke import hints
 
@@ -26,6 +27,7 @@ HARMLESS = """\
 WARNING 11-24 12:41:41 [_custom_ops.py:21] Failed: no kernel image is available
 INFO 11-24 12:41:37 [api_server.py:434] CUDA out of memory is not what happened
 INFO:     127.0.0.1:34960 - "GET /health HTTP/1.1" 200 OK
+higgs: WARNING: no kernel image is available, but HIGGS_FORCE is set, so it is tried
 RuntimeWarning: nothing to see here
 """
 
@@ -67,5 +69,23 @@ def test_the_last_error_of_a_log() -> None:
         "higgs_patches.x.MyError: the cause\nhiggs: ERROR: the server ended with 1\n"
     )
     assert hints.last_error(log) == "higgs_patches.x.MyError: the cause"
-    assert hints.last_error("higgs: ERROR: no GPU\n") == "higgs: ERROR: no GPU"
     assert hints.last_error("all is well\n") == ""
+
+
+def test_the_start_codes_refusal() -> None:
+    log = "higgs: image 1\nhiggs: ERROR: no GPU is there: rent one\n"
+    assert hints.refusal(log) == "no GPU is there: rent one"
+    assert hints.refusal("higgs: ERROR: the server ended with 1: see the lines above\n") == ""
+    assert hints.refusal("all is well\n") == ""
+
+
+def test_what_tells_of_the_machine_alone() -> None:
+    of_machine = (
+        errors.NoGpu, errors.DriverTooOld, errors.UnsupportedGpu, errors.GpuTooSmall,
+        errors.DiskTooSmall, errors.HubBusy, errors.NoNetwork,
+    )  # fmt: skip
+    assert {error.exit_code for error in of_machine} == hints.OF_MACHINE
+
+
+def test_a_terminal_obeys_nothing_of_a_log() -> None:
+    assert hints.printable("a\x1b[2Jb\x00\x07c") == "a [2Jb  c"

@@ -6,10 +6,11 @@ import datetime
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from higgs_image.errors import UsageError
-from higgs_image.smoke import record
+from higgs_image.smoke import checks, record
 from higgs_image.smoke.record import Check, Device, Image, Record, Verdict
 
 
@@ -17,8 +18,11 @@ def check(name: str, verdict: Verdict, required: bool = True) -> Check:
     return Check(name, verdict, required, reason="" if verdict == "pass" else "because")
 
 
+ALL = [check(name, "pass") for name in sorted(record.REQUIRED["gpu"])]
+
+
 def made(*checks: Check) -> Record:
-    verdict, reason = record.overall(checks)
+    verdict, reason = record.overall(checks, record.REQUIRED["gpu"])
     return Record(
         schema=record.SCHEMA,
         verdict=verdict,
@@ -51,11 +55,27 @@ def test_verdict_over_all(checks: list[Check], verdict: Verdict, reason: str) ->
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     wanted = made(
-        Check("speech-wav", "pass", True, "", 1.5, {"duration_s": 2.0, "rate_hz": 24000}, ["a.wav"])
+        *ALL, Check("words", "pass", False, "", 1.5, {"word_errors": 0.0, "heard": "x"}, ["a.wav"])
     )
     record.save(wanted, tmp_path / "record.json")
     assert record.load(tmp_path / "record.json") == wanted
     assert record.load(tmp_path / "record.json").passed
+
+
+def test_every_required_check_exists() -> None:
+    names = {checks.START, *(check.name for check in checks.CHECKS)}
+    assert names - record.REQUIRED["gpu"] == {"words"}
+    assert names - record.REQUIRED["cpu"] == {"words", "sound"}
+
+
+def test_an_absent_required_check_is_no_pass(tmp_path: Path) -> None:
+    """Whether the record's own verdict admits it or not, such as that of an older version."""
+    assert made(*ALL[1:]).verdict == "inconclusive"
+    older = msgspec.structs.replace(made(*ALL), checks=ALL[1:])
+    record.save(older, tmp_path / "record.json")
+    found = record.load(tmp_path / "record.json")
+    assert not found.passed
+    assert found.reason == f"required, but not decided: {ALL[0].name}"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ import datetime
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree as xml
 
+import msgspec
 import pytest
 
 from higgs_image.errors import UsageError
@@ -19,16 +22,17 @@ from higgs_image.workspace import Workspace
 A, B = "sha256:" + 64 * "a", "sha256:" + 64 * "b"
 
 
-def made() -> Record:
-    checks = [
-        Check("start", "pass", True, "", 20.0, {"health_s": 20.0}),
-        Check("speech-wav", "fail", True, "it has | and <b> and\x00\nmore", 1.25),
-        Check("sound", "inconclusive", False, "random weights", 0.0),
-    ]
+STARTED = Check("start", "pass", True, "", 20.0, {"health_s": 20.0})
+SILENT = Check("speech-wav", "fail", True, "it has | and <b> and\x00\nmore", 1.25)
+OPEN = Check("sound", "inconclusive", False, "random weights", 0.0)
+
+
+def made(*checks: Check) -> Record:
+    checks = checks or (STARTED, SILENT, OPEN)
     verdict, reason = record.overall(checks)
     return Record(
         record.SCHEMA, verdict, reason, Image("x:y", A), Device("gpu", "NVIDIA L40S", 2, "550.54"),
-        datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 30.0, checks,
+        datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 30.0, list(checks),
     )  # fmt: skip
 
 
@@ -38,7 +42,14 @@ def test_text() -> None:
     assert [line.split()[0] for line in lines[1:3]] == ["FAIL", "?"]
     assert lines[-1] == "verdict  fail: failed: speech-wav"
     assert "gpu: 2 x NVIDIA L40S, driver 550.54" in "\n".join(lines)
+    assert not any(line.startswith("open ") for line in lines)
     assert max(map(len, lines)) <= 110
+
+
+def test_a_kept_container_is_named() -> None:
+    assert "kept " not in report.text(made())
+    kept = msgspec.structs.replace(made(), container={"id": 64 * "e", "kept": True})
+    assert f"docker rm --force {12 * 'e'}\n" in report.text(kept)
 
 
 def test_markdown() -> None:
@@ -46,6 +57,26 @@ def test_markdown() -> None:
     assert "## Smoke test: fail" in text
     assert "| FAIL | speech-wav | 1.2 | it has \\| and &lt;b> and  more |" in text
     assert "| ? | sound (optional) | 0.0 | random weights |" in text
+    assert "Not decided" not in text and "<details>" not in text
+
+
+def test_a_pass_says_what_it_leaves_open() -> None:
+    assert "open     sound\n" in report.text(made(STARTED, OPEN))
+    assert "\nNot decided on a gpu: sound\n" in report.markdown(made(STARTED, OPEN))
+    assert "open " not in report.text(made(STARTED))
+
+
+def test_the_reports_files(tmp_path: Path) -> None:
+    lines = [f"line {number}" for number in range(100)]
+    log = "\n".join([*lines, "</pre><b>\x1b[2J", 5000 * "x"]).encode() + b"\nnot \xff UTF-8\n"
+    (tmp_path / report.LOG).write_bytes(log)
+    report.save(made(), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    shown = text.partition("<pre>\n")[2].partition("\n</pre>")[0].splitlines()
+    assert len(shown) == report.TAIL and max(map(len, shown)) == report.LONGEST
+    assert shown[-1] == "not \N{REPLACEMENT CHARACTER} UTF-8"
+    assert shown[-3] == "&lt;/pre>&lt;b> [2J" and shown[-4] == "line 99"
+    assert xml.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
 
 
 def test_junit() -> None:
@@ -96,6 +127,26 @@ def test_only_what_a_dead_process_left_is_a_leftover(tmp_path: Path) -> None:
         pass
     assert container._is_left(f"{node} {gone.pid} {started}")
     assert container._is_left(f"{node} {os.getpid()} {int(started) - 1}")
+
+
+@pytest.mark.parametrize(
+    ("info", "hook", "kind"),
+    [
+        ({"Runtimes": {"runc": {}}}, False, "cpu"),
+        ({"Runtimes": {"runc": {}, "nvidia": {}}}, False, "gpu"),
+        ({"Runtimes": {"runc": {}}}, True, "gpu"),
+        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, False, "gpu"),
+        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "vendor.com/net=0"}]}, False, "cpu"),
+    ],
+)
+def test_the_device_of_an_engine(
+    info: dict[str, Any], hook: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if hook:
+        (tmp_path / run.HOOK).touch(0o755)
+    engine: Any = SimpleNamespace(info=lambda: info)
+    assert run.find_device(engine) == kind
 
 
 def test_no_image_was_built(tmp_path: Path) -> None:

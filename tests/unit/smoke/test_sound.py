@@ -47,11 +47,15 @@ def wav(samples: array[int], rate: int = RATE, channels: int = 1) -> bytes:
     return file.getvalue()
 
 
-def encoded(form: str, codec: str, rate: int = RATE, layout: str = "mono") -> bytes:
+def encoded(
+    form: str, codec: str, rate: int = RATE, layout: str = "mono", bits: str | None = None
+) -> bytes:
     """A file as ffmpeg makes it."""
     file = io.BytesIO()
     with av.open(file, "w", format=form) as out:
         stream = out.add_stream(codec, rate=rate, layout=layout)
+        if bits:
+            stream.codec_context.format = bits
         channels = 2 if layout == "stereo" else 1
         samples = tone(1.5)
         interleaved = array("h", (x for x in samples for _ in range(channels)))
@@ -129,7 +133,14 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "JSON after mp3": ("mp3", MP3 + b'{"error": 1}', "no single file"),
     "no mp3": ("mp3", b"ID3\x04\0\0\0\0\0\0", "no frames"),
     "two flac files": ("flac", FLAC + FLAC, "2 FLAC files"),
-    "flac that was cut": ("flac", FLAC[:20], "cannot be decoded"),
+    "flac without a whole header": ("flac", FLAC[:20], "header is not whole"),
+    "flac that was cut": ("flac", FLAC[: len(FLAC) // 2], "cannot be decoded"),
+    "flac that lacks a frame": (
+        "flac",
+        FLAC[: FLAC.rindex(FLAC[42:44])],
+        "header says 36000 samples",
+    ),
+    "flac of 24 bits": ("flac", encoded("flac", "flac", bits="s32"), "24 bits"),
     "two ogg files": ("opus", OPUS + OPUS, "2 beginnings"),
     "ogg that was cut": ("opus", OPUS[:-10], "not whole"),
     "ogg without an end": ("opus", OPUS[: OPUS.rfind(b"OggS")], "no end"),

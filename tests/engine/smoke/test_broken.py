@@ -1,0 +1,28 @@
+"""Every broken variant of the stand-in fails, by the checks that are meant for it and no others."""
+
+from __future__ import annotations
+
+import pytest
+
+from docker import DockerClient
+from higgs_image.smoke import report
+from higgs_image.workspace import Workspace
+from tests.broken import FAULTS, is_caught, variant
+from tests.engine.smoke.conftest import Smoke, containers, failed
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_variant_is_caught(
+    fault: str, image: str, smoke: Smoke, client: DockerClient, workspace: Workspace
+) -> None:
+    with variant(client, image, fault) as broken:
+        found = smoke(broken)
+    assert found.verdict == "fail"
+    assert containers(workspace) == []
+    assert is_caught(fault, failed(found)), report.text(found)
+    if fault in ("does-not-start", "dies-after-first"):
+        assert {check.verdict for check in found.checks[-3:]} == {"inconclusive"}
+    else:
+        assert {"start", "health"}.isdisjoint(failed(found))

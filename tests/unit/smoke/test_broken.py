@@ -1,0 +1,19 @@
+"""The table of what catches what is what the tests of the broken variants go by."""
+
+from __future__ import annotations
+
+from tests import broken
+from tests.smoke_checks import NAMES
+
+
+def test_the_table_is_the_one_that_is_tested() -> None:
+    text = broken.WRAPPER.with_name("README.md").read_text()
+    assert broken.table() in text, "python -m tests.broken prints what README.md should have"
+
+
+def test_every_check_that_can_fail_has_its_fault() -> None:
+    faults = [*broken.FAULTS.values(), broken.TRANSFORMERS_5]
+    noticing: set[str] = set().union(*(fault.failing for fault in faults))
+    # On random weights the first two cannot fail, and memory is only written down.
+    assert set(NAMES) - noticing == {"sound", "words", "memory", "health"}
+    assert noticing <= set(NAMES)
