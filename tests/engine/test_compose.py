@@ -19,6 +19,7 @@ from higgs_image import build, standin
 from higgs_image.render import Overrides
 from higgs_image.smoke import cpu
 from higgs_image.workspace import PROJECT
+from tests import debian
 
 pytestmark = pytest.mark.engine
 
@@ -33,13 +34,7 @@ def _has_compose() -> bool:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compose(machine: None) -> None:
-    """Docker Compose: installed in CI, never skipped there; else asked for."""
-    if _has_compose():
-        return
-    if os.environ.get("CI") != "true":
-        pytest.skip("needs docker compose (apt-get install docker-compose/trixie)")
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends",
-                    "docker-compose/trixie"], check=True)  # fmt: skip
+    debian.require("docker-compose/trixie", _has_compose)
 
 
 def compose(*arguments: str, files: tuple[Path, ...], **variables: str) -> str:

@@ -1,4 +1,4 @@
-"""A browser's audio element plays what the real server sends, to its end. Needs Chromium."""
+"""A browser's audio element plays what the real server sends, to its end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import debian
 from tests.fork.fuzz import Server
 from tests.fork.test_speech import TEXT, Answer, speak
 
@@ -87,12 +88,14 @@ class Site(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def _chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
 @pytest.fixture
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
-        pytest.skip("Chromium is not installed")
-    return found
+def chromium(server: Any) -> str:
+    debian.require("chromium", lambda: _chromium() is not None)
+    return str(_chromium())
 
 
 @pytest.fixture
