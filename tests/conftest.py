@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from higgs_image import engine
 from higgs_image.errors import HiggsError
 from higgs_image.workspace import Workspace
+
+
+def pytest_configure() -> None:
+    """Let tests press Ctrl-C also where the shell started them in the background, deaf to it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     text = repository.files(moved.record)[notes.NOTES].decode()
     assert f"docker pull {release.target}@{second}" in text and "3.0.15-1 -> 3.0.16-1" in text
     assert "voices@1234567" in text and "None" not in text.replace("None.", "")
-    assert "speech: first_audio_s 0.5" in text
+    assert "speech-wav: first_audio_s 0.5" in text
     base, packages = manifest["layers"]
     assert (base["new"], packages["new"]) == (True, True)  # the base has another content, too
     assert f"Who has {release.lock.tag}-1 downloads" in text and "| new |" in text
