@@ -151,6 +151,10 @@ class Running:
     url: str
     container: container.Server
 
+    def log(self) -> str:
+        """Return all that the container has printed."""
+        return self.container.container.logs().decode(errors="replace")
+
 
 StartServer = Callable[..., contextlib.AbstractContextManager[Running]]
 

@@ -309,7 +309,7 @@ def test_urls_are_not_fetched(server: Any, model: str, kind: str, listener: List
         body = {"model": model, "messages": [{"role": "user", "content": [part]}]}
         answers.append(Server(server.url).post(CHAT, body))
     assert listener.hits == []
-    assert f"GET /health?asked-for-{kind}" not in server.container.logs()
+    assert f"GET /health?asked-for-{kind}" not in server.log()
     for status, answer in answers:
         assert status == 400, answer
         assert json.loads(answer)["error"]["message"]

@@ -47,7 +47,7 @@ def test_an_engine_that_is_killed_ends_the_container(start_server: Any) -> None:
         assert running.container.output_of("python3", "-c", KILL_ENGINE) is not None
         ended = running.container.container.wait(timeout=30)
         assert ended["StatusCode"] == 137
-        said = running.container.logs()
+        said = running.log()
         assert "was killed by signal 9 (usually too little memory), so the server ends" in said
         assert "higgs: ERROR: the server was killed by signal 9" in said.splitlines()[-1]
 
@@ -94,4 +94,4 @@ def test_a_stream_is_finished_before_the_end(start_server: Any) -> None:
         assert len(sound) > 2 * began
         stopping.join()
         assert container.wait()["StatusCode"] == 0
-        assert "stopping: no request is running after" in running.container.logs()
+        assert "stopping: no request is running after" in running.log()

@@ -74,7 +74,7 @@ def request_body(server: Any) -> dict[str, Any]:
 def test_directories_hold_in_both_processes(server: Any, request_body: dict[str, Any]) -> None:
     """The engine's process reads dimensions, the server's one speaks and hears; no code is run."""
     assert speak(server, request_body, max_tokens=20)
-    said = server.container.logs()
+    said = server.log()
     assert "code from the hub was run" not in said
     assert "Using the semantic model /cache/" in said
 

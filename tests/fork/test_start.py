@@ -47,7 +47,7 @@ def test_the_audio_tokenizer_is_the_pinned_one_and_is_loaded_once(bare: Any) -> 
         "/v1/audio/speech",
         {"model": server.model(), "voice": "vex", "input": "Hello.", "max_tokens": 40},
     )
-    lines = bare.container.logs().splitlines()
+    lines = bare.log().splitlines()
     pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
     pin = pins["audio-tokenizer"]
     [used] = [line for line in lines if "Using the audio tokenizer" in line]

@@ -130,7 +130,7 @@ def test_an_unknown_or_bad_voice_is_told_what_there_is(server: Server, voice: st
 
 @pytest.mark.needs(voices=True)
 def test_bad_voices_are_named_in_the_log_once_with_their_reason(running: Any) -> None:
-    lines = running.container.logs().splitlines()
+    lines = running.log().splitlines()
     for name, reason in zip(
         BAD,
         ["No such file", "cannot be decoded", "no transcript", "is silent", "30 s", "is not in"],
@@ -164,9 +164,9 @@ def test_changes_are_picked_up_and_a_broken_file_keeps_what_was_good(
         voices = get(server, "/v1/audio/voices")["voices"]
         assert next(v["aliases"] for v in voices if v["id"] == "new") == ["alloy"]
         write(folder, "{ broken")
-        until(lambda: "stays in use" in running.container.logs())
+        until(lambda: "stays in use" in running.log())
         time.sleep(3)  # two more looks, which say nothing
-        said = running.container.logs().count("config.json cannot be used")
+        said = running.log().count("config.json cannot be used")
         assert said == 1
         assert speak(server, "new")[0] == 200
     finally:
