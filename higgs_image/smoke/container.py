@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -303,27 +303,31 @@ def nothing_left(client: DockerClient, place: Path) -> Iterator[None]:
     """Remove what a killed run of the same checkout left, and afterwards what this one did.
 
     Each container has an end of its own; but one that is being made when Ctrl-C comes is known to
-    the engine alone.
+    the engine alone. What this process had started before is not this run's.
     """
-    _remove(client, place, _is_left)
+    _remove(x for x in _ours(client, place) if _is_left(x.labels.get(OWNER, "")))
+    own, before = labels(place)[OWNER], {x.id for x in _ours(client, place)}
     try:
         yield
     finally:
-        own = labels(place)[OWNER]
-        _remove(client, place, lambda owner: owner == own)
+        mine = [x for x in _ours(client, place) if x.labels.get(OWNER) == own]
+        _remove(x for x in mine if x.id not in before)
 
 
-def _remove(client: DockerClient, place: Path, is_meant: Callable[[str], bool]) -> None:
-    from docker.errors import NotFound
-
-    known = client.containers.list(
+def _ours(client: DockerClient, place: Path) -> list[Container]:
+    found: list[Container] = client.containers.list(
         all=True, filters={"label": [f"{MARK}=run", f"{PLACE}={place}"]}, ignore_removed=True
     )
-    for container in known:
-        if is_meant(container.labels.get(OWNER, "")):
-            log.info("smoke: removing %s, left by a run that was ended", container.short_id)
-            with contextlib.suppress(NotFound):
-                container.remove(force=True, v=True)
+    return found
+
+
+def _remove(containers: Iterable[Container]) -> None:
+    from docker.errors import NotFound
+
+    for container in containers:
+        log.info("smoke: removing %s, left by a run that was ended", container.short_id)
+        with contextlib.suppress(NotFound):
+            container.remove(force=True, v=True)
 
 
 def start(container: DockerContainer, timeout: float) -> tuple[Server, float]:

@@ -14,6 +14,7 @@ from docker.models.containers import ContainerCollection
 
 from docker import DockerClient
 from higgs_image import standin
+from higgs_image.smoke.container import labels
 from higgs_image.workspace import PROJECT, Workspace
 from tests.broken import variant
 from tests.engine.conftest import MakeStandin
@@ -61,6 +62,17 @@ def test_a_killed_runs_container_is_removed_by_the_next_and_nobody_elses(
         assert containers(other) == others
     finally:
         subprocess.run(["docker", "rm", "--force", mine, *others], capture_output=True)
+
+
+def test_what_this_process_had_before_stays(
+    image: str, client: DockerClient, smoke: Smoke, workspace: Workspace
+) -> None:
+    mine = client.containers.create(image, labels=labels(workspace.build))
+    try:
+        smoke(image, only=frozenset({"health"}))
+        assert containers(workspace) == [mine.id]
+    finally:
+        mine.remove(force=True)
 
 
 def ended(child: subprocess.Popen[str], number: int, seconds: float) -> bool:
