@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,7 @@ def test_debian_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 KILLED = """
 import logging, sys
+from collections.abc import Iterator
 from pathlib import Path
 from higgs_image import base_image
 from higgs_image.workspace import PROJECT, Workspace
@@ -144,9 +147,14 @@ def packages(made: base_image.Base) -> str:
 def mmdebstrap_ends(folder: Path) -> bool:
     """Wait until no process works on this folder any more: it ends with the one that was killed."""
     for _ in range(150):
-        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")
-                    if path.exists()]  # fmt: skip
-        if not any(str(folder).encode() in command for command in commands):
+        if not any(str(folder).encode() in command for command in commands()):
             return True
         time.sleep(0.1)
     return False
+
+
+def commands() -> Iterator[bytes]:
+    """The command lines of all processes; one may end while it is looked at."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
