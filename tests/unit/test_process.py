@@ -29,7 +29,7 @@ def wait_for(what: Callable[[], object], seconds: float = 10) -> None:
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except OSError:  # also when it ends while it is read
         return False
     return state != "Z"
 

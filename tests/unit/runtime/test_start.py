@@ -121,7 +121,7 @@ class Start:
 def alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except OSError:  # also when it ends while it is read
         return False
     return state != "Z"
 
