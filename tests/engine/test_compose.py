@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from higgs_runtime import settings
 from higgs_image import build, standin
 from higgs_image.render import Overrides
 from higgs_image.smoke import cpu
+from higgs_image.smoke.client import Broken, Client
 from higgs_image.workspace import PROJECT
 from tests import debian
 
@@ -121,11 +121,7 @@ def test_it_runs_and_ends(image: str, tmp_path: Path) -> None:
 
 
 def _status(port: int) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
+        return Client(port, patience=10).get("/ping").status
+    except Broken:
         return 0
-    finally:
-        connection.close()
