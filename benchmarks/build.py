@@ -25,8 +25,8 @@ from typing import Any
 
 import jinja2
 
-from higgs_image import lock as locks
-from higgs_image import source as sources
+from higgs_image import lockfile
+from higgs_image.build import source
 from higgs_image.workspace import PROJECT, Workspace
 
 HERE = Path(__file__).parent
@@ -79,8 +79,8 @@ def prune() -> None:
 def prototype(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Build and push the prototype, cold."""
     workspace = Workspace.default()
-    locked = locks.load(workspace.lock_file)
-    checkout = sources.ensure(workspace, locked)
+    locked = lockfile.load(workspace.lock_file)
+    checkout = source.ensure(workspace, locked)
     context = folder / "prototype"
     shutil.copytree(checkout.fork / "vllm", context / "vllm")
     shutil.copytree(checkout.submodule / "boson_multimodal", context / "boson_multimodal")

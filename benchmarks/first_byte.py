@@ -18,9 +18,9 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from higgs_image import lock
-from higgs_image.smoke import container, cpu
-from higgs_image.smoke import run as smoke
+from higgs_image import lockfile
+from higgs_image.oci import daemon
+from higgs_image.smoke import container, cpu_device
 from higgs_image.workspace import Workspace
 
 SHORT = "Good morning to you all."
@@ -32,13 +32,16 @@ HEADER = 44
 @contextlib.contextmanager
 def running(workspace: Workspace, image: str) -> Iterator[int]:
     """Run an image on the CPU; yields its port."""
-    with smoke.engine() as (client, host):
-        weights = cpu.weights(client, workspace, image, lock.load(workspace.lock_file))
+    with daemon.engine() as (client, host):
+        weights = cpu_device.weights(client, workspace, image, lockfile.load(workspace.lock_file))
         setup = container.Setup(
             image,
             workspace.build,
-            environment=cpu.ENVIRONMENT,
-            mounts={str(cpu.package(workspace)): cpu.DEVICE, str(weights): cpu.WEIGHTS},
+            environment=cpu_device.ENVIRONMENT,
+            mounts={
+                str(cpu_device.package(workspace)): cpu_device.DEVICE,
+                str(weights): cpu_device.WEIGHTS,
+            },
         )
         with container.created(setup, host) as created:
             yield container.start(created, 600)[0].client.port

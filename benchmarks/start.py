@@ -25,7 +25,7 @@ from pathlib import Path
 from higgs_image.workspace import PROJECT
 
 RUNTIME = PROJECT / "docker" / "runtime"
-NVML = PROJECT / "tests" / "unit" / "runtime" / "nvml.c"
+NVML = PROJECT / "tests" / "support" / "nvml.c"
 WEIGHTS = {"generation": 12, "audio-tokenizer": 4, "semantic-model": 4}
 """Role to number of files."""
 REVISION = "1" * 40

@@ -1,4 +1,4 @@
-"""Runs other programs. No shell, no secrets in arguments, and no child that outlives the parent."""
+"""The project's own checkout: its commit, and who does something on which machine."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ from pathlib import Path
 from typing import IO
 
 from higgs_image.errors import ToolMissingError
+
+
+def _runs(process: str) -> bool:
+    pid, _, started = process.partition(":")
+    return pid.isdecimal() and _started(int(pid)) == started != ""
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot; empty if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import Any
 import filelock
 
 from higgs_image.errors import BusyError, DiskFullError
+from higgs_image.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ class Workspace:
         can be tried on it. Its images say that they are a stand-in, and none is released.
         """
         if folder := os.environ.get("HIGGS_STANDIN"):
-            from higgs_image import standin
+            from higgs_image.demo import fake_fork
 
-            return standin.workspace_in(Path(folder))
+            return fake_fork.workspace_in(Path(folder))
         return cls(PROJECT / "build", PROJECT / "versions.lock", PROJECT / "docker" / "layers.toml")
 
     @property
@@ -127,34 +128,3 @@ class Workspace:
                 f"{what} needs {gigabytes:.1f} GB free at {path}, {free:.1f} GB are",
                 "free space there (docker builder prune; docker image prune), then run again",
             )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its goal and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def replace_folder(new: Path, goal: Path) -> None:
-    """Put a finished folder in the place of another.
-
-    A crash between the two renames leaves no folder at `goal`, never half of one.
-    """
-    old = goal.with_name(f".{goal.name}.old")
-    _remove(old)
-    if goal.exists() or goal.is_symlink():
-        goal.rename(old)
-    new.rename(goal)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from higgs_image import engine
 from higgs_image.errors import HiggsError
+from higgs_image.host import docker_install
 from higgs_image.workspace import Workspace
 
 
@@ -29,7 +29,9 @@ def machine() -> None:
     """An engine and its tools: in CI they are installed, never skipped; else asked for."""
     in_ci = os.environ.get("CI") == "true"
     try:
-        report = engine.run(Workspace.default(), registry=True, signing=True, dry_run=not in_ci)
+        report = docker_install.run(
+            Workspace.default(), registry=True, signing=True, dry_run=not in_ci
+        )
     except HiggsError as error:
         if in_ci:
             raise

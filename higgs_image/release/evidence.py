@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from higgs_image.checkout import actor
 from higgs_image.errors import UsageError
-from higgs_image.hashing import sha256_bytes
-from higgs_image.release import journal
-from higgs_image.release.journal import Entry, Journal, Push, Smoke
+from higgs_image.files import sha256_bytes
+from higgs_image.oci.artifacts import Repository
+from higgs_image.release import records
+from higgs_image.release.actor import actor
+from higgs_image.release.journal import Journal
 from higgs_image.release.policy import Known
-from higgs_image.release.repository import Repository
+from higgs_image.release.records import Entry, Push, Smoke
 from higgs_image.smoke import record as smoke_record
 
 SMOKE = "smoke.json"
@@ -86,7 +87,7 @@ def record_smoke(history: Journal, data: bytes) -> Entry:
     return history.write(
         Smoke(
             digest=digest,
-            at=journal.now(),
+            at=records.now(),
             by=actor(),
             device_class=record.device.kind,
             device=record.device.name,

@@ -27,190 +27,30 @@ from typing import Any
 
 import msgspec
 
-from higgs_image.checkout import Actor
 from higgs_image.errors import RegistryError
-from higgs_image.release.repository import Artifact, Repository
+from higgs_image.oci.artifacts import Artifact, Repository
+from higgs_image.release.records import (
+    _TIME,
+    ABANDONED,
+    DONE,
+    KIND,
+    LOST,
+    RECORD,
+    Entry,
+    Outcome,
+    Promote,
+    Record,
+    Rollback,
+)
 
 log = logging.getLogger(__name__)
 
-KIND = "application/vnd.higgs-image.journal.v1+json"
-RECORD = "org.higgs-image.record"
 DESCRIPTION = "org.opencontainers.image.description"
 
 _TAG = re.compile(
     r"journal-(?P<time>\d{8}T\d{12}Z)-(?P<event>[a-z]+)-(?P<digest>[0-9a-f]{7})-(?P<id>[0-9a-f]{6})"
     r"(?:\.(?P<outcome>[a-z]+))?"
 )
-
-_TIME = "%Y%m%dT%H%M%S%fZ"
-
-DONE, LOST, ABANDONED = "done", "lost", "abandoned"
-
-
-class Push(msgspec.Struct, frozen=True, omit_defaults=True, tag="push", tag_field="event"):
-    """An image was pushed under its immutable tag.
-
-    Attributes:
-        digest: of the image manifest.
-        at: when, UTC.
-        by: who.
-        tag: the immutable tag.
-        compression: gzip or zstd.
-        lock_sha256: hash of the versions.lock that it was built from.
-        commit: of the project's checkout when it was built; None without git.
-        clean: that checkout was what the commit says.
-        url: of the project's repository.
-        size: compressed size of all layers in bytes.
-    """
-
-    digest: str
-    at: datetime.datetime
-    by: Actor
-    tag: str
-    compression: str
-    lock_sha256: str
-    commit: str | None
-    clean: bool
-    size: int
-    url: str | None = None
-
-    def words(self) -> str:
-        """Say it in plain words."""
-        commit = f"commit {self.commit[:7]}" if self.commit else "no known commit"
-        state = "" if self.clean else ", with changes that are in no commit"
-        return f"pushed as {self.tag}, built from {commit}{state}, {self.size / 1e6:.0f} MB"
-
-
-class Smoke(msgspec.Struct, frozen=True, omit_defaults=True, tag="smoke", tag_field="event"):
-    """A smoke test of an image ended with a verdict.
-
-    Attributes:
-        device_class: what it ran on: cpu or gpu.
-        device: that device's name.
-        verdict: pass, fail or inconclusive.
-        seconds: how long it took.
-        figures: what was measured, by name.
-        summary: one line.
-    """
-
-    digest: str
-    at: datetime.datetime
-    by: Actor
-    device_class: str
-    verdict: str
-    device: str = ""
-    seconds: float = 0.0
-    figures: dict[str, float] = {}
-    summary: str = ""
-
-    def words(self) -> str:
-        """Say it in plain words."""
-        on = f"{self.device_class} ({self.device})" if self.device else self.device_class
-        more = f": {self.summary}" if self.summary else ""
-        return f"smoke test on {on}: {self.verdict}{more}"
-
-
-class _Move(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A moving tag is to name another image.
-
-    Attributes:
-        digest: what it shall name.
-        moving: the tag.
-        previous: what it named before; None if it did not exist.
-        immutable: the immutable tag of the image.
-        lock_sha256: hash of the versions.lock that the image was built from.
-        reason: why, in the words of the one who does it.
-        forced: what would have been refused without --force.
-        rehearsal: it happened in a registry on loopback, where less is asked for.
-        evidence: tags of the records that it relies on.
-    """
-
-    digest: str
-    at: datetime.datetime
-    by: Actor
-    moving: str
-    previous: str | None
-    immutable: str = ""
-    lock_sha256: str = ""
-    reason: str = ""
-    forced: list[str] = []
-    rehearsal: bool = False
-    evidence: list[str] = []
-
-    def _words(self, what: str) -> str:
-        before = f", before: {self.previous[7:19]}" if self.previous else ", for the first time"
-        notes = [f"reason: {self.reason}"] if self.reason else []
-        notes += [f"FORCED although {'; '.join(self.forced)}"] if self.forced else []
-        notes += ["a rehearsal, not a release"] if self.rehearsal else []
-        image = self.immutable or self.digest[7:19]
-        return "; ".join([f"{what} {self.moving} to {image}{before}", *notes])
-
-
-class Promote(_Move, frozen=True, omit_defaults=True, tag="promote", tag_field="event"):
-    """A tested image gets a moving tag."""
-
-    def words(self) -> str:
-        """Say it in plain words."""
-        return self._words("promotes")
-
-
-class Rollback(_Move, frozen=True, omit_defaults=True, tag="rollback", tag_field="event"):
-    """A moving tag goes back to an image that it named before."""
-
-    def words(self) -> str:
-        """Say it in plain words."""
-        return self._words("rolls back")
-
-
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, tag="outcome", tag_field="event"):
-    """How the move that an earlier record announced ended.
-
-    Attributes:
-        of: tag of that record.
-        outcome: done, lost (another one came first) or abandoned (its process ended half-way).
-        why: in plain words.
-    """
-
-    digest: str
-    at: datetime.datetime
-    by: Actor
-    of: str
-    outcome: str
-    why: str = ""
-
-    def words(self) -> str:
-        """Say it in plain words."""
-        return f"{self.outcome}{': ' + self.why if self.why else ''}"
-
-
-Move = Promote | Rollback
-Record = Push | Smoke | Promote | Rollback | Outcome
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A record and where it lies.
-
-    Attributes:
-        tag: under which it was written; sorts by time.
-        record: what it says.
-        outcome: of a move: done, lost or abandoned; None while it is under way.
-    """
-
-    tag: str
-    record: Record
-    outcome: str | None = None
-
-    def text(self) -> str:
-        """Return one line for a person."""
-        record = self.record
-        end = f" [{self.outcome or 'under way'}]" if isinstance(record, Promote | Rollback) else ""
-        when = f"{record.at:%Y-%m-%d %H:%M:%S}"
-        return f"{when}  {record.digest[7:19]}  {record.words()}{end}  by {record.by.words()}"
-
-
-def now() -> datetime.datetime:
-    """Return the time of a record."""
-    return datetime.datetime.now(datetime.UTC)
 
 
 def tag_for(record: Record, tags: Iterable[str] = ()) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from higgs_image.layout import Image, ImageLayer
-from higgs_image.release import sbom
+from higgs_image.attest import sbom
+from higgs_image.labels import LABEL
+from higgs_image.oci.layout import Image, ImageLayer
 from higgs_image.release.evidence import figures
-from higgs_image.release.journal import Promote, Push
 from higgs_image.release.policy import Known
-from higgs_image.release.push import LOCK, SBOM
-from higgs_image.render import LABEL
+from higgs_image.release.publish import LOCK, SBOM
+from higgs_image.release.records import Promote, Push
 
 NOTES, MANIFEST = "release-notes.md", "release.json"
 

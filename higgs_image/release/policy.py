@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from higgs_image.release.journal import Push
-from higgs_image.render import LABEL
+from higgs_image.labels import LABEL
+from higgs_image.release.records import Push
 from higgs_image.smoke.record import Record
 
 FORK = LABEL + "fork"

@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from higgs_image.build import COMPRESSIONS
-from higgs_image.checkout import actor
-from higgs_image.errors import (
-    HiggsError,
-    RegistryNotFoundError,
-    ReleaseRefusedError,
-    UsageError,
-)
-from higgs_image.release import claim, evidence, journal, policy
-from higgs_image.release.journal import Journal, Move, Promote, Rollback
-from higgs_image.release.repository import INDEX_TYPES, Repository
+from higgs_image.build.image import COMPRESSIONS
+from higgs_image.errors import HiggsError, RegistryNotFoundError, ReleaseRefusedError, UsageError
+from higgs_image.oci.artifacts import INDEX_TYPES, Repository
+from higgs_image.release import evidence, journal, lease, policy
+from higgs_image.release import records as release_records
+from higgs_image.release.actor import actor
+from higgs_image.release.journal import Journal
+from higgs_image.release.records import Move, Promote, Rollback
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +145,7 @@ def plan_promotion(repository: Repository, history: Journal, what: str, request:
     push = known.push
     record = Promote(
         digest=digest,
-        at=journal.now(),
+        at=release_records.now(),
         by=actor(),
         moving=moving,
         previous=previous,
@@ -223,7 +220,7 @@ def plan_rollback(
     notes += [f"it had been forced although {reason}" for reason in before.forced]
     record = Rollback(
         digest=digest,
-        at=journal.now(),
+        at=release_records.now(),
         by=actor(),
         moving=moving,
         previous=present,
@@ -264,7 +261,7 @@ def apply(
     reference = repository.reference(record.moving)
     tag = ""
     if not plan.nothing_to_do:
-        tag = claim.move(_Board(repository, history, files or {}), record, record.by)
+        tag = lease.move(_Board(repository, history, files or {}), record, record.by)
         log.info("promote: %s is %s", reference, record.digest)
     return Moved(
         reference,
@@ -309,7 +306,7 @@ def state(repository: Repository, history: Journal) -> list[str]:
 
 def settle(repository: Repository, history: Journal) -> None:
     """Finish or drop what earlier runs that have ended left under way."""
-    claim.settle(_Board(repository, history, {}), actor())
+    lease.settle(_Board(repository, history, {}), actor())
 
 
 class _Board:
@@ -329,7 +326,7 @@ class _Board:
             raise HiggsError(f"{tag} is no move", "see invoke history")
         return record
 
-    def write(self, record: Move | journal.Outcome, tag: str) -> None:
+    def write(self, record: Move | release_records.Outcome, tag: str) -> None:
         files = self._files if isinstance(record, Promote | Rollback) else {}
         self._history.write(record, files, tag)
 

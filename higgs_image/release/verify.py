@@ -12,23 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from higgs_image import build as builds
-from higgs_image import layout
-from higgs_image.doctor import Verdict
-from higgs_image.errors import (
-    HiggsError,
-    RegistryConflictError,
-    RegistryNotFoundError,
-    UsageError,
-)
-from higgs_image.lock import Lock
-from higgs_image.release import evidence, journal, policy, promote, provenance, sbom, signature
-from higgs_image.release import push as pushes
+from higgs_image.attest import provenance, sbom, signature
+from higgs_image.attest.rebuild import Comparison, compare
+from higgs_image.build import image as build_image
+from higgs_image.build.overrides import Overrides
+from higgs_image.errors import HiggsError, RegistryConflictError, RegistryNotFoundError, UsageError
+from higgs_image.labels import LABEL
+from higgs_image.lockfile import Lock
+from higgs_image.oci import layout
+from higgs_image.oci.artifacts import Repository
+from higgs_image.release import evidence, policy, promote, publish
+from higgs_image.release import records as release_records
 from higgs_image.release.journal import Journal
 from higgs_image.release.policy import Known
-from higgs_image.release.rebuild import Comparison, compare
-from higgs_image.release.repository import Repository
-from higgs_image.render import LABEL, Overrides
+from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 
 
@@ -231,11 +228,11 @@ def _origin(subject: Subject) -> tuple[Verdict, str]:
 
 
 def _provenance(subject: Subject) -> tuple[Verdict, str]:
-    if pushes.PROVENANCE not in subject.files:
+    if publish.PROVENANCE not in subject.files:
         return Verdict.INCONCLUSIVE, "no provenance is kept beside it"
     if not _same_lock(subject):
         return _ANOTHER
-    document = json.loads(subject.files[pushes.PROVENANCE])
+    document = json.loads(subject.files[publish.PROVENANCE])
     wrong = provenance.disagreements(document, subject.lock)
     if wrong:
         return Verdict.FAIL, _some(wrong)
@@ -244,11 +241,11 @@ def _provenance(subject: Subject) -> tuple[Verdict, str]:
 
 
 def _packages(subject: Subject) -> tuple[Verdict, str]:
-    if pushes.SBOM not in subject.files:
+    if publish.SBOM not in subject.files:
         return Verdict.INCONCLUSIVE, "no list of its packages is kept beside it"
     if not _same_lock(subject):
         return _ANOTHER
-    found = sbom.versions(subject.files[pushes.SBOM])
+    found = sbom.versions(subject.files[publish.SBOM])
     wrong = provenance.package_disagreements(found, subject.lock)
     if wrong:
         return Verdict.FAIL, _some(wrong)
@@ -279,8 +276,8 @@ def _signature(subject: Subject) -> tuple[Verdict, str]:
     wrong = [
         title
         for title, kind, signed in (
-            ("list of packages", pushes.SBOM, listed),
-            ("provenance", pushes.PROVENANCE, origin),
+            ("list of packages", publish.SBOM, listed),
+            ("provenance", publish.PROVENANCE, origin),
         )
         if kind in subject.files and json.loads(subject.files[kind]) != signed
     ]
@@ -312,8 +309,8 @@ def _moving(subject: Subject) -> tuple[Verdict, str]:
     names = [x for x in (promote.MOVING, f"{promote.MOVING}-zstd")
              if subject.repository.digest(x) == subject.known.digest]  # fmt: skip
     moves = [x for x in subject.history.of(subject.known.digest)
-             if isinstance(x.record, journal.Promote | journal.Rollback)
-             and x.outcome == journal.DONE]  # fmt: skip
+             if isinstance(x.record, release_records.Promote | release_records.Rollback)
+             and x.outcome == release_records.DONE]  # fmt: skip
     if not names:
         was = "it was promoted once" if moves else "it was never promoted"
         return Verdict.INCONCLUSIVE, f"no moving tag names it now; {was}"
@@ -328,7 +325,7 @@ def _moving(subject: Subject) -> tuple[Verdict, str]:
 
 def _layers(subject: Subject) -> tuple[Verdict, str]:
     """Fetch the image and compare its list of packages with one made anew from its layers."""
-    kept = subject.files.get(pushes.SBOM)
+    kept = subject.files.get(publish.SBOM)
     if kept is None:
         return Verdict.INCONCLUSIVE, "there is no list to compare the layers with"
     digest = subject.known.digest
@@ -377,5 +374,5 @@ def rebuild(
     digest = done.image.rpartition("@")[2]
     manifest = repository.manifest(digest) or {}
     zstd = any(str(x["mediaType"]).endswith("zstd") for x in manifest["layers"])
-    built = builds.build(workspace, "zstd" if zstd else "gzip", overrides, no_cache=True)
+    built = build_image.build(workspace, "zstd" if zstd else "gzip", overrides, no_cache=True)
     return compare(repository, digest, built)

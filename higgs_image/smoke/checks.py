@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from higgs_image.smoke import sound, transcript
+from higgs_image.smoke import audio, transcript
+from higgs_image.smoke.audio import BadSound, Sound
 from higgs_image.smoke.client import Answer, Client
 from higgs_image.smoke.container import Server
 from higgs_image.smoke.record import Measured
-from higgs_image.smoke.sound import BadSound, Sound
 
 MODEL = "higgs-audio-v2"
 VOICE = "belinda"
@@ -115,7 +115,7 @@ def speech(form: str) -> Callable[[Context], Measured]:
         """Status, Content-Type, one whole file at 24 kHz mono 16 bit, as long as the text is."""
         answer = _speak(context, response_format=form)
         (context.folder / f"speech.{form}").write_bytes(answer.body)
-        found, types = _sound(answer, form), sound.FORMATS[form].types
+        found, types = _sound(answer, form), audio.FORMATS[form].types
         if answer.type not in types:
             raise Failed(f"the Content-Type is {answer.type!r}, wanted is {types[0]}")
         _plausible(found, TEXT)
@@ -216,7 +216,7 @@ def good_sound(context: Context) -> Measured:
     }
     if not context.real:
         raise Undecided("random weights: how it sounds says nothing about the image")
-    if found.loudness < sound.SILENCE / sound.FULL_SCALE:
+    if found.loudness < audio.SILENCE / audio.FULL_SCALE:
         raise Failed(f"it is silent: {figures}")
     if found.clipped > CLIPPED:
         raise Failed(f"it is clipped: {figures}")
@@ -278,7 +278,7 @@ CHECKS = (
     Check("health", health),
     Check("models", models),
     Check("voices", voices),
-    *(Check(f"speech-{form}", speech(form)) for form in sound.FORMATS),
+    *(Check(f"speech-{form}", speech(form)) for form in audio.FORMATS),
     Check("sound", good_sound),
     Check("words", right_words),
     Check("streaming", streaming),
@@ -319,7 +319,7 @@ def _speak(context: Context, **change: Any) -> Answer:
 
 def _sound(answer: Answer, form: str) -> Sound:
     try:
-        found = sound.read(answer.body, form)
+        found = audio.read(answer.body, form)
     except BadSound as error:
         raise Failed(f"the {form} answer of {len(answer.body)} bytes: {error}") from None
     if not any(found.samples):

@@ -17,14 +17,13 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.waiting_utils import WaitStrategy, WaitStrategyTarget
 
 from higgs_image.errors import EngineError
-from higgs_image.render import LABEL
-from higgs_image.smoke import hints, report
+from higgs_image.labels import LABEL
+from higgs_image.smoke import diagnosis, report
 from higgs_image.smoke.client import Broken, Client
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container
-
     from docker import DockerClient
+    from docker.models.containers import Container
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +159,7 @@ class Server:
     def logs(self, tail: int) -> str:
         """Return as many lines of the end of its log, without what a terminal would obey."""
         text = self.container.logs(tail=tail).decode(errors="replace")
-        return "\n".join(hints.printable(line) for line in text.splitlines())
+        return "\n".join(diagnosis.printable(line) for line in text.splitlines())
 
     def save_log(self, path: Path) -> None:
         """Write all of its log to a file, however large, as it is."""
@@ -212,7 +211,7 @@ class Ready(WaitStrategy):
                 server.client = Client(server._port())
             elif _healthy(server.client.port):
                 return
-            if found := hints.find(server.logs(tail=LOOKED_AT)):
+            if found := diagnosis.find(server.logs(tail=LOOKED_AT)):
                 time.sleep(1)  # for the rest of the traceback
                 line, hint = found
                 raise NotReady(
@@ -237,12 +236,12 @@ class Ready(WaitStrategy):
         code, killed = int(state["ExitCode"]), bool(state.get("OOMKilled"))
         how = "restarted" if state["RestartCount"] else f"ended with status {code}"
         what, said = f"the container {how} before it was healthy", server.logs(tail=LOOKED_AT)
-        if told := hints.refusal(said):  # the start code's own words, way out included
-            of_machine = code in hints.OF_MACHINE
+        if told := diagnosis.refusal(said):  # the start code's own words, way out included
+            of_machine = code in diagnosis.OF_MACHINE
             return NotReady(f"{what}: {told}", "", _tail(server), of_machine=of_machine)
-        found = hints.find(said)
-        hint = found[1] if found else hints.of_exit(code, out_of_memory=killed)
-        error = hints.last_error(said)
+        found = diagnosis.find(said)
+        hint = found[1] if found else diagnosis.of_exit(code, out_of_memory=killed)
+        error = diagnosis.last_error(said)
         return NotReady(
             f"{what} ({hint.what})" + f": {error[:200]}" * bool(error),
             hint.way_out,
@@ -348,7 +347,7 @@ def start(container: DockerContainer, timeout: float) -> tuple[Server, float]:
             "build it, or name one that can be pulled",
         ) from None
     except APIError as error:
-        if found := hints.find(error.explanation or str(error)):
+        if found := diagnosis.find(error.explanation or str(error)):
             line, hint = found
             raise NotReady(
                 f"{hint.what} ({line[:300]})", hint.way_out, of_machine=hint.of_machine

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from higgs_image.errors import UsageError
-from higgs_image.lock import Digest, Sha256
-from higgs_image.workspace import write_atomically
+from higgs_image.files import write_atomically
+from higgs_image.lockfile import Digest, Sha256
 
 SCHEMA = 1
 

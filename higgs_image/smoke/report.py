@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
-from higgs_image.smoke.hints import printable
+from higgs_image.smoke.diagnosis import printable
 from higgs_image.smoke.record import Check, Record
 
 MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "?"}

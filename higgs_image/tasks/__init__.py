@@ -5,10 +5,10 @@ Heavy modules are imported inside the tasks, so that `invoke --list` answers at 
 
 from invoke.collection import Collection
 
-from higgs_image.tasks import checks, demo, image, lock, machine, release, service, smoke
+from higgs_image.tasks import build, demo, dev, host, lock, release, service, smoke
 
 namespace = Collection()
-for module in (image, service, smoke, release, demo, lock, machine, checks):
+for module in (build, service, smoke, release, demo, lock, host, dev):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
 

@@ -17,11 +17,11 @@ from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 )
 def demo(c: Context, extra_ca: str | None = None, json: bool = False) -> None:
     """Show the whole job on this machine: build, push, pull and run a small stand-in."""
-    from higgs_image import demo as demos
+    from higgs_image.demo import demo as demo_demo
 
     with output(json) as out:
         ca = existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca")
-        done = demos.run(extra_ca=ca)
+        done = demo_demo.run(extra_ca=ca)
         out.result(done, done.text())
 
 
@@ -36,16 +36,16 @@ def base(
     c: Context, registry: str | None = None, refresh: bool = False, json: bool = False
 ) -> None:
     """Make a base image of Debian's packages, and print its name for build --base-image."""
-    from higgs_image import base_image
-    from higgs_image import lock as locks
-    from higgs_image import registry as registries
+    from higgs_image import lockfile
+    from higgs_image.host import base_image
+    from higgs_image.oci import reference as oci_reference
     from higgs_image.workspace import Workspace
 
     with output(json) as out:
         workspace = Workspace.default()
         target = setting(c, "registry", registry)
-        registries.repository(target, base_image.NAME)  # before the work, not after it
-        python = locks.load(workspace.lock_file).python.version
+        oci_reference.repository(target, base_image.NAME)  # before the work, not after it
+        python = lockfile.load(workspace.lock_file).python.version
         made = base_image.ensure(workspace, python, refresh=refresh)
         reference = base_image.publish(made, target)
         out.result({"reference": reference, "base": made}, reference)

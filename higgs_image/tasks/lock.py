@@ -32,34 +32,34 @@ def lock(
     json: bool = False,
 ) -> None:
     """Take changed requirements and recipe files into versions.lock (which gives a new tag)."""
-    from higgs_image import lock as locks
+    from higgs_image import lockfile
     from higgs_image.workspace import Workspace
 
     with output(json) as out:
         workspace = Workspace.default()
-        loaded = locks.load(workspace.lock_file)
+        loaded = lockfile.load(workspace.lock_file)
         if update:
-            from higgs_image import lock_update
+            from higgs_image.updates import update as updates_update
 
             names = [x.strip() for x in update.split(",")] if isinstance(update, str) else []
-            report = lock_update.update(
+            report = updates_update.update(
                 loaded, workspace.root, names,
                 min_age=datetime.timedelta(days=min_age), dry_run=dry_run,
             )  # fmt: skip
             url = ""
             if pull_request:
-                from higgs_image.release import pull_request as pull_requests
+                from higgs_image.github import pull_request as github_pull_request
 
                 title = f"Take newer pins: {', '.join(x.name for x in report.taken) or 'none'}"
-                url = pull_requests.open_or_renew(workspace.root, title, report.text())
+                url = github_pull_request.open_or_renew(workspace.root, title, report.text())
             out.result({"report": report, "pull_request": url}, f"{report.text()}\n{url}".strip())
             return
         if check:
-            locks.require_consistent(loaded, workspace.root)
+            lockfile.require_consistent(loaded, workspace.root)
             changed = []
         else:
-            changed = locks.refresh(loaded, workspace.root)
-            loaded = locks.load(workspace.lock_file)
+            changed = lockfile.refresh(loaded, workspace.root)
+            loaded = lockfile.load(workspace.lock_file)
         text = "\n".join(f"{d.key}: {d.locked[:12]} -> {d.actual[:12]}" for d in changed)
         out.result(
             {"tag": loaded.tag, "sha256": loaded.sha256, "changed": changed},

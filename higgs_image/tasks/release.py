@@ -14,7 +14,7 @@ from invoke.tasks import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 
 if TYPE_CHECKING:
-    from higgs_image.release.repository import Repository
+    from higgs_image.oci.artifacts import Repository
 
 _REGISTRY = {
     "registry": "registry and path (default: REGISTRY, then invoke.yaml)",
@@ -32,8 +32,8 @@ _DRY_RUN = "say what would be done, and do nothing"
 
 
 def _target(c: Context, registry: str | None, name: str | None) -> str:
-    from higgs_image import registry as registries
     from higgs_image.errors import UsageError
+    from higgs_image.oci import reference
 
     found = setting(c, "registry", registry)
     if not found:
@@ -41,7 +41,7 @@ def _target(c: Context, registry: str | None, name: str | None) -> str:
             "no registry is set", "REGISTRY=ghcr.io/your-org, or --registry, or invoke.yaml"
         )
     # Registries know lower case only; the name of a GitHub account may have capitals.
-    return registries.repository(found.lower(), setting(c, "image_name", name))
+    return reference.repository(found.lower(), setting(c, "image_name", name))
 
 
 @contextmanager
@@ -49,7 +49,8 @@ def _opened(
     c: Context, image: str, registry: str | None, name: str | None
 ) -> Iterator[tuple[Repository, str]]:
     """Yield repository and tag or digest; the full name of an image names its repository itself."""
-    from higgs_image.release.repository import open_repository, split
+    from higgs_image.oci.artifacts import open_repository
+    from higgs_image.oci.reference import split
 
     target, what = split(image) if "/" in image else (_target(c, registry, name), image)
     with open_repository(target) as repository:
@@ -82,15 +83,15 @@ def release(
     json: bool = False,
 ) -> None:
     """Build, push, sign, smoke-test and promote; what is done already is skipped."""
+    from higgs_image.build.overrides import Overrides
     from higgs_image.errors import SMOKE_EXIT_CODES
-    from higgs_image.release import promote as promotions
-    from higgs_image.release import run
-    from higgs_image.render import Overrides
+    from higgs_image.release import pipeline
+    from higgs_image.release import promote as release_promote
     from higgs_image.workspace import Workspace
 
     code = 0
     with output(json) as out:
-        request = run.Request(
+        request = pipeline.Request(
             workspace=Workspace.default(),
             target=_target(c, registry, name),
             compression=setting(c, "compression", compression),
@@ -98,16 +99,18 @@ def release(
                 setting(c, "base_image", base_image) or None,
                 existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
             ),
-            conditions=promotions.Request(
+            conditions=release_promote.Request(
                 setting(c, "device_class", device_class), force, reason, rehearsal
             ),
             promote=promote,
         )
         if dry_run:
-            text = run.plan(request)
+            text = pipeline.plan(request)
             out.result({"plan": text.splitlines()[1:]}, text)
         else:
-            report = run.run(request, run.smoke_here(request.workspace) if smoke else None)
+            report = pipeline.run(
+                request, pipeline.smoke_here(request.workspace) if smoke else None
+            )
             out.result(report, report.text())
             if smoke and report.moved is None:  # a promotion has decided on the verdict itself
                 code = SMOKE_EXIT_CODES[report.smoke.rpartition(": ")[2]]
@@ -136,22 +139,24 @@ def promote(
     json: bool = False,
 ) -> None:
     """Let the moving tag name a tested image, by its digest."""
-    from higgs_image.release import promote as promotions
-    from higgs_image.release import run
+    from higgs_image.release import pipeline
+    from higgs_image.release import promote as release_promote
     from higgs_image.release.journal import Journal
     from higgs_image.workspace import Workspace
 
     with output(json) as out, _opened(c, digest, registry, name) as (repository, what):
         workspace = Workspace.default()
         history = Journal(repository, workspace.build / "journal")
-        conditions = promotions.Request(
+        conditions = release_promote.Request(
             setting(c, "device_class", device_class), force, reason, rehearsal
         )
         if dry_run:
-            plan = promotions.plan_promotion(repository, history, what, conditions)
+            plan = release_promote.plan_promotion(repository, history, what, conditions)
             out.result({"plan": plan}, plan.text())
         else:
-            moved, notes = run.promote_with_notes(repository, history, what, conditions, workspace)
+            moved, notes = pipeline.promote_with_notes(
+                repository, history, what, conditions, workspace
+            )
             text = f"{moved.text()}\nnotes: {notes}"
             out.result({"moved": moved, "notes": notes}, text, notes.read_text())
 
@@ -173,18 +178,18 @@ def rollback(
     json: bool = False,
 ) -> None:
     """Let the moving tag name an image again that it named before."""
-    from higgs_image.release import promote as promotions
+    from higgs_image.oci.artifacts import open_repository
+    from higgs_image.release import promote as release_promote
     from higgs_image.release.journal import Journal
-    from higgs_image.release.repository import open_repository
     from higgs_image.workspace import Workspace
 
     with output(json) as out, open_repository(_target(c, registry, name)) as repository:
         history = Journal(repository, Workspace.default().build / "journal")
         if yes:
-            promotions.settle(repository, history)
-        plan = promotions.plan_rollback(repository, history, reason, moving, to or None)
+            release_promote.settle(repository, history)
+        plan = release_promote.plan_rollback(repository, history, reason, moving, to or None)
         if yes:
-            moved = promotions.apply(repository, history, plan)
+            moved = release_promote.apply(repository, history, plan)
             out.result({"moved": moved}, moved.text())
         else:
             out.result({"plan": plan}, f"{plan.text()}\ndo it with --yes")
@@ -199,14 +204,14 @@ def history(
     json: bool = False,
 ) -> None:
     """Show what happened to the images: pushes, smoke tests, promotions, rollbacks."""
-    from higgs_image.release import promote as promotions
+    from higgs_image.oci.artifacts import open_repository
+    from higgs_image.release import promote as release_promote
     from higgs_image.release.journal import Journal
-    from higgs_image.release.repository import open_repository
 
     with output(json) as out, open_repository(_target(c, registry, name)) as repository:
         journal = Journal(repository)
         entries = journal.read(newest=last)
-        now = promotions.state(repository, journal)
+        now = release_promote.state(repository, journal)
         text = "\n".join([*(entry.text() for entry in entries), *now]) or "nothing is recorded"
         out.result({"entries": entries, "now": now}, text)
 
@@ -231,22 +236,22 @@ def record(
 ) -> None:
     """Smoke-test a pushed image by its digest, and write the verdict to the journal."""
     from higgs_image.errors import SMOKE_EXIT_CODES
-    from higgs_image.release import run
+    from higgs_image.release import pipeline
     from higgs_image.release.journal import Journal
-    from higgs_image.smoke import report
+    from higgs_image.smoke import report as smoke_report
     from higgs_image.workspace import Workspace
 
     with output(json) as out, _opened(c, digest, registry, name) as (repository, what):
         workspace = Workspace.default()
-        entry, told = run.record(
+        entry, told = pipeline.record(
             repository,
             Journal(repository, workspace.build / "journal"),
             what,
             setting(c, "device_class", device_class),
-            run.smoke_here(workspace),
+            pipeline.smoke_here(workspace),
             existing_file(file, "--file"),
         )
-        out.result({"entry": entry}, entry.text(), report.markdown(told))
+        out.result({"entry": entry}, entry.text(), smoke_report.markdown(told))
     sys.exit(SMOKE_EXIT_CODES[told.verdict])
 
 
@@ -279,19 +284,20 @@ def verify(
     json: bool = False,
 ) -> None:
     """Say what is proven of an image: origin, contents, signature, tests; and what is not."""
-    from higgs_image import lock as locks
+    from higgs_image import lockfile
+    from higgs_image.attest import signature
+    from higgs_image.build.overrides import Overrides
     from higgs_image.errors import VerificationError
-    from higgs_image.release import signature, verify
+    from higgs_image.release import verify as release_verify
     from higgs_image.release.journal import Journal
-    from higgs_image.render import Overrides
     from higgs_image.workspace import Workspace
 
     with output(json) as out, _opened(c, image, registry, name) as (repository, what):
         workspace = Workspace.default()
         public = existing_file(key, "--key")
         trust = signature.Trust(public, identity) if public or identity else None
-        done = verify.verify(
-            repository, Journal(repository), what, locks.load(workspace.lock_file), trust,
+        done = release_verify.verify(
+            repository, Journal(repository), what, lockfile.load(workspace.lock_file), trust,
             setting(c, "device_class", device_class), layers=layers,
         )  # fmt: skip
         compared = None
@@ -300,7 +306,7 @@ def verify(
                 setting(c, "base_image", base_image) or None,
                 existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
             )
-            compared = verify.rebuild(repository, done, workspace, overrides)
+            compared = release_verify.rebuild(repository, done, workspace, overrides)
         text = "\n".join(x.text() for x in (done, compared) if x)
         wrong = [x.check for x in done.failed]
         wrong += ["rebuild"] if compared and not compared.same else []
@@ -327,15 +333,15 @@ def cleanup(
     json: bool = False,
 ) -> None:
     """Delete old images: not what was promoted, is pinned, or is among the newest."""
-    from higgs_image.release import cleanup as cleanups
+    from higgs_image.oci.artifacts import open_repository
+    from higgs_image.release import retention
     from higgs_image.release.journal import Journal
-    from higgs_image.release.repository import open_repository
 
     with output(json) as out, open_repository(_target(c, registry, name)) as repository:
-        store = cleanups.store_of(repository)
-        plan = cleanups.look(
-            repository, Journal(repository), store, keep, cleanups.pins_in(map(Path, pins))
+        store = retention.store_of(repository)
+        plan = retention.look(
+            repository, Journal(repository), store, keep, retention.pins_in(map(Path, pins))
         )
-        done = cleanups.apply(repository, store, plan) if yes else []
+        done = retention.apply(repository, store, plan) if yes else []
         title = "deleted:" if yes else "would do (do it with --yes):"
         out.result({"plan": plan, "deleted": done}, f"{title}\n{plan.text()}")

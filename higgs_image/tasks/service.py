@@ -42,7 +42,7 @@ def start(
     json: bool = False,
 ) -> None:
     """Run the last built or a named image here, and print its URL and a curl line that works."""
-    from higgs_image import service
+    from higgs_image.host import service
     from higgs_image.workspace import Workspace
 
     with output(json) as out:
@@ -57,7 +57,7 @@ def start(
 @task(help={"name": _NAME_HELP, "json": JSON_HELP})
 def stop(_: Context, name: str = _NAME, json: bool = False) -> None:
     """End the container that was started; running requests are finished."""
-    from higgs_image import service
+    from higgs_image.host import service
 
     with output(json) as out:
         found = service.stop(name)
@@ -67,7 +67,7 @@ def stop(_: Context, name: str = _NAME, json: bool = False) -> None:
 @task(help={"name": _NAME_HELP, "json": JSON_HELP})
 def status(_: Context, name: str = _NAME, json: bool = False) -> None:
     """Say whether it is loading, ready or ended, and how it is reached."""
-    from higgs_image import service
+    from higgs_image.host import service
 
     with output(json) as out:
         found = service.status(name)
@@ -83,7 +83,7 @@ def status(_: Context, name: str = _NAME, json: bool = False) -> None:
 )
 def logs(_: Context, name: str = _NAME, follow: bool = False, tail: int = 0) -> None:
     """Print the log of the container that was started."""
-    from higgs_image import service
+    from higgs_image.host import service
 
     with output():
         for line in service.logs(name, follow=follow, tail=tail or None):

@@ -97,7 +97,7 @@ def smoke(
     with output() as out:
         from higgs_image.errors import SMOKE_EXIT_CODES
         from higgs_image.smoke import report
-        from higgs_image.smoke.run import Options, run
+        from higgs_image.smoke.session import Options, run
         from higgs_image.workspace import Workspace
 
         for wanted, flag in ((json, "--json"), (junit, "--junit")):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import base_image, demo, standin
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.render import Overrides
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import demo, fake_fork
+from higgs_image.host import base_image
+from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.workspace import Workspace
 
 
@@ -47,7 +48,7 @@ def registry_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local
 @pytest.fixture(scope="session")
 def base(registry_for_all: LocalRegistry) -> str:
     """A base image, `name@sha256:...`; made once per checkout, it takes half a minute."""
-    made = base_image.ensure(Workspace.default(), standin.PYTHON)
+    made = base_image.ensure(Workspace.default(), fake_fork.PYTHON)
     return base_image.publish(made, registry_for_all.address)
 
 
@@ -65,7 +66,7 @@ def make_standin(tmp_path: Path, base: str) -> MakeStandin:
     """
 
     def make(name: str = "standin", changes: dict[str, str] | None = None) -> Workspace:
-        return standin.make(tmp_path / name, base, changes=changes)
+        return fake_fork.make(tmp_path / name, base, changes=changes)
 
     return make
 

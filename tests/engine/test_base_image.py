@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import base_image, layout, registry, standin
+from higgs_image import retry
+from higgs_image.demo import fake_fork
 from higgs_image.errors import NetworkError, RegistryUnavailableError
-from higgs_image.local_registry import LocalRegistry
+from higgs_image.host import base_image
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import layout
 from higgs_image.workspace import PROJECT, Workspace
 
 pytestmark = pytest.mark.engine
@@ -35,9 +38,9 @@ def test_it_is_a_slim_debian_without_a_trace_of_this_machine(base: str) -> None:
         base, ". /etc/os-release; echo $VERSION_CODENAME; apt --version; dpkg --list | wc -l"
     )
     codename, apt, packages = out.splitlines()
-    assert codename == base_image.SUITES[standin.PYTHON]
+    assert codename == base_image.SUITES[fake_fork.PYTHON]
     assert apt.startswith("apt ") and int(packages) < 110
-    image = base_image.ensure(Workspace.default(), standin.PYTHON)
+    image = base_image.ensure(Workspace.default(), fake_fork.PYTHON)
     assert image.skipped
     assert image.size < 35 * layout.MB
     tar = layout.blob(image.layout, layout.read(image.layout, image.digest).layers[0].digest)
@@ -58,7 +61,7 @@ def test_later_packages_obey_the_same_excludes(base: str) -> None:
 def test_published_again_nothing_is_sent(
     registry_for_all: LocalRegistry, base: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = base_image.ensure(Workspace.default(), standin.PYTHON)
+    made = base_image.ensure(Workspace.default(), fake_fork.PYTHON)
     assert base_image.publish(made, registry_for_all.address) == base
     assert base == f"{registry_for_all.address}/debian-base@{made.digest}"
     assert caplog.messages[-1].endswith("is there already")
@@ -67,8 +70,8 @@ def test_published_again_nothing_is_sent(
 def test_a_registry_that_is_away(
     tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "WAIT", 0.01)
-    made = base_image.ensure(Workspace.default(), standin.PYTHON)
+    monkeypatch.setattr(retry, "WAIT", 0.01)
+    made = base_image.ensure(Workspace.default(), fake_fork.PYTHON)
     gone = LocalRegistry(tmp_path)
     with gone:
         pass

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import build, layout, lock, pipeline, registry, render
+from higgs_image import labels as the_labels
+from higgs_image import lockfile
+from higgs_image.build import image, pipeline
+from higgs_image.build.overrides import Overrides
 from higgs_image.errors import (
     INTERRUPTED,
     BudgetError,
@@ -27,8 +30,9 @@ from higgs_image.errors import (
     RegistryUnavailableError,
     SourceError,
 )
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.render import Overrides
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import layout, skopeo
+from higgs_image.oci import reference as oci_reference
 from higgs_image.workspace import Workspace
 
 from .conftest import MakeStandin
@@ -79,19 +83,19 @@ def test_one_digest_in_layout_registry_and_engine(
 def test_two_builds_of_one_lock_give_one_digest(
     workspace: Workspace, overrides: Overrides, tmp_path: Path
 ) -> None:
-    first = build.build(workspace, overrides=overrides, no_cache=True)
+    first = image.build(workspace, overrides=overrides, no_cache=True)
     time.sleep(1.1)  # another second: a time stamp in a layer would show
-    second = build.build(workspace, overrides=overrides, no_cache=True)
+    second = image.build(workspace, overrides=overrides, no_cache=True)
     assert not second.skipped
     assert [x.digest for x in second.image.layers] == [x.digest for x in first.image.layers]
     assert second.image.digest == first.image.digest
 
 
 def test_variants_have_tags_of_their_own(workspace: Workspace, overrides: Overrides) -> None:
-    zstd = build.build(workspace, "zstd", overrides)
+    zstd = image.build(workspace, "zstd", overrides)
     manifest = json.loads(layout.blob(zstd.layout, zstd.image.digest).read_bytes())
     assert {x["mediaType"].rpartition("+")[2] for x in manifest["layers"]} == {"zstd"}
-    gzip = build.build(workspace, "gzip", overrides)
+    gzip = image.build(workspace, "gzip", overrides)
     mark = overrides.mark
     assert zstd.tag == gzip.tag.removesuffix(mark) + "-zstd" + mark
     assert zstd.layout != gzip.layout
@@ -101,17 +105,17 @@ def test_labels_and_what_is_left_in_the_image(
     workspace: Workspace, some_ca: Path
 ) -> None:  # fmt: skip
     overrides = Overrides(extra_ca=some_ca)
-    built = build.build(workspace, overrides=overrides)
-    reference = build.load(workspace, built, overrides, "labels")
+    built = image.build(workspace, overrides=overrides)
+    reference = image.load(workspace, built, overrides, "labels")
     config = json.loads(docker("image", "inspect", reference))[0]
-    locked = lock.load(workspace.lock_file)
+    locked = lockfile.load(workspace.lock_file)
     labels = config["Config"]["Labels"]
     assert labels["org.opencontainers.image.revision"] == locked.fork.commit
     assert labels["org.opencontainers.image.created"] == locked.fork.date.isoformat()
     assert labels["org.opencontainers.image.base.digest"] == locked.base.digest
     assert (
-        labels[render.LABEL + "extra-ca-sha256"]
-        == overrides.labels()[render.LABEL + "extra-ca-sha256"]
+        labels[the_labels.LABEL + "extra-ca-sha256"]
+        == overrides.labels()[the_labels.LABEL + "extra-ca-sha256"]
     )
     assert built.overridden and built.tag.endswith(overrides.mark) and "-dev-" in built.tag
     assert config["Config"]["Entrypoint"][0] == "tini"
@@ -143,14 +147,14 @@ def test_labels_and_what_is_left_in_the_image(
 def test_a_changed_file_sends_one_small_layer(
     make_standin: MakeStandin, overrides: Overrides, registry_for_all: LocalRegistry
 ) -> None:
-    target = registry.repository(registry_for_all.address, "small-change")
-    built = build.build(make_standin("one"), overrides=overrides)
-    registry.push(built, target)
+    target = oci_reference.repository(registry_for_all.address, "small-change")
+    built = image.build(make_standin("one"), overrides=overrides)
+    skopeo.push(built, target)
     other = make_standin("two", changes={"vllm/entrypoints/bosonai/more.py": "VALUE = 1\n"})
-    changed = build.build(other, overrides=overrides)
+    changed = image.build(other, overrides=overrides)
     pairs = zip(built.image.layers, changed.image.layers, strict=True)
     assert [old.name for old, new in pairs if old.digest != new.digest] == ["code"]
-    pushed = registry.push(changed, target)
+    pushed = skopeo.push(changed, target)
     assert pushed.uploaded_bytes == changed.image.layers[-1].size < 1e6
 
 
@@ -161,33 +165,33 @@ def test_a_change_of_the_same_size_is_built(
     digests = set()
     for value in (1, 2, 3):
         changes = {"vllm/entrypoints/bosonai/more.py": f"VALUE = {value}\n"}
-        digests.add(build.build(make_standin("same", changes), overrides=overrides).image.digest)
+        digests.add(image.build(make_standin("same", changes), overrides=overrides).image.digest)
     assert len(digests) == 3
 
 
 def test_wheel_with_another_hash(workspace: Workspace, overrides: Overrides) -> None:
     edit(workspace, r'(?<=whl"\nsha256 = ")[0-9a-f]{64}', "1" * 64)
     with pytest.raises(HashMismatchError, match=r"vllm==0\.8\.3") as caught:
-        build.build(workspace, overrides=overrides)
+        image.build(workspace, overrides=overrides)
     assert "hash" in caught.value.hint
-    assert build.current(workspace, "gzip") is None
+    assert image.current(workspace, "gzip") is None
 
 
 def test_kernels_changed(make_standin: MakeStandin, overrides: Overrides) -> None:
     workspace = make_standin("kernels", changes={"csrc/kernel.cu": "// another kernel\n"})
     with pytest.raises(KernelsChangedError, match="csrc"):
-        build.build(workspace, overrides=overrides)
+        image.build(workspace, overrides=overrides)
 
 
 def test_wrong_commit_and_missing_submodule(workspace: Workspace, overrides: Overrides) -> None:
     before = workspace.lock_file.read_text()
     edit(workspace, r'(?<=^commit = ")[0-9a-f]{40}', "1" * 40)
     with pytest.raises(SourceError, match="1" * 40):
-        build.build(workspace, overrides=overrides)
+        image.build(workspace, overrides=overrides)
     workspace.lock_file.write_text(before)
     edit(workspace, r'(?<=^path = ")external/higgs-audio', "external/elsewhere")
     with pytest.raises(SourceError, match="external/elsewhere"):
-        build.build(workspace, overrides=overrides)
+        image.build(workspace, overrides=overrides)
 
 
 def test_base_image_that_does_not_exist(
@@ -195,18 +199,18 @@ def test_base_image_that_does_not_exist(
 ) -> None:
     missing = f"{registry_for_all.address}/no-such-base@sha256:{'1' * 64}"
     with pytest.raises(RegistryError, match="no-such-base") as caught:
-        build.build(workspace, overrides=dataclasses.replace(overrides, base_image=missing))
+        image.build(workspace, overrides=dataclasses.replace(overrides, base_image=missing))
     assert "--base-image" in caught.value.hint
     nobody = f"127.0.0.1:1/base@sha256:{'1' * 64}"
     with pytest.raises(RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
-        build.build(workspace, overrides=dataclasses.replace(overrides, base_image=nobody))
+        image.build(workspace, overrides=dataclasses.replace(overrides, base_image=nobody))
 
 
 def test_overridden_base_is_marked(workspace: Workspace, overrides: Overrides, base: str) -> None:
     overrides = dataclasses.replace(overrides, base_image=base)
-    built = build.build(workspace, overrides=overrides)
+    built = image.build(workspace, overrides=overrides)
     assert built.overridden and built.tag.endswith(overrides.mark) and "-dev-" in built.tag
-    assert built.image.labels[render.LABEL + "overrides"] == "base-image"
+    assert built.image.labels[the_labels.LABEL + "overrides"] == "base-image"
 
 
 def test_a_failing_step_names_the_log(workspace: Workspace, overrides: Overrides) -> None:
@@ -215,7 +219,7 @@ def test_a_failing_step_names_the_log(workspace: Workspace, overrides: Overrides
         text.replace('packages = ["*"]', 'packages = ["*"]\nremove = ["no/such/file"]')
     )
     with pytest.raises(BuildError, match="no/such/file") as caught:
-        build.build(workspace, overrides=overrides)
+        image.build(workspace, overrides=overrides)
     log_file = workspace.build / "logs" / "build-gzip.log"
     assert str(log_file) in caught.value.hint and "no/such/file" in log_file.read_text()
 
@@ -225,13 +229,13 @@ def test_too_large(workspace: Workspace, overrides: Overrides) -> None:
     workspace.layers_file.write_text(text.replace("gzip_mb = 130", "gzip_mb = 10"))
     for _ in range(2):  # the second time nothing is built, and it is still too large
         with pytest.raises(BudgetError, match=r"gzip, its budget is 10"):
-            build.build(workspace, overrides=overrides)
+            image.build(workspace, overrides=overrides)
 
 
 def test_no_space_is_found_out_before(workspace: Workspace, overrides: Overrides) -> None:
     huge = dataclasses.replace(workspace, disk_gb=1e6)
     with pytest.raises(DiskFullError, match=r"1000000\.0 GB"):
-        build.build(huge, overrides=overrides)
+        image.build(huge, overrides=overrides)
 
 
 def test_no_engine(
@@ -239,7 +243,7 @@ def test_no_engine(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     with pytest.raises(EngineError, match="nonexistent") as caught:
-        build.build(workspace, overrides=overrides)
+        image.build(workspace, overrides=overrides)
     assert "./inv engine" in caught.value.hint
 
 
@@ -278,7 +282,7 @@ def test_interrupted_at_any_point(
     assert code == (INTERRUPTED if kill == signal.SIGINT else -signal.SIGKILL)
     if kill == signal.SIGINT:
         assert "interrupted" in rest and "Traceback" not in rest
-    assert build.current(workspace, "gzip") is None
-    built = build.build(workspace, overrides=overrides)
+    assert image.current(workspace, "gzip") is None
+    built = image.build(workspace, overrides=overrides)
     assert layout.read(built.layout, built.image.digest) == built.image
-    assert build.current(workspace, "gzip") == built.image
+    assert image.current(workspace, "gzip") == built.image

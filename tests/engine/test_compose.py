@@ -14,12 +14,13 @@ import pytest
 import yaml
 from higgs_runtime import settings
 
-from higgs_image import build, standin
-from higgs_image.render import Overrides
-from higgs_image.smoke import cpu
+from higgs_image.build import image as build_image
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
+from higgs_image.smoke import cpu_device
 from higgs_image.smoke.client import Broken, Client
 from higgs_image.workspace import PROJECT
-from tests import debian
+from tests.support import debian
 
 pytestmark = pytest.mark.engine
 
@@ -80,9 +81,9 @@ def test_on_a_cpu() -> None:
     found = composed(*files, IMAGE="x", CPU_DEVICE="/d", CPU_WEIGHTS="/w")
     assert "deploy" not in found
     mounts = {x["source"]: (x["target"], x.get("read_only")) for x in found["volumes"]}
-    assert mounts["/d"] == (cpu.DEVICE, True) and mounts["/w"] == (cpu.WEIGHTS, True)
+    assert mounts["/d"] == (cpu_device.DEVICE, True) and mounts["/w"] == (cpu_device.WEIGHTS, True)
     for name in ("PYTHONPATH", "HIGGS_DEVICE", "HF_HUB_CACHE"):
-        assert found["environment"][name] == cpu.ENVIRONMENT[name]
+        assert found["environment"][name] == cpu_device.ENVIRONMENT[name]
 
 
 # --- run
@@ -90,15 +91,17 @@ def test_on_a_cpu() -> None:
 
 @pytest.fixture
 def image(tmp_path: Path, base: str, overrides: Overrides) -> Iterator[str]:
-    workspace = standin.make(tmp_path / "standin", base)
-    reference = build.load(workspace, build.build(workspace, overrides=overrides), overrides, NAME)
+    workspace = fake_fork.make(tmp_path / "standin", base)
+    reference = build_image.load(
+        workspace, build_image.build(workspace, overrides=overrides), overrides, NAME
+    )
     yield reference
     subprocess.run(["docker", "image", "rm", "--force", reference], capture_output=True)
 
 
 def test_it_runs_and_ends(image: str, tmp_path: Path) -> None:
     small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
-    lines = "".join(f"      {name}: {value}\n" for name, value in standin.ENVIRONMENT.items())
+    lines = "".join(f"      {name}: {value}\n" for name, value in fake_fork.ENVIRONMENT.items())
     small.write_text(f"services:\n  server:\n    environment:\n{lines}")
     files = (DEPLOY / "compose.yaml", DEPLOY / "compose.cpu.yaml", small)
     with socket.socket() as found:

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import build, demo, local_registry, pipeline, standin
+from higgs_image.build import image, pipeline
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import demo, fake_fork
 from higgs_image.errors import DemoError, EngineError
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.render import Overrides
+from higgs_image.host import local_registry
+from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.workspace import PROJECT
 
 from .conftest import MakeStandin
@@ -42,7 +44,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """Where a demonstration takes place; its image is taken away again."""
     where = tmp_path / "demo"
     yield where
-    reference = standin.workspace_in(where).read_state("demo").get("reference", "")
+    reference = fake_fork.workspace_in(where).read_state("demo").get("reference", "")
     subprocess.run(["docker", "image", "rm", reference], capture_output=True)
 
 
@@ -79,8 +81,8 @@ def test_whole_demo_then_again(
     # The same lock gives another image: in its own registry the demonstration goes on.
     third = demo.run(folder=folder, extra_ca=some_ca)
     assert "-dev-" in third.built.tag and third.digest != first.digest
-    assert build.engine_digest(third.reference)
-    assert not build.engine_digest(first.reference)
+    assert image.engine_digest(third.reference)
+    assert not image.engine_digest(first.reference)
     assert "/etc/ssl" not in " ".join(third.notes)
 
     # Its port is taken by now: it takes another one.
@@ -113,11 +115,11 @@ def test_another_image_than_the_built_one_is_refused(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = pipeline.run(
-        pipeline.Request(standin.workspace_in(tmp_path / "standin"), "demo-test",
+        pipeline.Request(fake_fork.workspace_in(tmp_path / "standin"), "demo-test",
                          overrides=Overrides(extra_ca=demo.environment_ca(os.environ)), load=False)
     )  # fmt: skip
     assert report.skipped
-    monkeypatch.setattr(build, "engine_digest", lambda _: "sha256:" + 64 * "e")
+    monkeypatch.setattr(image, "engine_digest", lambda _: "sha256:" + 64 * "e")
     with pytest.raises(EngineError, match="the engine has sha256:eeee"):
         demo.pull(reference, report)
 
@@ -194,13 +196,13 @@ def test_no_engine_is_an_error_with_a_way_out(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     with pytest.raises(EngineError, match="refused"):
-        demo.speak(standin.NO_BASE, tmp_path)
+        demo.speak(fake_fork.NO_BASE, tmp_path)
 
 
 def test_two_demos_in_one_folder_do_not_harm_each_other(folder: Path) -> None:
     """The second waits for the first; both end well."""
     script = (
-        "import sys; from pathlib import Path; from higgs_image import demo; "
+        "import sys; from pathlib import Path; from higgs_image.demo import demo; "
         "d = demo.run(folder=Path(sys.argv[1])); print(d.digest)"
     )
     runs = [

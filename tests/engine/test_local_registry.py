@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import local_registry
 from higgs_image.errors import RegistryUnavailableError
-from higgs_image.local_registry import LocalRegistry
+from higgs_image.host import local_registry
+from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.workspace import PROJECT
 
 pytestmark = pytest.mark.engine
@@ -75,7 +75,7 @@ def test_one_that_does_not_come_up_shows_its_log(
 def test_it_ends_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; "
-        "from higgs_image.local_registry import LocalRegistry; "
+        "from higgs_image.host.local_registry import LocalRegistry; "
         "r = LocalRegistry(Path(sys.argv[1])); r.start(); print(r.port, flush=True); time.sleep(99)"
     )
     with subprocess.Popen(

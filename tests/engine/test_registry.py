@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import layout, registry
-from higgs_image.build import Built
+from higgs_image import retry
 from higgs_image.errors import (
     RegistryAuthError,
     RegistryConflictError,
     RegistryUnavailableError,
     UsageError,
 )
-from higgs_image.local_registry import LocalRegistry
-
-from .fault_proxy import Fault, FaultProxy
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import credentials, layout, reference, skopeo
+from higgs_image.oci.layout import BuiltImage
+from tests.support.fault_proxy import Fault, FaultProxy
 
 pytestmark = pytest.mark.engine
 
@@ -35,7 +35,7 @@ HTPASSWD = "releaser:$2y$05$V6xQLt37j47oZVTgUIgfKunO1c3tx2g0oo82qdVLHdfIVdOzYf5q
 """The user releaser with that password (htpasswd -nbB)."""
 
 
-def make_built(folder: Path, seed: int = 1, layers: int = 3, size: int = 300_000) -> Built:
+def make_built(folder: Path, seed: int = 1, layers: int = 3, size: int = 300_000) -> BuiltImage:
     """Write a small but complete OCI layout by hand: no engine is needed to push."""
     rng = random.Random(seed)
     blobs = folder / "blobs" / "sha256"
@@ -74,7 +74,7 @@ def make_built(folder: Path, seed: int = 1, layers: int = 3, size: int = 300_000
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     image = layout.read(folder, manifest_digest)
     layout.keep_only(folder, image, "20260101-abcdef0-1234567")
-    return Built(image, folder, "20260101-abcdef0-1234567", "gzip", False, False)
+    return BuiltImage(image, folder, "20260101-abcdef0-1234567", "gzip", False, False)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("REGISTRY_USER", "REGISTRY_PASSWORD", "GITHUB_TOKEN", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
-    monkeypatch.setattr(registry, "WAIT", 0.05)
+    monkeypatch.setattr(retry, "WAIT", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -99,33 +99,33 @@ def proxy(served: LocalRegistry) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def built(tmp_path: Path, request: pytest.FixtureRequest) -> Built:
+def built(tmp_path: Path, request: pytest.FixtureRequest) -> BuiltImage:
     seed = int(hashlib.sha256(request.node.name.encode()).hexdigest()[:8], 16)
     return make_built(tmp_path / "layout", seed)
 
 
 def target(address: str, request: pytest.FixtureRequest) -> str:
     name = request.node.name.replace("[", "-").replace("]", "").replace("_", "-").lower()
-    return registry.repository(address, name)
+    return reference.repository(address, name)
 
 
 def test_push_then_again_then_another(
-    served: LocalRegistry, built: Built, tmp_path: Path, request: pytest.FixtureRequest
+    served: LocalRegistry, built: BuiltImage, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     where = target(served.address, request)
-    pushed = registry.push(built, where)
+    pushed = skopeo.push(built, where)
     assert pushed.digest == built.image.digest and not pushed.skipped
     assert pushed.uploaded_bytes == built.image.size
 
-    again = registry.push(built, where)
+    again = skopeo.push(built, where)
     assert again.skipped and again.uploaded_bytes == 0
 
     other = make_built(tmp_path / "other", seed=99)
     with pytest.raises(RegistryConflictError, match=built.image.digest) as caught:
-        registry.push(other, where)
+        skopeo.push(other, where)
     assert "never overwritten" in caught.value.hint
-    with registry.credentials(where) as auth:
-        assert registry.digest_of(pushed.reference, auth) == built.image.digest
+    with credentials.credentials(where) as auth:
+        assert skopeo.digest_of(pushed.reference, auth) == built.image.digest
 
     pulled = tmp_path / "pulled"
     command = ["skopeo", "copy", "--src-tls-verify=false", f"docker://{pushed.by_digest}"]
@@ -136,11 +136,11 @@ def test_push_then_again_then_another(
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_logins_are_definitive(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest, status: int
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest, status: int
 ) -> None:
     proxy.faults = [Fault("POST|PUT|PATCH", "/blobs/uploads", status)]
     with pytest.raises(RegistryAuthError, match=proxy.address) as caught:
-        registry.push(built, target(proxy.address, request))
+        skopeo.push(built, target(proxy.address, request))
     assert "docker login" in caught.value.hint
     posts = [r for r in proxy.requests if r[0] == "POST"]
     assert len(posts) <= len(built.image.layers) + 1, "a refused login must not be retried"
@@ -148,88 +148,91 @@ def test_refused_logins_are_definitive(
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
 def test_failures_that_pass_are_retried(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest, status: int
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest, status: int
 ) -> None:
     proxy.faults = [Fault("PUT|PATCH", "/blobs/uploads/", status, times=1)]
-    pushed = registry.push(built, target(proxy.address, request))
+    pushed = skopeo.push(built, target(proxy.address, request))
     assert pushed.digest == built.image.digest
 
 
 def test_a_failure_that_stays_is_reported_with_a_way_out(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     proxy.faults = [Fault("PUT", "/manifests/", 503)]
     with pytest.raises(RegistryUnavailableError, match="503") as caught:
-        registry.push(built, target(proxy.address, request))
+        skopeo.push(built, target(proxy.address, request))
     assert "run again" in caught.value.hint
     puts = [r for r in proxy.requests if r[0] == "PUT" and "/manifests/" in r[1]]
-    assert len(puts) >= registry.ATTEMPTS
+    assert len(puts) >= retry.ATTEMPTS
 
 
 def test_a_reset_in_the_middle_of_a_blob(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     proxy.faults = [Fault("PATCH", "/blobs/uploads/", 0, times=1)]
-    pushed = registry.push(built, target(proxy.address, request))
+    pushed = skopeo.push(built, target(proxy.address, request))
     assert pushed.digest == built.image.digest
 
 
 def test_a_transfer_that_is_stuck_is_given_up_and_tried_again(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    proxy: FaultProxy,
+    built: BuiltImage,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "TIMEOUT", 2.0)
+    monkeypatch.setattr(skopeo, "TIMEOUT", 2.0)
     proxy.faults = [Fault("PATCH", "/blobs/uploads/", -1, times=1, delay=60)]
     started = time.monotonic()
-    pushed = registry.push(built, target(proxy.address, request))
+    pushed = skopeo.push(built, target(proxy.address, request))
     assert pushed.digest == built.image.digest and proxy.faults[0].seen == 1
     assert time.monotonic() - started < 30
 
 
 def test_the_next_run_sends_only_what_is_missing(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     where = target(proxy.address, request)
     proxy.faults = [Fault("PUT", "/manifests/", 503)]
     with pytest.raises(RegistryUnavailableError):
-        registry.push(built, where)
+        skopeo.push(built, where)
     proxy.faults, proxy.requests = [], []
-    pushed = registry.push(built, where)
+    pushed = skopeo.push(built, where)
     assert pushed.uploaded_bytes == 0
     assert not [r for r in proxy.requests if r[0] in ("PATCH", "POST")]
     assert pushed.digest == built.image.digest
 
 
 def test_the_first_push_of_a_package(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     """ghcr.io refuses to show a package that does not exist yet."""
     proxy.faults = [Fault("GET|HEAD", "/manifests/", 403, times=1)]
-    pushed = registry.push(built, target(proxy.address, request))
+    pushed = skopeo.push(built, target(proxy.address, request))
     assert pushed.digest == built.image.digest and proxy.faults[0].seen == 1
 
 
 def test_a_token_that_may_only_read(
-    proxy: FaultProxy, built: Built, request: pytest.FixtureRequest
+    proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     proxy.faults = [Fault("POST|PUT|PATCH|DELETE", "/v2/", 403)]
     with pytest.raises(RegistryAuthError) as caught:
-        registry.push(built, target(proxy.address, request))
+        skopeo.push(built, target(proxy.address, request))
     assert "write:packages" in caught.value.hint
 
 
-def test_nothing_listens(built: Built, request: pytest.FixtureRequest) -> None:
+def test_nothing_listens(built: BuiltImage, request: pytest.FixtureRequest) -> None:
     with pytest.raises(RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
-        registry.push(built, target("127.0.0.1:1", request))
+        skopeo.push(built, target("127.0.0.1:1", request))
 
 
 def test_a_registry_that_lies_about_what_it_stored(
-    served: LocalRegistry, proxy: FaultProxy, built: Built, tmp_path: Path,
+    served: LocalRegistry, proxy: FaultProxy, built: BuiltImage, tmp_path: Path,
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Somebody overwrites the tag between our push and our read-back."""
     where = target(served.address, request)
     other = make_built(tmp_path / "other", seed=7)
-    real = registry.process.run
+    real = skopeo.process.run
 
     def racing(command, **options):  # type: ignore[no-untyped-def]
         done = real(command, **options)
@@ -238,9 +241,9 @@ def test_a_registry_that_lies_about_what_it_stored(
             real([*racer, f"oci:{other.layout}:{other.tag}", f"docker://{where}:{built.tag}"])
         return done
 
-    monkeypatch.setattr(registry.process, "run", racing)
+    monkeypatch.setattr(skopeo.process, "run", racing)
     with pytest.raises(RegistryConflictError, match="reads back as"):
-        registry.push(built, where)
+        skopeo.push(built, where)
 
 
 @pytest.fixture
@@ -252,29 +255,29 @@ def guarded(tmp_path: Path) -> Iterator[LocalRegistry]:
 
 
 def test_login(
-    guarded: LocalRegistry, built: Built, request: pytest.FixtureRequest,
+    guarded: LocalRegistry, built: BuiltImage, request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.DEBUG)
     where = target(guarded.address, request)
     with pytest.raises(RegistryAuthError, match=guarded.address):
-        registry.push(built, where)
+        skopeo.push(built, where)
 
     monkeypatch.setenv("REGISTRY_PASSWORD", SECRET)
     with pytest.raises(UsageError, match="REGISTRY_USER"):
-        registry.push(built, where)
+        skopeo.push(built, where)
 
     monkeypatch.setenv("REGISTRY_USER", "releaser")
-    assert registry.push(built, where).digest == built.image.digest
+    assert skopeo.push(built, where).digest == built.image.digest
 
     monkeypatch.setenv("REGISTRY_PASSWORD", SECRET + "-wrong")
     with pytest.raises(RegistryAuthError) as caught:
-        registry.push(built, where)
+        skopeo.push(built, where)
     assert SECRET not in caplog.text + caught.value.message + caught.value.hint
 
 
 def test_login_from_docker_config(
-    guarded: LocalRegistry, built: Built, request: pytest.FixtureRequest, tmp_path: Path
+    guarded: LocalRegistry, built: BuiltImage, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     import base64
 
@@ -282,4 +285,4 @@ def test_login_from_docker_config(
     config.mkdir()
     auth = base64.b64encode(f"releaser:{SECRET}".encode()).decode()
     (config / "config.json").write_text(json.dumps({"auths": {guarded.address: {"auth": auth}}}))
-    assert registry.push(built, target(guarded.address, request)).digest == built.image.digest
+    assert skopeo.push(built, target(guarded.address, request)).digest == built.image.digest

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import build, standin
-from higgs_image.render import Overrides
+from higgs_image.build import image as build_image
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
 
 pytestmark = pytest.mark.engine
 
@@ -27,14 +28,14 @@ def image(
 ) -> Iterator[str]:
     """The stand-in image, with a server that can be slow and can die."""
     folder = tmp_path_factory.mktemp("runtime")
-    server = (standin.PROJECT / "docker/standin/fork" / SERVER).read_text()
+    server = (fake_fork.PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
         "self.server.speak(text)", "self._slowly(text)", 1
     )
     assert changed.count("_slowly") == 2
-    workspace = standin.make(folder, base, changes={SERVER: changed})
-    built = build.build(workspace, overrides=overrides)
-    reference = build.load(workspace, built, overrides, "runtime-test")
+    workspace = fake_fork.make(folder, base, changes={SERVER: changed})
+    built = build_image.build(workspace, overrides=overrides)
+    reference = build_image.load(workspace, built, overrides, "runtime-test")
     yield reference
     docker("image", "rm", "--force", reference)
 
@@ -69,7 +70,7 @@ class Container:
     """A running container of the image."""
 
     def __init__(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
-        variables = [f"--env={name}={value}" for name, value in standin.ENVIRONMENT.items()]
+        variables = [f"--env={name}={value}" for name, value in fake_fork.ENVIRONMENT.items()]
         self.name = docker(
             "run", "--detach", "--publish", "127.0.0.1::8000", "--publish", "127.0.0.1::22",
             *variables, *options, image, *arguments,

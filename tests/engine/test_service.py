@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import build, service, standin
+from higgs_image.build import image as build_image
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
 from higgs_image.errors import EngineError, ServiceError, UsageError
-from higgs_image.render import Overrides
-from higgs_image.service import Options, Service
+from higgs_image.host import service
+from higgs_image.host.service import Options, Service
 from higgs_image.workspace import Workspace
 
 pytestmark = pytest.mark.engine
 
 NAME = "higgs-service-test"
-VARIABLES = tuple(f"{name}={value}" for name, value in standin.ENVIRONMENT.items())
+VARIABLES = tuple(f"{name}={value}" for name, value in fake_fork.ENVIRONMENT.items())
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def workspace(
     tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
 ) -> Iterator[Workspace]:
     """A workspace whose last build is a stand-in image that the engine has."""
-    made = standin.make(tmp_path_factory.mktemp("service"), base)
-    built = build.build(made, overrides=overrides)
-    reference = build.load(made, built, overrides, "service-test")
+    made = fake_fork.make(tmp_path_factory.mktemp("service"), base)
+    built = build_image.build(made, overrides=overrides)
+    reference = build_image.load(made, built, overrides, "service-test")
     yield made
     subprocess.run(["docker", "image", "rm", "--force", reference], capture_output=True)
 
@@ -146,7 +148,7 @@ def test_what_cannot_be_started(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="there is no image"):
         start(workspace, image="127.0.0.1:1/no/such:image")
     with pytest.raises(UsageError, match="no image was built yet"):
-        start(standin.workspace_in(tmp_path))
+        start(fake_fork.workspace_in(tmp_path))
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(EngineError, match="refused to start"),

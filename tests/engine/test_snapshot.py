@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from higgs_image import apt, build
+from higgs_image.attest import sbom
+from higgs_image.build import image
+from higgs_image.build.overrides import Overrides
 from higgs_image.errors import NetworkError
-from higgs_image.release import sbom
-from higgs_image.render import Overrides
+from higgs_image.host import apt
 from higgs_image.workspace import Workspace
 
 from .conftest import MakeStandin
@@ -72,7 +73,7 @@ def test_packages_come_from_the_locked_archive(
     gateway = docker_gateway()
     workspace = make_standin()
     name_snapshot(workspace, f"http://{gateway}:{archive.port}")
-    built = build.build(workspace, overrides=overrides, no_cache=True)
+    built = image.build(workspace, overrides=overrides, no_cache=True)
     assert any(path.endswith(".deb") for path in archive.asked)
     assert any("InRelease" in path for path in archive.asked)
     found, _ = sbom.packages(built.layout, built.image)
@@ -85,7 +86,7 @@ def test_an_archive_that_is_away_is_an_error_and_no_other_is_asked(
     workspace = make_standin()
     name_snapshot(workspace, "http://127.0.0.1:1")
     with pytest.raises(NetworkError):
-        build.build(workspace, overrides=overrides, no_cache=True)
+        image.build(workspace, overrides=overrides, no_cache=True)
 
 
 def docker_gateway() -> str:

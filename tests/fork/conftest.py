@@ -15,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import base_image, demo, lock, pipeline, source
+from higgs_image import lockfile
+from higgs_image.build import pipeline, source
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import demo
 from higgs_image.errors import HiggsError
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.render import Overrides
-from higgs_image.smoke import container, cpu
-from higgs_image.smoke import run as smoke
+from higgs_image.host import base_image
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import daemon
+from higgs_image.smoke import container as smoke_container
+from higgs_image.smoke import cpu_device
 from higgs_image.workspace import Workspace
 
 NEEDED_GB = 30.0
@@ -80,7 +84,7 @@ def workspace() -> Workspace:
     """The real image's workspace, with its source fetched; skipped where that is out of reach."""
     workspace = Workspace.default()
     try:
-        source.ensure(workspace, lock.load(workspace.lock_file))
+        source.ensure(workspace, lockfile.load(workspace.lock_file))
     except HiggsError as error:
         if not error.transient:
             raise
@@ -149,7 +153,7 @@ class Running:
     """
 
     url: str
-    container: container.Server
+    container: smoke_container.Server
 
     def log(self) -> str:
         """Return all that the container has printed."""
@@ -163,8 +167,10 @@ StartServer = Callable[..., contextlib.AbstractContextManager[Running]]
 def weights(workspace: Workspace, report: pipeline.Report) -> Path:
     """The tiny random weights, as a hub's cache."""
     assert report.engine
-    with smoke.engine() as (client, _):
-        return cpu.weights(client, workspace, report.engine, lock.load(workspace.lock_file))
+    with daemon.engine() as (client, _):
+        return cpu_device.weights(
+            client, workspace, report.engine, lockfile.load(workspace.lock_file)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -180,17 +186,20 @@ def start_server(workspace: Workspace, report: pipeline.Report, weights: Path) -
         mounts: Mapping[str, str] | None = None,
         timeout: float = 600,
     ) -> Iterator[Running]:
-        with smoke.engine() as (_, host):
-            setup = container.Setup(
+        with daemon.engine() as (_, host):
+            setup = smoke_container.Setup(
                 image,
                 workspace.build,
-                environment=cpu.ENVIRONMENT | dict(env or {}),
-                mounts={str(cpu.package(workspace)): cpu.DEVICE, str(weights): cpu.WEIGHTS}
+                environment=cpu_device.ENVIRONMENT | dict(env or {}),
+                mounts={
+                    str(cpu_device.package(workspace)): cpu_device.DEVICE,
+                    str(weights): cpu_device.WEIGHTS,
+                }
                 | dict(mounts or {}),
                 arguments=list(flags),
             )
-            with container.created(setup, host) as created:
-                started, _ = container.start(created, timeout)
+            with smoke_container.created(setup, host) as created:
+                started, _ = smoke_container.start(created, timeout)
                 yield Running(f"http://127.0.0.1:{started.client.port}", started)
 
     return start

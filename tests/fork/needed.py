@@ -20,7 +20,8 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from higgs_image import lock, patches
+from higgs_image import lockfile
+from higgs_image.build.patches import model
 from higgs_image.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -76,9 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("patches", nargs="*", metavar="PATCH")
     parser.add_argument("--with", action="store_true", dest="only_with", help="no trial images")
     given = parser.parse_args(arguments)
-    locked = lock.load(Workspace.default().lock_file)
+    locked = lockfile.load(Workspace.default().lock_file)
     assert locked.patches
-    known = [patch.name for patch in patches.load(locked.file(locked.patches.folder))]
+    known = [patch.name for patch in model.load(locked.file(locked.patches.folder))]
     if unknown := set(given.patches) - set(known):
         parser.error(f"there is no patch {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     good = True

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests import debian
-from tests.fork.fuzz import Server
 from tests.fork.test_speech import TEXT, Answer, speak
+from tests.support import debian
+from tests.support.fuzz import Server
 
 pytestmark = pytest.mark.fork
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.fork.attack import CHAT
-from tests.fork.fuzz import Listener, Server
-from tests.fork.hostile_audio import wav
+from tests.support.attack import CHAT
+from tests.support.fuzz import Listener, Server
+from tests.support.hostile_audio import wav
 
 pytestmark = pytest.mark.fork
 

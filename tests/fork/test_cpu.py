@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 
 import pytest
-
 from docker import DockerClient
-from higgs_image import lock, pipeline
-from higgs_image.smoke import cpu
-from higgs_image.smoke import run as smoke
+
+from higgs_image import lockfile
+from higgs_image.build import pipeline
+from higgs_image.oci import daemon
+from higgs_image.smoke import cpu_device
 from higgs_image.workspace import Workspace
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1200)]
@@ -78,8 +79,8 @@ def image(report: pipeline.Report) -> str:
 def run(client: DockerClient, image: str, workspace: Workspace, script: str) -> str:
     """Run a script with the device's package in a container of the image."""
     output = client.containers.run(
-        image, ["-c", script], entrypoint="python3", environment={"PYTHONPATH": cpu.DEVICE},
-        volumes={str(cpu.package(workspace)): {"bind": cpu.DEVICE, "mode": "ro"}},
+        image, ["-c", script], entrypoint="python3", environment={"PYTHONPATH": cpu_device.DEVICE},
+        volumes={str(cpu_device.package(workspace)): {"bind": cpu_device.DEVICE, "mode": "ro"}},
         network_mode="none", remove=True,
     )  # fmt: skip
     return str(output.decode())
@@ -87,12 +88,12 @@ def run(client: DockerClient, image: str, workspace: Workspace, script: str) -> 
 
 def test_attention_over_the_paged_cache(image: str, workspace: Workspace) -> None:
     """Prompts in chunks, cached beginnings and scattered blocks give what plain attention gives."""
-    with smoke.engine() as (client, _):
+    with daemon.engine() as (client, _):
         assert run(client, image, workspace, ATTENTION).splitlines()[-1] == "right"
 
 
 def test_the_image_has_nothing_of_it(image: str) -> None:
-    with smoke.engine() as (client, _):
+    with daemon.engine() as (client, _):
         look = "import importlib.util as util; print(util.find_spec('higgs_cpu'))"
         said = client.containers.run(
             image, ["-c", look], entrypoint="python3", network_mode="none", remove=True
@@ -111,11 +112,11 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_weights_are_small_and_the_same_each_time(
     image: str, workspace: Workspace, tmp_path: Path
 ) -> None:
-    locked = lock.load(workspace.lock_file)
-    with smoke.engine() as (client, _):
-        made = cpu.weights(client, workspace, image, locked)
+    locked = lockfile.load(workspace.lock_file)
+    with daemon.engine() as (client, _):
+        made = cpu_device.weights(client, workspace, image, locked)
         revisions = [f"{x.repo}={x.revision}" for x in locked.weights if x.revision]
-        cpu._run(client, workspace, image, tmp_path, revisions)
+        cpu_device._run(client, workspace, image, tmp_path, revisions)
     assert hashes(made) == hashes(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 60e6
     names = {path.name for path in tmp_path.iterdir()}

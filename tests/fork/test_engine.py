@@ -363,7 +363,7 @@ def test_repetitions_are_seldom_with_a_tight_window(engine: Engine) -> None:
 
 def test_the_prompts_voice_counts_as_spoken(engine: Engine) -> None:
     """The reference engine's window begins with the end of the voice's recording."""
-    from higgs_patches.sampling import _spoken_in_prompt
+    from higgs_patches.patches.sampling import _spoken_in_prompt
 
     tokens = engine.prompt("Hello.", sound(1), sound(2, 0.2))["prompt_token_ids"]
     request = engine.llm.processor.process_inputs(
@@ -528,7 +528,7 @@ def test_answers_of_one_request_inherit_its_processed_settings() -> None:
     """n > 1 without max_tokens: the engine asserts that there is a number."""
     import asyncio
 
-    from higgs_patches import preprocessing
+    from higgs_patches.patches import preprocessing
 
     processed = settings(n=3, max_tokens=77, seed=5)
     added: list[Any] = []

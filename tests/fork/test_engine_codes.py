@@ -17,8 +17,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="runs inside the image: see test_engine_inside.py")
 
-from higgs_patches import repetition  # noqa: E402
-from higgs_patches.codes import Drawing, draw, shaped  # noqa: E402
+from higgs_patches.lib import repetition  # noqa: E402
+from higgs_patches.lib.codes import Drawing, draw, shaped  # noqa: E402
 
 pytestmark = pytest.mark.fork
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import pipeline
+from higgs_image.build import pipeline
 from higgs_image.workspace import PROJECT, Workspace
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
@@ -19,7 +19,7 @@ RUNNER = ("pytest", "pluggy", "iniconfig", "pygments")
 
 
 def mounts(source: Path) -> dict[str, Path]:
-    found = {"/mnt/cpu": PROJECT / "docker/cpu", "/mnt/source": source}
+    found = {"/mnt/cpu": PROJECT / "fakes/cpu_device", "/mnt/source": source}
     for name in TESTS:
         found[f"/mnt/tests/{name}"] = PROJECT / "tests/fork" / name
     for name in RUNNER:

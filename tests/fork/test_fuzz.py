@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.fork.fuzz import fuzz
-from tests.fork.hostile import attacks
+from tests.support.fuzz import fuzz
+from tests.support.hostile import attacks
 
 pytestmark = pytest.mark.fork
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from higgs_image import pipeline
-from higgs_image.local_registry import LocalRegistry
+from higgs_image.build import pipeline
+from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.workspace import PROJECT
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from higgs_image.smoke.container import NotReady
-from tests.fork.fuzz import Server
+from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1200)]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from higgs_image import lock
+from higgs_image import lockfile
 from higgs_image.workspace import Workspace
-from tests.fork.fuzz import Server
 from tests.fork.test_speech import TEXT, Answer, speak
 from tests.fork.test_start import SERVER
+from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1800)]
 
@@ -40,7 +40,7 @@ def server(
 
     Its model does not know when to stop: its weights are left random.
     """
-    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    pins = {x.role: x for x in lockfile.load(Workspace.default().lock_file).weights}
     cache = tmp_path_factory.mktemp("cache") / "hub"
     shutil.copytree(weights, cache)
     for folder in (cache, cache.parent):

@@ -13,20 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from docker import DockerClient
-from higgs_image import base_image, demo, lock, pipeline
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.render import Overrides
-from higgs_image.smoke import container, cpu, observe
-from higgs_image.smoke import run as smoke
+
+from higgs_image import lockfile
+from higgs_image.build import pipeline
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import demo
+from higgs_image.host import base_image
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import daemon
+from higgs_image.smoke import container as smoke_container
+from higgs_image.smoke import cpu_device, runner, session
 from higgs_image.smoke.checks import Context
 from higgs_image.smoke.client import Client
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import FAULTS, TRANSFORMERS_5, is_caught, variant
-from tests.smoke_checks import NAMES, expect
-from tests.unit.runtime.hub_server import Failure, Server
+from tests.support.hub_server import Failure, Server
+from tests.support.smoke_checks import NAMES, expect
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
@@ -35,7 +39,7 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
 
 @pytest.fixture(scope="module")
 def client(report: pipeline.Report) -> Iterator[DockerClient]:
-    with smoke.engine() as (found, _):
+    with daemon.engine() as (found, _):
         yield found
 
 
@@ -43,13 +47,13 @@ def client(report: pipeline.Report) -> Iterator[DockerClient]:
 def image(report: pipeline.Report, client: DockerClient, workspace: Workspace) -> str:
     """The real image; weights for the CPU are made in it, as a broken one might not be able to."""
     assert report.engine
-    cpu.weights(client, workspace, report.engine, lock.load(workspace.lock_file))
+    cpu_device.weights(client, workspace, report.engine, lockfile.load(workspace.lock_file))
     return report.engine
 
 
 @pytest.fixture(scope="module")
 def record(workspace: Workspace, image: str) -> Record:
-    return smoke.run(workspace, smoke.Options(image, "cpu", timeout=600))[0]
+    return session.run(workspace, session.Options(image, "cpu", timeout=600))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,8 +77,8 @@ def test_a_broken_variant_is_caught(
 ) -> None:
     with variant(client, image, fault) as broken:
         made = FAULTS[fault].failing | NEIGHBOURS
-        options = smoke.Options(broken, "cpu", timeout=600, only=frozenset(made))
-        found, _ = smoke.run(workspace, options)
+        options = session.Options(broken, "cpu", timeout=600, only=frozenset(made))
+        found, _ = session.run(workspace, options)
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
     assert is_caught(fault, failed), found.reason
@@ -99,7 +103,7 @@ def test_what_the_hub_refuses_is_told(
     hub.hub.failures.append(Failure("/api/models/", status))
     asks = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": "/tmp/hub"}
     try:
-        found, _ = smoke.run(workspace, smoke.Options(image, "cpu", environment=asks))
+        found, _ = session.run(workspace, session.Options(image, "cpu", environment=asks))
     finally:
         hub.shutdown()
     assert hub.hub.asked and found.verdict == "fail"
@@ -112,7 +116,7 @@ def unpatched(
     workspace: Workspace, report: pipeline.Report, registry: LocalRegistry
 ) -> Iterator[str]:
     """The real image without any of the patches."""
-    patches = lock.load(workspace.lock_file).patches
+    patches = lockfile.load(workspace.lock_file).patches
     assert patches
     base = base_image.publish(base_image.ensure(workspace), registry.address)
     usual = Overrides(base_image=base, extra_ca=demo.environment_ca(os.environ))
@@ -135,7 +139,7 @@ def test_without_the_patches_it_fails_where_they_mend(unpatched: str, workspace:
 
     That it starts without flags is the start code's merit, too: it gives the server paths.
     """
-    found, _ = smoke.run(workspace, smoke.Options(unpatched, "cpu", timeout=600))
+    found, _ = session.run(workspace, session.Options(unpatched, "cpu", timeout=600))
     assert found.verdict == "fail"
     assert {check.name for check in found.checks if check.verdict == "fail"} == {
         "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
@@ -176,7 +180,7 @@ def transformers_5(image: str, client: DockerClient, tmp_path: Path) -> Iterator
 
 
 def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> None:
-    found, folder = smoke.run(workspace, smoke.Options(transformers_5, "cpu", timeout=600))
+    found, folder = session.run(workspace, session.Options(transformers_5, "cpu", timeout=600))
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
     assert failed == TRANSFORMERS_5.failing
@@ -187,14 +191,14 @@ def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> 
 @pytest.fixture(scope="module")
 def proxied(
     image: str, client: DockerClient, workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[container.Server]:
+) -> Iterator[smoke_container.Server]:
     """The real image behind the proxy, to which one fault after the other is given."""
     folder = tmp_path_factory.mktemp("proxied")
-    with smoke.engine() as (_, host), variant(client, image, "none") as made:
-        options = smoke.Options(made, "cpu")
-        setup = smoke.setup_for(client, workspace, options, made, "cpu", folder)
-        with container.created(setup, host) as handle:
-            yield container.start(handle, 600)[0]
+    with daemon.engine() as (_, host), variant(client, image, "none") as made:
+        options = session.Options(made, "cpu")
+        setup = session.setup_for(client, workspace, options, made, "cpu", folder)
+        with smoke_container.created(setup, host) as handle:
+            yield smoke_container.start(handle, 600)[0]
 
 
 LAST = {"hangs"}
@@ -203,11 +207,11 @@ LAST = {"hangs"}
 
 @pytest.mark.parametrize("fault", [*sorted(FAULTS.keys() - FROM_THE_START - LAST), *LAST])
 def test_a_fault_that_comes_later_is_caught(
-    fault: str, proxied: container.Server, tmp_path: Path
+    fault: str, proxied: smoke_container.Server, tmp_path: Path
 ) -> None:
     proxied.container.exec_run(["sh", "-c", f"echo {fault} > /fault"])
     proxied.client = Client(proxied.client.port, patience=10)
     only = frozenset(FAULTS[fault].failing | NEIGHBOURS)
-    found = observe.make(Context(proxied, tmp_path, real=False), "cpu", only)
+    found = runner.make(Context(proxied, tmp_path, real=False), "cpu", only)
     failed = {check.name: check.reason for check in found if check.verdict == "fail"}
     assert is_caught(fault, set(failed)), failed

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import lock, patches, render, source
+from higgs_image import lockfile
+from higgs_image.build import render, source
+from higgs_image.build.overrides import Overrides
+from higgs_image.build.patches import apply
 from higgs_image.errors import KernelsChangedError, SourceError
-from higgs_image.hashing import git_tree_ids
-from higgs_image.lock import Lock
-from higgs_image.render import Overrides
+from higgs_image.git_objects import git_tree_ids
+from higgs_image.lockfile import Lock
 from higgs_image.workspace import PROJECT, Workspace
 
 pytestmark = pytest.mark.fork
@@ -28,7 +30,7 @@ def git(repo: Path, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def pinned() -> Lock:
     """The real lock; skips where the fork's host does not answer."""
-    pinned = lock.load(PROJECT / "versions.lock")
+    pinned = lockfile.load(PROJECT / "versions.lock")
     for url in (pinned.fork.url, pinned.submodule.url):
         try:
             asked = subprocess.run(
@@ -109,7 +111,7 @@ def test_another_base_is_refused(pinned: Lock, fetched: source.Source, tmp_path:
     other.write_text(pinned.path.read_text().replace(csrc, "0" * 40))
     workspace = Workspace(fetched.fork.parent.parent, other, Workspace.default().layers_file)
     with pytest.raises(KernelsChangedError, match="changes csrc"):
-        source.ensure(workspace, lock.load(other))
+        source.ensure(workspace, lockfile.load(other))
 
 
 def test_a_commit_that_is_not_there(pinned: Lock, tmp_path: Path) -> None:
@@ -117,12 +119,12 @@ def test_a_commit_that_is_not_there(pinned: Lock, tmp_path: Path) -> None:
     other.write_text(pinned.path.read_text().replace(pinned.fork.commit, "0" * 39 + "1"))
     workspace = Workspace(tmp_path / "build", other, Workspace.default().layers_file)
     with pytest.raises(SourceError, match="has no commit 0000"):
-        source.ensure(workspace, lock.load(other))
+        source.ensure(workspace, lockfile.load(other))
     assert not list((tmp_path / "build/source").glob("*"))
 
 
 def test_context_of_the_real_fork(pinned: Lock, fetched: source.Source, fresh: Workspace) -> None:
-    patched = patches.ensure(fresh, pinned, fetched)
+    patched = apply.ensure(fresh, pinned, fetched)
     files = render.compute(fresh, pinned, fetched, patched, Overrides())
     assert files == render.compute(fresh, pinned, fetched, patched, Overrides())
     site = f"opt/venv/lib/python{pinned.python.version}/site-packages"

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from higgs_image.smoke import sound
-from tests.fork import hostile_audio
-from tests.fork.fuzz import Server
+from higgs_image.smoke import audio
+from tests.support import hostile_audio
+from tests.support.fuzz import Server
 
 pytestmark = pytest.mark.fork
 
@@ -127,7 +127,7 @@ def idle(server: Any) -> bool:
 
 
 @pytest.mark.needs(speech=True)
-@pytest.mark.parametrize("form", sound.FORMATS)
+@pytest.mark.parametrize("form", audio.FORMATS)
 @pytest.mark.parametrize("streamed", [True, False])
 def test_an_answer_is_one_whole_file_of_its_type(
     server: Any, request_body: dict[str, Any], form: str, streamed: bool
@@ -135,10 +135,10 @@ def test_an_answer_is_one_whole_file_of_its_type(
     fields = {"seed": 1, "response_format": form, "stream": streamed}
     with Answer(server, request_body | fields) as answer:
         assert answer.response.status == 200
-        assert answer.type == sound.FORMATS[form].types[0]
+        assert answer.type == audio.FORMATS[form].types[0]
         content = answer.response.read()
         assert answer.length == (None if streamed else str(len(content)))
-    seconds = sound.read(content, form).seconds
+    seconds = audio.read(content, form).seconds
     expected = len(speak(server, request_body, seed=1)) / 48_000
     assert expected > 1
     assert expected <= seconds + 0.001 < expected + 0.15  # codecs have ends of their own
@@ -172,7 +172,7 @@ def test_sound_comes_while_the_model_still_speaks(
         while len(first) < 1000:
             first += answer.response.read1(1 << 20)
         assert Server(server.url).running() == 1
-        assert sound.read(first + answer.response.read(), form).seconds > 10
+        assert audio.read(first + answer.response.read(), form).seconds > 10
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 25, 100])
@@ -217,7 +217,7 @@ def test_events_hold_the_file(server: Any, request_body: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("form", "speed"),
     [
-        *((form, 1.5) for form in sound.FORMATS),
+        *((form, 1.5) for form in audio.FORMATS),
         *(("pcm", speed) for speed in (0.25, 0.5, 2.0, 4.0)),
     ],
 )
@@ -226,11 +226,11 @@ def test_speed_is_honoured(
 ) -> None:
     normal = len(speak(server, request_body, seed=5)) / 48_000
     content = speak(server, request_body, seed=5, speed=speed, response_format=form)
-    assert sound.read(content, form).seconds == pytest.approx(normal / speed, abs=0.15)
+    assert audio.read(content, form).seconds == pytest.approx(normal / speed, abs=0.15)
 
 
 @pytest.mark.needs(speech=True, sampling=True)
-@pytest.mark.parametrize("form", sound.FORMATS)
+@pytest.mark.parametrize("form", audio.FORMATS)
 def test_a_seed_gives_the_same_bytes(server: Any, request_body: dict[str, Any], form: str) -> None:
     first, second, other = (
         speak(server, request_body, seed=seed, response_format=form) for seed in (7, 7, 8)
@@ -402,7 +402,7 @@ def test_a_client_who_leaves_frees_its_place(
 def test_eight_answers_at_once_are_whole_and_not_mixed_up(
     server: Any, request_body: dict[str, Any]
 ) -> None:
-    forms = [*sound.FORMATS, "mp3", "opus"]
+    forms = [*audio.FORMATS, "mp3", "opus"]
     texts = [TEXT + " And on." * (3 * i) for i in range(len(forms))]
     alone = [len(speak(server, request_body, input=text)) / 48_000 for text in texts]
     files: dict[int, bytes] = {}
@@ -416,14 +416,14 @@ def test_eight_answers_at_once_are_whole_and_not_mixed_up(
     for thread in threads:
         thread.join()
     for i, form in enumerate(forms):
-        seconds = sound.read(files[i], form).seconds
+        seconds = audio.read(files[i], form).seconds
         assert alone[i] <= seconds + 0.001 < alone[i] + 0.15, (i, form)
     assert idle(server)
 
 
 def test_memory_is_flat_over_100_requests(server: Any, request_body: dict[str, Any]) -> None:
     """Eight at a time, in all formats and speeds, some of whose clients leave in the middle."""
-    forms = list(sound.FORMATS)
+    forms = list(audio.FORMATS)
 
     def ask(i: int) -> None:
         fields = {
@@ -495,24 +495,24 @@ def client(server: Any) -> Iterator[Any]:
     "form",
     [
         pytest.param(form, marks=[] if form == "pcm" else pytest.mark.needs(speech=True))
-        for form in sound.FORMATS
+        for form in audio.FORMATS
     ],
 )
 def test_openai_client_speaks(client: Any, model: str, form: str) -> None:
     fields = {"model": model, "voice": "alloy", "input": TEXT, "response_format": form}
-    assert sound.read(client.audio.speech.create(**fields).content, form).seconds > 1
+    assert audio.read(client.audio.speech.create(**fields).content, form).seconds > 1
     with client.audio.speech.with_streaming_response.create(
         **fields, speed=1.5, instructions="A quiet room."
     ) as response:
         content = b"".join(response.iter_bytes())
-    assert sound.read(content, form).seconds > 0.7
+    assert audio.read(content, form).seconds > 0.7
 
 
 @pytest.mark.needs(speech=True)
 def test_what_says_no_format_gets_mp3(client: Any, server: Any, model: str, voice: str) -> None:
     """As OpenAI has it: Open WebUI names none, and the file that it keeps is called .mp3."""
     fields = {"model": model, "voice": voice, "input": TEXT}
-    assert sound.read(client.audio.speech.create(**fields).content, "mp3").seconds > 1
+    assert audio.read(client.audio.speech.create(**fields).content, "mp3").seconds > 1
     with Answer(server, fields) as answer:
         assert answer.type == "audio/mpeg"
 
@@ -536,7 +536,7 @@ def test_curl_gets_a_file(server: Any, request_body: dict[str, Any]) -> None:
     body = json.dumps(request_body | {"response_format": "wav"})
     done = subprocess.run([*command, "-d", body, server.url + SPEECH], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert sound.read(done.stdout, "wav").seconds > 1
+    assert audio.read(done.stdout, "wav").seconds > 1
     body = json.dumps(request_body | {"input": ""})
     done = subprocess.run([*command, "-d", body, server.url + SPEECH], capture_output=True)
     assert done.returncode == 22

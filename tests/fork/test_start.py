@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from higgs_image import lock, pipeline
+from higgs_image import lockfile
+from higgs_image.build import pipeline
 from higgs_image.smoke.container import NotReady
 from higgs_image.workspace import Workspace
-from tests.fork.fuzz import Server
+from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1800)]
 
@@ -24,7 +25,7 @@ SERVER = ["python3", "-m", "vllm.entrypoints.bosonai.api_server"]
 @pytest.fixture(scope="module")
 def bare(start_server: Any) -> Iterator[Any]:
     """The server without any flag for its audio tokenizer; the weights are in the hub's cache."""
-    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    pins = {x.role: x for x in lockfile.load(Workspace.default().lock_file).weights}
     model = pins["generation"]
     flags = ["--model", model.repo, "--revision", model.revision, "--max-model-len", "4096"]
     with start_server([*SERVER, *flags, "--disable-mm-preprocessor-cache"]) as started:
@@ -48,7 +49,7 @@ def test_the_audio_tokenizer_is_the_pinned_one_and_is_loaded_once(bare: Any) -> 
         {"model": server.model(), "voice": "vex", "input": "Hello.", "max_tokens": 40},
     )
     lines = bare.log().splitlines()
-    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    pins = {x.role: x for x in lockfile.load(Workspace.default().lock_file).weights}
     pin = pins["audio-tokenizer"]
     [used] = [line for line in lines if "Using the audio tokenizer" in line]
     assert f"{pin.repo} at {pin.revision}" in used
@@ -100,7 +101,7 @@ def test_every_voice_is_there_at_the_first_request(bare: Any) -> None:
 def test_a_start_that_cannot_be_says_why_in_one_line(
     start_server: Any, tmp_path: Path, flags: list[str], said: str
 ) -> None:
-    pins = {x.role: x for x in lock.load(Workspace.default().lock_file).weights}
+    pins = {x.role: x for x in lockfile.load(Workspace.default().lock_file).weights}
     model = pins["generation"]
     given = ["--model", model.repo, "--revision", model.revision] if "--model" not in flags else []
     with pytest.raises(NotReady) as ended, start_server([*SERVER, *given, *flags]):

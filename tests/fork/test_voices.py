@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.fork.fuzz import Server
+from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1800)]
 

@@ -7,10 +7,11 @@ import os
 import pytest
 
 from higgs_image.errors import HiggsError
-from higgs_image.smoke import run as smoke
+from higgs_image.oci import daemon
+from higgs_image.smoke import session
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
-from tests.smoke_checks import NAMES, expect
+from tests.support.smoke_checks import NAMES, expect
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(3600)]
 
@@ -20,13 +21,13 @@ def record(machine: None) -> Record:
     """The record of one smoke test; skipped where the engine has no GPU or no image."""
     workspace = Workspace.default()
     try:
-        with smoke.engine() as (client, _):
-            if smoke.find_device(client) != "gpu":
+        with daemon.engine() as (client, _):
+            if session.find_device(client) != "gpu":
                 pytest.skip("the engine has no NVIDIA GPU to give to a container")
-        image = os.environ.get("SMOKE_IMAGE") or smoke.last_built(workspace)
+        image = os.environ.get("SMOKE_IMAGE") or session.last_built(workspace)
     except HiggsError as error:
         pytest.skip(f"{error.message} ({error.hint})")
-    return smoke.run(workspace, smoke.Options(image, "gpu"))[0]
+    return session.run(workspace, session.Options(image, "gpu"))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import lock as locks
-from higgs_image.hashing import sha256_file, tree_sha256
-from higgs_image.lock import Lock
+from higgs_image import lockfile
+from higgs_image.files import sha256_file, tree_sha256
+from higgs_image.lockfile import Lock
 from higgs_image.workspace import PROJECT, Workspace
 
 HOST = "https://git.invalid/"
@@ -157,7 +157,7 @@ class Project:
         )
 
     def load(self) -> Lock:
-        return locks.load(self.workspace.lock_file)
+        return lockfile.load(self.workspace.lock_file)
 
 
 REQUIREMENTS = {

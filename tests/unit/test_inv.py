@@ -33,7 +33,8 @@ class Sandbox:
         self.root = root / "a checkout"
         self.root.mkdir()
         shutil.copy2(PROJECT / "inv", self.root / "inv")
-        (self.root / "requirements.txt").write_text("x==1\n")
+        (self.root / "requirements").mkdir()
+        (self.root / "requirements/dev.txt").write_text("x==1\n")
         self.python = root / "fake-python"
         self.python.write_text(PYTHON)
         self.python.chmod(0o755)
@@ -71,7 +72,7 @@ def test_first_run_makes_the_environment(sandbox: Sandbox) -> None:
     [install] = installs(calls)
     assert install.startswith("python -m pip install")
     assert "--require-hashes" in install
-    assert f"--requirement {sandbox.root}/requirements.txt" in install
+    assert f"--requirement {sandbox.root}/requirements/dev.txt" in install
     assert calls[-1] == f"python -m invoke --search-root {sandbox.root} build --push a b"
 
 
@@ -89,7 +90,7 @@ def test_exit_status_is_the_tasks(sandbox: Sandbox) -> None:
 def test_changed_lock_makes_it_anew(sandbox: Sandbox) -> None:
     sandbox.run("--list")
     (sandbox.root / ".venv/old").touch()
-    (sandbox.root / "requirements.txt").write_text("x==2\n")
+    (sandbox.root / "requirements/dev.txt").write_text("x==2\n")
     assert len(installs(sandbox.run("--list")[1])) == 1
     assert not (sandbox.root / ".venv/old").exists()
     assert installs(sandbox.run("--list")[1]) == []

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from higgs_image.errors import BusyError, DiskFullError
-from higgs_image.workspace import PROJECT, Workspace, replace_folder, write_atomically
+from higgs_image.files import replace_folder, write_atomically
+from higgs_image.workspace import PROJECT, Workspace
 from tests.unit.conftest import write
 
 

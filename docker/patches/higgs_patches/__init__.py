@@ -1,1 +1,1 @@
-"""What the image changes in the speech server: one module per patch, and their shared parts."""
+"""What the image changes in the speech server: one module per patch, and a library they share."""

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import lock as locks
-from higgs_image import registry, standin
-from higgs_image.build import Built
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.lock import Lock
-from higgs_image.release import claim, evidence, promote, push, run
+from higgs_image import lockfile, retry
+from higgs_image.demo import fake_fork
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.lockfile import Lock
+from higgs_image.oci import reference
+from higgs_image.oci.artifacts import Repository, open_repository
+from higgs_image.oci.layout import BuiltImage
+from higgs_image.release import evidence, lease, pipeline, publish
+from higgs_image.release import promote as release_promote
 from higgs_image.release.journal import Journal
-from higgs_image.release.repository import Repository, open_repository
 from higgs_image.workspace import Workspace
+from tests.support import small_image
 
-from . import small_image
-
-GPU = promote.Request()
+GPU = release_promote.Request()
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +30,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("REGISTRY_USER", "REGISTRY_PASSWORD", "GITHUB_TOKEN", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
-    monkeypatch.setattr(registry, "WAIT", 0.05)
-    monkeypatch.setattr(claim, "POLL", 0.05)
+    monkeypatch.setattr(retry, "WAIT", 0.05)
+    monkeypatch.setattr(lease, "POLL", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +42,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return standin.make(tmp_path_factory.mktemp("standin"))
+    return fake_fork.make(tmp_path_factory.mktemp("standin"))
 
 
 @pytest.fixture(scope="module")
 def lock(workspace: Workspace) -> Lock:
-    return locks.load(workspace.lock_file)
+    return lockfile.load(workspace.lock_file)
 
 
 def named(address: str, request: pytest.FixtureRequest) -> str:
     name = "".join(x if x.isalnum() else "-" for x in request.node.name.lower()).strip("-")
-    return registry.repository(address, "-".join(filter(None, name.split("-"))))
+    return reference.repository(address, "-".join(filter(None, name.split("-"))))
 
 
 @pytest.fixture
@@ -79,8 +80,8 @@ class Release:
         options.setdefault("layers", small_image.files(self.lock, content=content))
         options.setdefault("tag", f"{self.lock.tag}-{content}")
         number = len(list(self.folder.glob("layout-*")))
-        built: Built = small_image.make(self.folder / f"layout-{number}", self.lock, **options)  # type: ignore[arg-type]
-        pushed, _ = push.push(built, self.lock, self.target, self.folder / "journal")
+        built: BuiltImage = small_image.make(self.folder / f"layout-{number}", self.lock, **options)  # type: ignore[arg-type]
+        pushed, _ = publish.push(built, self.lock, self.target, self.folder / "journal")
         for verdict in smoke.split(","):
             if verdict:
                 self.smoke(pushed.digest, *verdict.split())
@@ -90,19 +91,21 @@ class Release:
         with open_repository(self.target) as repository:
             evidence.record_smoke(Journal(repository), small_image.smoke(digest, kind, verdict))
 
-    def promote(self, digest: str, conditions: promote.Request = GPU) -> promote.Moved:
+    def promote(
+        self, digest: str, conditions: release_promote.Request = GPU
+    ) -> release_promote.Moved:
         with open_repository(self.target) as repository:
-            moved, _ = run.promote_with_notes(
+            moved, _ = pipeline.promote_with_notes(
                 repository, Journal(repository, self.folder / "journal"), digest, conditions,
                 replace(self.workspace, build=self.folder / "build"),
             )  # fmt: skip
             return moved
 
-    def rollback(self, to: str | None = None) -> promote.Moved:
+    def rollback(self, to: str | None = None) -> release_promote.Moved:
         with open_repository(self.target) as repository:
             history = Journal(repository)
-            plan = promote.plan_rollback(repository, history, "it hums", "custom", to)
-            return promote.apply(repository, history, plan)
+            plan = release_promote.plan_rollback(repository, history, "it hums", "custom", to)
+            return release_promote.apply(repository, history, plan)
 
     def custom(self) -> str | None:
         with open_repository(self.target) as repository:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import registry
+from higgs_image.attest import sbom
 from higgs_image.checkout import Checkout
 from higgs_image.errors import (
     HiggsError,
@@ -28,16 +28,17 @@ from higgs_image.errors import (
     ReleaseRefusedError,
     UsageError,
 )
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.lock import Lock
-from higgs_image.release import claim, evidence, journal, notes, promote, push, sbom
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.lockfile import Lock
+from higgs_image.oci import reference, skopeo
+from higgs_image.oci.artifacts import Repository
+from higgs_image.release import evidence, journal, lease, notes, promote, publish, records
 from higgs_image.release.journal import Journal
-from higgs_image.release.repository import Repository
 from higgs_image.workspace import PROJECT, Workspace
-from tests.engine.fault_proxy import Fault, FaultProxy
 from tests.engine.test_registry import HTPASSWD, SECRET
+from tests.support import small_image
+from tests.support.fault_proxy import Fault, FaultProxy
 
-from . import small_image
 from .conftest import Release, named
 
 pytestmark = pytest.mark.engine
@@ -145,8 +146,8 @@ def test_the_history_is_in_order_where_a_clock_is_behind(
     first, second, third = (release.push(x) for x in "123")
     release.promote(first)
     release.promote(second)
-    now = journal.now()
-    for module in (journal, claim):
+    now = records.now()
+    for module in (journal, lease):
         monkeypatch.setattr(module, "now", lambda: now - timedelta(hours=3))
     release.promote(third)
     history = Journal(repository)
@@ -168,10 +169,10 @@ def test_the_newest_records_and_what_the_tags_name(
     assert promote.state(repository, history) == [f"custom names {first}"]
     repository.point("custom", second)
     by = history.read()[0].record.by
-    begun = history.write(journal.Promote(second, journal.now(), by, "custom", first))
+    begun = history.write(records.Promote(second, records.now(), by, "custom", first))
     (line,) = promote.state(repository, history)
     assert second in line and "not finished" in line
-    end = journal.Outcome(second, journal.now(), by, begun.tag, journal.ABANDONED)
+    end = records.Outcome(second, records.now(), by, begun.tag, records.ABANDONED)
     history.write(end, tag=journal.tag_for(end))
     (line,) = promote.state(repository, history)
     assert second in line and f"BUT BY THE JOURNAL {first}" in line
@@ -210,7 +211,7 @@ def test_refused(release: Release, repository: Repository, why: str) -> None:
     forced = release.promote(digest, promote.Request(force=True, reason="the demo is today"))
     assert release.custom() == digest
     entry = Journal(repository).record(forced.record)
-    assert isinstance(entry, journal.Promote)
+    assert isinstance(entry, records.Promote)
     assert entry.reason == "the demo is today" and len(entry.forced) == 1
     text = repository.files(forced.record)[notes.NOTES].decode()
     assert "**Forced although" in text and "the demo is today" in text
@@ -218,7 +219,7 @@ def test_refused(release: Release, repository: Repository, why: str) -> None:
 
 def test_what_nobody_pushed_with_us_is_refused(release: Release, tmp_path: Path) -> None:
     built = small_image.make(tmp_path / "foreign", release.lock)
-    pushed = registry.push(built, release.target)
+    pushed = skopeo.push(built, release.target)
     with pytest.raises(ReleaseRefusedError, match="no record says who built it"):
         release.promote(pushed.digest)
     with pytest.raises(RegistryNotFoundError):
@@ -233,7 +234,7 @@ def test_a_rehearsal_lets_a_stand_in_pass_and_says_so(
     rehearsal = promote.Request("cpu", rehearsal=True)
     moved = release.promote(digest, rehearsal)
     record = Journal(repository).record(moved.record)
-    assert isinstance(record, journal.Promote) and record.rehearsal and not record.forced
+    assert isinstance(record, records.Promote) and record.rehearsal and not record.forced
     assert "a rehearsal, not a release" in record.words()
     dirty = release.push("2", smoke="cpu pass", more=more, checkout=Checkout("c" * 40, ("x",)))
     with pytest.raises(ReleaseRefusedError, match="differed from its commit"):
@@ -250,7 +251,7 @@ def test_a_smoke_record_of_another_image_does_not_count(
     release: Release, repository: Repository
 ) -> None:
     tested, other = release.push("1"), release.push("2", smoke="")
-    (entry,) = [x for x in Journal(repository).of(tested) if isinstance(x.record, journal.Smoke)]
+    (entry,) = [x for x in Journal(repository).of(tested) if isinstance(x.record, records.Smoke)]
     forged = replace_digest(entry.record, other)
     Journal(repository).write(
         forged, {evidence.SMOKE: (repository.files(entry.tag)[evidence.SMOKE], evidence.JSON)}
@@ -259,7 +260,7 @@ def test_a_smoke_record_of_another_image_does_not_count(
         release.promote(other)
 
 
-def replace_digest(record: journal.Record, digest: str) -> journal.Record:
+def replace_digest(record: records.Record, digest: str) -> records.Record:
     import msgspec
 
     return msgspec.structs.replace(record, digest=digest)
@@ -333,10 +334,10 @@ def test_a_crash_at_each_step_is_repaired_by_running_again(
     assert again.returncode == 0, again.stderr
     second = release.custom()
     assert second is not None and second != first
-    done = [x for x in Journal(repository).read() if isinstance(x.record, journal.Promote)]
+    done = [x for x in Journal(repository).read() if isinstance(x.record, records.Promote)]
     assert None not in [x.outcome for x in done]
     assert [x.record.digest for x in done if x.outcome == "done"] == [first, second]
-    pushes = [x for x in Journal(repository).of(second) if isinstance(x.record, journal.Push)]
+    pushes = [x for x in Journal(repository).of(second) if isinstance(x.record, records.Push)]
     assert len(pushes) == 1
 
 
@@ -378,7 +379,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(
     losers = [said for said in told.values() if said.startswith("lost")]
     assert len(winners) == 1 and len(losers) == 1, told
     assert release.custom() == winners[0]
-    moves = [x for x in Journal(repository).read() if isinstance(x.record, journal.Promote)]
+    moves = [x for x in Journal(repository).read() if isinstance(x.record, records.Promote)]
     assert None not in [x.outcome for x in moves]
     assert [x.record.digest for x in moves if x.outcome == "done"] == winners
 
@@ -442,7 +443,7 @@ def test_a_registry_that_answers_too_slowly(
     release: Release, behind: Release, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = release.push("1")
-    monkeypatch.setattr(registry, "TIMEOUT", 1.0)
+    monkeypatch.setattr(skopeo, "TIMEOUT", 1.0)
     proxy.faults = [Fault("PUT", "/manifests/journal-", -1, delay=5)]
     with pytest.raises(RegistryUnavailableError, match="timed out"):
         behind.promote(digest)
@@ -478,7 +479,7 @@ def test_a_registry_with_a_login(
     passwords = tmp_path / "htpasswd"
     passwords.write_text(HTPASSWD + "\n")
     with LocalRegistry(tmp_path / "guarded", htpasswd=passwords) as guarded:
-        release = Release(registry.repository(guarded.address, "image"), tmp_path, lock, workspace)
+        release = Release(reference.repository(guarded.address, "image"), tmp_path, lock, workspace)
         with pytest.raises(RegistryAuthError):
             release.push("1")
         monkeypatch.setenv("REGISTRY_USER", "releaser")
@@ -495,8 +496,8 @@ def test_the_bill_of_materials_is_kept_and_valid(release: Release, repository: R
     from cyclonedx.validation.json import JsonStrictValidator
 
     digest = release.push("1")
-    (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, journal.Push)]
-    data = repository.files(entry.tag)[push.SBOM]
+    (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, records.Push)]
+    data = repository.files(entry.tag)[publish.SBOM]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
     versions = sbom.versions(data)
     assert versions["deb libssl3"] == "3.0.15-1", "the upper layer's list counts"

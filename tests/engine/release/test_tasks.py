@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from higgs_image import registry, standin
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
 from higgs_image.errors import ReleaseRefusedError, UsageError, VerificationError
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.release.repository import open_repository
-from higgs_image.render import Overrides
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import reference
+from higgs_image.oci.artifacts import open_repository
 from higgs_image.workspace import PROJECT
 
 from ..conftest import forget_images
@@ -104,7 +105,7 @@ def clone(
 ) -> Clone:  # fmt: skip
     root = fresh_clone(tmp_path_factory.mktemp("clone"))
     folder = tmp_path_factory.mktemp("standin")
-    standin.make(folder, base, root=root)
+    fake_fork.make(folder, base, root=root)
     environment = {"HIGGS_STANDIN": str(folder), "REGISTRY": served.address}
     if overrides.extra_ca:
         environment["EXTRA_CA"] = str(overrides.extra_ca)
@@ -112,7 +113,7 @@ def clone(
 
 
 def custom(clone: Clone) -> str | None:
-    name = registry.repository(clone.environment["REGISTRY"], NAME)
+    name = reference.repository(clone.environment["REGISTRY"], NAME)
     with open_repository(name) as repository:
         return repository.digest("custom")
 
@@ -139,7 +140,7 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 
     # Another lock, another image.
     changes = {"vllm/second.py": "second = 2\n"}
-    standin.make(Path(clone.environment["HIGGS_STANDIN"]), base, changes=changes, root=clone.root)
+    fake_fork.make(Path(clone.environment["HIGGS_STANDIN"]), base, changes=changes, root=clone.root)
     second = clone.json(step("build"))["digest"]
     assert second != first
     moved = clone.json("./inv release" + REHEARSAL)
@@ -187,7 +188,7 @@ def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     assert found["rebuild"]["image"] == found["rebuild"]["rebuilt"] == released, done.stderr
-    # Built behind a proxy or on another base it is not what the lock alone gives: said as well.
+    # Behind a proxy or on another base it is not what the lock alone gives: said as well.
     pins = next(x for x in found["verification"]["findings"] if x["check"] == "pins")
     wrong = clone.environment.get("EXTRA_CA") is not None
     assert (pins["verdict"] == "fail") == wrong

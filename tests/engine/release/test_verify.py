@@ -10,31 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import layout, process, registry
-from higgs_image.doctor import Verdict
-from higgs_image.errors import (
-    RegistryNotFoundError,
-    SigningError,
-    ToolMissingError,
-    UsageError,
-)
-from higgs_image.local_registry import LocalRegistry
-from higgs_image.release import (
-    contents,
-    journal,
-    provenance,
-    push,
-    rebuild,
-    run,
-    signature,
-    verify,
-)
+from higgs_image import process
+from higgs_image.attest import layer_files, provenance, rebuild, signature
+from higgs_image.build.overrides import Overrides
+from higgs_image.errors import RegistryNotFoundError, SigningError, ToolMissingError, UsageError
+from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.oci import layout, reference, skopeo
+from higgs_image.oci.artifacts import open_repository
+from higgs_image.release import pipeline, publish, records, verify
 from higgs_image.release.journal import Journal
-from higgs_image.release.repository import open_repository
-from higgs_image.render import Overrides
+from higgs_image.verdict import Verdict
 from tests.engine.test_registry import HTPASSWD, SECRET
+from tests.support import small_image
 
-from . import small_image
 from .conftest import Release
 
 pytestmark = pytest.mark.engine
@@ -65,8 +53,8 @@ def signed(release: Release, content: str = "1", **options: object) -> str:
     digest = release.push(content, **options)
     with open_repository(release.target) as repository:
         entries = Journal(repository).of(digest)
-        (entry,) = [x for x in entries if isinstance(x.record, journal.Push)]
-        assert run.sign(repository, entry, digest) == "a key"
+        (entry,) = [x for x in entries if isinstance(x.record, records.Push)]
+        assert pipeline.sign(repository, entry, digest) == "a key"
     return digest
 
 
@@ -117,8 +105,8 @@ def test_signing_again_changes_nothing(release: Release, key: Path) -> None:
     with open_repository(release.target) as repository:
         tag = f"sha256-{digest[7:]}.sig"
         before = repository.digest(tag)
-        (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, journal.Push)]
-        run.sign(repository, entry, digest)
+        (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, records.Push)]
+        pipeline.sign(repository, entry, digest)
         assert repository.digest(tag) == before
 
 
@@ -143,11 +131,11 @@ def test_a_list_that_was_exchanged_after_signing_is_noticed(release: Release, ke
     digest = signed(release)
     with open_repository(release.target) as repository:
         history = Journal(repository)
-        (entry,) = [x for x in history.of(digest) if isinstance(x.record, journal.Push)]
+        (entry,) = [x for x in history.of(digest) if isinstance(x.record, records.Push)]
         files = repository.files(entry.tag)
-        files[push.SBOM] = files[push.SBOM].replace(b"3.0.15-1", b"3.0.99-1")
+        files[publish.SBOM] = files[publish.SBOM].replace(b"3.0.15-1", b"3.0.99-1")
         history.write(
-            entry.record, {x: (data, push.TYPES[x]) for x, data in files.items()}, tag=entry.tag
+            entry.record, {x: (data, publish.TYPES[x]) for x, data in files.items()}, tag=entry.tag
         )
     found = check(release, digest, signature.Trust(key), layers=True)
     assert found["signature"][0] is Verdict.FAIL and "list of packages" in found["signature"][1]
@@ -215,7 +203,7 @@ def test_each_flaw_is_named(release: Release) -> None:
 
 def test_an_image_that_nobody_recorded(release: Release, tmp_path: Path) -> None:
     built = small_image.make(tmp_path / "foreign", release.lock)
-    registry.push(built, release.target)
+    skopeo.push(built, release.target)
     found = check(release, built.image.digest, layers=True)
     undecided = {name for name, (verdict, _) in found.items() if verdict is Verdict.INCONCLUSIVE}
     assert undecided == {
@@ -233,7 +221,7 @@ def test_signing_with_a_login_leaves_no_secret_behind(
     monkeypatch.setenv("REGISTRY_USER", "releaser")
     monkeypatch.setenv("REGISTRY_PASSWORD", SECRET)
     with LocalRegistry(tmp_path / "guarded", htpasswd=passwords) as guarded:
-        there = replace(release, target=registry.repository(guarded.address, "image"))
+        there = replace(release, target=reference.repository(guarded.address, "image"))
         digest = signed(there)
         assert check(there, digest, signature.Trust(key))["signature"][0] is Verdict.PASS
 
@@ -241,10 +229,10 @@ def test_signing_with_a_login_leaves_no_secret_behind(
 def test_provenance_names_what_the_lock_pins(release: Release) -> None:
     digest = release.push("1")
     with open_repository(release.target) as repository:
-        (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, journal.Push)]
+        (entry,) = [x for x in Journal(repository).of(digest) if isinstance(x.record, records.Push)]
         import json
 
-        document = json.loads(repository.files(entry.tag)[push.PROVENANCE])
+        document = json.loads(repository.files(entry.tag)[publish.PROVENANCE])
     assert provenance.disagreements(document, release.lock) == []
     for dependency in document["buildDefinition"]["resolvedDependencies"]:
         if dependency["name"] == "fork":
@@ -311,6 +299,6 @@ def test_whiteouts_take_files_away(release: Release, tmp_path: Path) -> None:
         {"a/.wh.one": "", "b/.wh..wh..opq": "", "b/five": "5", ".wh.c": ""},
     ]
     built = small_image.make(tmp_path / "image", release.lock, layers=layers)
-    found = contents.files(built.layout, built.image, lambda _: True)
+    found = layer_files.files(built.layout, built.image, lambda _: True)
     assert found == {"a/two": b"2", "b/five": b"5"}
     assert layout.read(built.layout, built.image.digest) == built.image

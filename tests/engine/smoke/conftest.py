@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from docker import DockerClient
-from higgs_image import pipeline, standin
-from higgs_image.render import Overrides
+
+from higgs_image.build import pipeline
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
+from higgs_image.oci.daemon import engine
 from higgs_image.smoke import checks, container, record
 from higgs_image.smoke.record import Record
-from higgs_image.smoke.run import Options, engine, run
+from higgs_image.smoke.session import Options, run
 from higgs_image.workspace import Workspace
 
 Smoke = Callable[..., Record]
@@ -31,7 +33,7 @@ def built(
 ) -> Iterator[tuple[Path, str]]:
     """The stand-in, built and loaded: its folder, and its name in the engine."""
     folder = tmp_path_factory.mktemp("smoke") / "standin"
-    workspace = standin.make(folder, base)
+    workspace = fake_fork.make(folder, base)
     done = pipeline.run(pipeline.Request(workspace, "smoke-standin", overrides=overrides))
     assert done.engine
     yield folder, done.engine
@@ -46,7 +48,7 @@ def image(built: tuple[Path, str]) -> str:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return standin.workspace_in(tmp_path)
+    return fake_fork.workspace_in(tmp_path)
 
 
 @pytest.fixture

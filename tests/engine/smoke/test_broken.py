@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from docker import DockerClient
+
 from higgs_image.smoke import report
 from higgs_image.workspace import Workspace
 from tests.broken import FAULTS, is_caught, variant

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from docker import DockerClient
-from higgs_image import standin
+
+from higgs_image.demo import fake_fork
 from higgs_image.smoke.container import Setup
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
@@ -176,7 +176,7 @@ def test_an_image_that_is_no_server(
 ) -> None:  # fmt: skip
     """Weights are made in the image itself, by what its server needs."""
     workspace.lock_file.write_bytes(make_standin("other").lock_file.read_bytes())
-    monkeypatch.setattr(standin, "is_image", lambda _: False)
+    monkeypatch.setattr(fake_fork, "is_image", lambda _: False)
     assert re.search(r"no weights could be made in .*No module named 'torch'", told(smoke(image)))
 
 

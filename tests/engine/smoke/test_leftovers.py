@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker import DockerClient
 from docker.models.containers import ContainerCollection
 
-from docker import DockerClient
-from higgs_image import standin
+from higgs_image.demo import fake_fork
 from higgs_image.smoke.container import labels
 from higgs_image.workspace import PROJECT, Workspace
 from tests.broken import variant
@@ -49,7 +49,7 @@ def start(script: str, folder: Path, image: str) -> subprocess.Popen[str]:
 def test_a_killed_runs_container_is_removed_by_the_next_and_nobody_elses(
     tmp_path: Path, image: str, smoke: Smoke, workspace: Workspace
 ) -> None:
-    other = standin.workspace_in(tmp_path / "other")
+    other = fake_fork.workspace_in(tmp_path / "other")
     for place in (tmp_path, tmp_path / "other"):
         place.mkdir(exist_ok=True)
         with start(STUCK, place, image) as child:

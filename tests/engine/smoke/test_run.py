@@ -10,8 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import pytest
-
 from docker import DockerClient
+
 from higgs_image.errors import EngineError, UsageError
 from higgs_image.smoke import checks, container, record, report
 from higgs_image.workspace import PROJECT, Workspace
@@ -58,7 +58,7 @@ def test_real_weights_are_listened_to(
         return real(server, folder, real=True)
 
     monkeypatch.setattr(
-        "higgs_image.smoke.observe.Context",
+        "higgs_image.smoke.runner.Context",
         lambda server, folder, real: context(server, folder, real),
     )
     found = smoke(image, only=frozenset({"speech-wav", "sound", "words", "memory"}))

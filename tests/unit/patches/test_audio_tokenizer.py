@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from higgs_patches import audio_tokenizer
-from higgs_patches.weights_source import WeightsError
+from higgs_patches.lib.weights_source import WeightsError
+from higgs_patches.patches import audio_tokenizer
 
 
 def test_the_engine_knows_the_dimensions_without_the_weights() -> None:

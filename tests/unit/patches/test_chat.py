@@ -13,8 +13,11 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 np = pytest.importorskip("numpy", reason="numpy is not installed (the image has it)")
 
-from higgs_patches import chat  # noqa: E402
-from higgs_patches.chat import (  # noqa: E402
+from higgs_patches.lib.chat_fields import ChatRequest, read  # noqa: E402
+from higgs_patches.lib.decoding import AudioDecoder  # noqa: E402
+from higgs_patches.lib.voice import Voice  # noqa: E402
+from higgs_patches.patches import chat  # noqa: E402
+from higgs_patches.patches.chat import (  # noqa: E402
     Choice,
     Completion,
     EventStream,
@@ -24,9 +27,6 @@ from higgs_patches.chat import (  # noqa: E402
     longest_answer,
     with_voice,
 )
-from higgs_patches.chat_fields import ChatRequest, read  # noqa: E402
-from higgs_patches.decoding import AudioDecoder  # noqa: E402
-from higgs_patches.voice import Voice  # noqa: E402
 
 BOOKS, BOS, EOS = 8, 1024, 1025
 TOKENS = ("<|scene_desc_start|>", "<|generation_instruction_start|>", "<|AUDIO_OUT|>", "<|eot_id|>")
@@ -380,7 +380,7 @@ def test_who_leaves_before_the_answer_ends_its_request() -> None:
 def request(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     """The answer of an application with the route, and with the server's form of errors."""
     from fastapi import FastAPI
-    from higgs_patches.errors import with_errors
+    from higgs_patches.patches.errors import with_errors
 
     async def original(request: Any, raw_request: Any) -> Any:
         """Answers chats."""

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from higgs_patches.chat_fields import MAX_TEXT, ChatRequest, Refused, read
+from higgs_patches.lib.chat_fields import MAX_TEXT, ChatRequest, Refused, read
 
 HELLO = [{"role": "user", "content": "hello"}]
 NAN, INF = float("nan"), float("inf")
@@ -325,7 +325,7 @@ def test_any_json_is_read_or_refused() -> None:
 
 
 def _names() -> list[str]:
-    from higgs_patches import chat_fields
+    from higgs_patches.lib import chat_fields
 
     return [
         *chat_fields._UNSUPPORTED,

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
-from higgs_patches import door
-from higgs_patches.door import WholeBody, with_door, with_limited_headers
+from higgs_patches.patches import door
+from higgs_patches.patches.door import WholeBody, with_door, with_limited_headers
 
 
 def ask(

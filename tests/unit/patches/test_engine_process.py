@@ -14,7 +14,7 @@ from higgs_image.workspace import PROJECT
 # As vLLM's handle: starts a process and waits for its word; asks it to end by a finalizer.
 SERVER = """
 import multiprocessing, os, signal, sys, time, weakref
-from higgs_patches.engine_process import wait_for_startup
+from higgs_patches.patches.engine_process import wait_for_startup
 
 def engine(pipe, how):
     if how.startswith("early"):

@@ -13,7 +13,7 @@ import pytest
 fastapi = pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
 from fastapi import FastAPI, HTTPException  # noqa: E402
-from higgs_patches import errors  # noqa: E402
+from higgs_patches.patches import errors  # noqa: E402
 from pydantic import BaseModel, Field  # noqa: E402
 from starlette.requests import Request  # noqa: E402
 from starlette.responses import StreamingResponse  # noqa: E402

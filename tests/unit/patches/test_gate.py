@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from higgs_patches import gate
-from higgs_patches.gate import Limits
+from higgs_patches.patches import gate
+from higgs_patches.patches.gate import Limits
 
 LIMITS = Limits(
     vocabulary=512, context=4096, requests=8, audio_in=264, audio_out=265, audio_tokens=800

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from higgs_patches import image
+from higgs_patches.lib import image
 
 PIN = {"repo": "owner/name", "revision": "a" * 40}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from higgs_patches import preprocessing
+from higgs_patches.patches import preprocessing
 
 
 class Engine:

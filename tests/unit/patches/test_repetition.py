@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from higgs_patches import repetition
-from higgs_patches.repetition import Limit, of_request, of_server
+from higgs_patches.lib import repetition
+from higgs_patches.lib.repetition import Limit, of_request, of_server
 
 
 def test_server_has_the_reference_engines_values() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed (the image has it)")
 
-from higgs_patches import requests  # noqa: E402
-from higgs_patches.requests import SpeechRequest, default_max_tokens, spoken_seconds  # noqa: E402
+from higgs_patches.lib import requests  # noqa: E402
+from higgs_patches.lib.requests import SpeechRequest, default_max_tokens, spoken_seconds  # noqa: E402
 
 GOOD: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "belinda"}
 

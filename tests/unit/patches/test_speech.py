@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
 from fastapi import FastAPI
-from higgs_patches import errors, speech
-from higgs_patches.requests import SpeechRequest, default_max_tokens
-from higgs_patches.voice import Voice, Voices
+from higgs_patches.lib.requests import SpeechRequest, default_max_tokens
+from higgs_patches.lib.voice import Voice, Voices
+from higgs_patches.patches import errors, speech
 from starlette.requests import Request
 
 from tests.unit.patches import test_decoding as codec

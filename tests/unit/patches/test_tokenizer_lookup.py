@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from higgs_patches import audio_tokenizer, tokenizer_lookup
-from higgs_patches.weights_source import MissingFileError, Source, WeightsError
+from higgs_patches.lib.weights_source import MissingFileError, Source, WeightsError
+from higgs_patches.patches import audio_tokenizer, tokenizer_lookup
 
 REPO, REVISION = "owner/tokenizer", "a" * 40
 

@@ -13,8 +13,8 @@ import wave
 from pathlib import Path
 
 import pytest
-from higgs_patches import voice_audio
-from higgs_patches.voice_audio import RATE, VoiceRefused
+from higgs_patches.lib import voice_audio
+from higgs_patches.lib.voice_audio import RATE, VoiceRefused
 
 
 @pytest.fixture(scope="module")

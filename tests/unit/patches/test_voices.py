@@ -17,12 +17,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from higgs_patches import voice_audio, voice_library, voices
-from higgs_patches.voice_audio import VoiceRefused
-from higgs_patches.voice_library import OPENAI, VoiceLibrary
-from higgs_patches.voices import UnknownVoiceError, Voice, Voices, resolve
+from higgs_patches.lib import voice_audio, voice_library
+from higgs_patches.lib.voice_audio import VoiceRefused
+from higgs_patches.lib.voice_library import OPENAI, VoiceLibrary
+from higgs_patches.patches import voices
+from higgs_patches.patches.voices import UnknownVoiceError, Voice, Voices, resolve
 
-PATCHES = str(Path(voices.__file__).parents[1])
+PATCHES = str(Path(voices.__file__).parents[2])
 SHIPPED = ["belinda", "broom_salesman", "chadwick", "en_man", "en_woman", "mabel", "vex"]
 
 
@@ -172,7 +173,7 @@ def test_text_is_read_as_utf8_in_every_locale(own: Folder) -> None:
     script = """
 import sys
 from pathlib import Path
-from higgs_patches.voice_library import VoiceLibrary
+from higgs_patches.lib.voice_library import VoiceLibrary
 library = VoiceLibrary(Path(sys.argv[1]))
 library.refresh()
 print(ascii([(v.name, v.system_prompt) for v in library.voices.values()]))

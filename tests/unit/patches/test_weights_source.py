@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from higgs_patches import weights_source
+from higgs_patches.lib import weights_source
 
-from tests.unit.runtime.hub_server import Failure, Hub, Server
+from tests.support.hub_server import Failure, Hub, Server
 
 pytest.importorskip("huggingface_hub")
 
@@ -24,7 +24,7 @@ FILES = {"config.json": b"{}", "model.pth": b"weights" * 30_000, "README.md": b"
 SCRIPT = """
 import json, logging, sys
 logging.basicConfig(format="%(levelname)s %(message)s", level="INFO", stream=sys.stderr)
-from higgs_patches.weights_source import Source, WeightsError
+from higgs_patches.lib.weights_source import Source, WeightsError
 place, revision = json.loads(sys.argv[1])
 try:
     found = Source("audio tokenizer", place, revision, "--flag").fetch(["config.json", "model.pth"])
@@ -40,7 +40,7 @@ class Fetch:
     def __init__(self, url: str, home: Path) -> None:
         self.environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(weights_source.__file__).parents[1]),
+            "PYTHONPATH": str(Path(weights_source.__file__).parents[2]),
             "HF_ENDPOINT": url,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",

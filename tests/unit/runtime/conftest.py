@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from higgs_runtime.image import Image, Weights
 
-from tests.unit.runtime.hub_server import Hub, Server
+from higgs_image.workspace import PROJECT
+from tests.support.hub_server import Hub, Server
 
 IMAGE = Image(
     tag="20260102-1234567-89abcde",
@@ -39,7 +40,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which("gcc"):
         pytest.skip("needs gcc, to build a stand-in for NVIDIA's library")
     folder = tmp_path_factory.mktemp("nvml")
-    source = Path(__file__).with_name("nvml.c")
+    source = PROJECT / "tests/support/nvml.c"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", source], check=True
     )

@@ -32,8 +32,8 @@ from higgs_runtime.settings import Settings, read
 from higgs_runtime.weights import Wanted
 
 from higgs_image.workspace import PROJECT
+from tests.support.hub_server import Failure, Hub, Server
 from tests.unit.runtime.conftest import IMAGE
-from tests.unit.runtime.hub_server import Failure, Hub, Server
 
 MODEL = Wanted("model", "bosonai/model", "1" * 40)
 TOKENIZER = Wanted("audio tokenizer", "bosonai/tokenizer", "2" * 40)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests import broken
-from tests.smoke_checks import NAMES
+from tests.support.smoke_checks import NAMES
 
 
 def test_the_table_is_the_one_that_is_tested() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from higgs_image.smoke import checks, transcript
+from higgs_image.smoke.audio import RATE, Sound
 from higgs_image.smoke.checks import TEXT, Context, Failed, Undecided
-from higgs_image.smoke.sound import RATE, Sound
 
 
 def spoken(*parts: tuple[float, float]) -> Sound:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from higgs_image.errors import UsageError
-from higgs_image.smoke import checks, record
+from higgs_image.smoke import checks as smoke_checks
+from higgs_image.smoke import record
 from higgs_image.smoke.record import Check, Device, Image, Record, Verdict
 
 
@@ -63,7 +64,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_every_required_check_exists() -> None:
-    names = {checks.START, *(check.name for check in checks.CHECKS)}
+    names = {smoke_checks.START, *(check.name for check in smoke_checks.CHECKS)}
     assert names - record.REQUIRED["gpu"] == {"words"}
     assert names - record.REQUIRED["cpu"] == {"words", "sound"}
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from higgs_image.errors import UsageError
-from higgs_image.smoke import container, record, report, run, transcript
+from higgs_image.smoke import container, record, report, session, transcript
 from higgs_image.smoke.container import MARK, OWNER, PLACE, Setup, labels
 from higgs_image.smoke.record import Check, Device, Image, Record
 from higgs_image.workspace import Workspace
@@ -102,7 +102,7 @@ def test_junit() -> None:
 def test_digest_of_an_image(
     reference: str, identity: str, known: list[str], digest: str | None
 ) -> None:
-    assert run._digest(reference, identity, known) == digest
+    assert session._digest(reference, identity, known) == digest
 
 
 def test_what_a_gpu_container_is_given(tmp_path: Path) -> None:
@@ -144,23 +144,23 @@ def test_the_device_of_an_engine(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if hook:
-        (tmp_path / run.HOOK).touch(0o755)
+        (tmp_path / session.HOOK).touch(0o755)
     engine: Any = SimpleNamespace(info=lambda: info)
-    assert run.find_device(engine) == kind
+    assert session.find_device(engine) == kind
 
 
 def test_no_image_was_built(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, tmp_path / "lock", tmp_path / "layers")
     with pytest.raises(UsageError, match="no image was built yet"):
-        run.last_built(workspace)
+        session.last_built(workspace)
 
 
 def test_unknown_flags(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, tmp_path / "lock", tmp_path / "layers")
     with pytest.raises(UsageError, match="device 'tpu'"):
-        run.run(workspace, run.Options(device="tpu"))
+        session.run(workspace, session.Options(device="tpu"))
     with pytest.raises(UsageError, match="no check helth"):
-        run.run(workspace, run.Options(only=frozenset({"helth"})))
+        session.run(workspace, session.Options(only=frozenset({"helth"})))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What the patches share: audio, voices, prompts, and the fields of requests."""

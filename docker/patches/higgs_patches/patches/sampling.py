@@ -1,0 +1,244 @@
+"""Samples text and audio for a batch: no placeholder as text, less silence, a seed that holds.
+
+Of each request one of three things is wanted in a step: the next text token; the first frame of an
+utterance, which is fixed; or the next frame. The fork samples text and audio for every request,
+with the text's settings on the audio, and then mends the rows one by one, waiting for the device.
+
+Here
+
+- the placeholder tokens of audio are never sampled as text, and neither is the token that begins
+  audio if the request asked for text alone (``extra_args={"audio": False}``): the engine ends when
+  a placeholder has no frame;
+- frames are drawn for all requests at once (`codes`), with regard to repetition (`repetition`);
+- settings that mean the text vocabulary (penalties, biases, bad and allowed words, logprobs) stay
+  with the text;
+- a request with a ``seed`` has a source of chance of its own, of which it takes the same numbers in
+  the same order whatever else is in the batch, whether it was preempted, and however its prompt was
+  split. Temperature 0 without a seed has seed 0: drawing again after a repetition needs chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.v1.multimodal.metadata import MultimodalMetadata
+from vllm.v1.outputs import SamplerOutput
+
+from higgs_patches.lib import repetition
+from higgs_patches.lib.codes import GREEDY_BELOW, Drawing, draw, shaped
+
+PATCH = {
+    "title": "Sample audio by its own rules, with regard to repetition, and never a placeholder",
+    "issues": [
+        "https://github.com/boson-ai/higgs-audio/issues/156",
+        "https://github.com/boson-ai/higgs-audio/issues/126",
+    ],
+    "why": (
+        "The server lacks the reference engine's repetition-aware sampling: long silence, speech "
+        "without an end. Its text head may sample an audio placeholder, and settings of the text "
+        "are applied to rows of audio: both end the engine for all. A seed does not repeat."
+    ),
+    "obsolete_when": (
+        "sample_with_multimodal_metadata counts repetitions over a window, and masks "
+        "audio_in_token_idx and audio_out_token_idx in the text logits."
+    ),
+    "targets": [
+        {
+            "file": "vllm/model_executor/models/higgs_audio.py",
+            "name": "HiggsAudioForConditionalGeneration.sample_with_multimodal_metadata",
+            "how": "replace",
+            "with": "sample_with_multimodal_metadata",
+            "sha256": "9edde4ac9b5cd76b3423f0b496559ad5e0485aa5945b96df65910d6999efd371",
+            "fixed": r"ras_win_len",
+        },
+        {
+            "file": "vllm/v1/worker/gpu_model_runner.py",
+            "name": "GPUModelRunner._calc_multimodal_metadata",
+            "how": "replace",
+            "with": "_calc_multimodal_metadata",
+            "sha256": "4756f36ca1e56a09b191b4f8e212be0e5c4e2bb2d6810770df3c4538553f2081",
+        },
+    ],
+}
+
+TEXT, BEGIN, SPEAK, NOTHING = range(4)
+"""What a request gets in a step: a text token, the first frame, a further frame, or nothing yet
+because only a part of its prompt was read."""
+
+
+@dataclass
+class Voice:
+    """What is kept of a request from step to step, on the request's state in the worker."""
+
+    generator: torch.Generator | None
+    window: repetition.Window | None
+    text_alone: bool
+
+
+@dataclass
+class Batch:
+    """What the requests of a step get, in the order of their rows; rides on vLLM's metadata."""
+
+    steps: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    windows: list[repetition.Window | None] = field(default_factory=list)
+    generators: dict[int, torch.Generator] = field(default_factory=dict)
+    text_alone: list[int] = field(default_factory=list)
+    """Rows that must not begin audio."""
+
+
+def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> MultimodalMetadata:
+    """Say for every request of the batch what it gets in this step (method of GPUModelRunner)."""
+    config = self.model.config
+    # The requests' generators are held in `Voice`. The runner would turn those of unfinished
+    # prompts back by a fixed count, which is not what was drawn and no CPU generator can do.
+    self.input_batch.generators.clear()
+    count = scheduler_output.total_num_scheduled_tokens
+    ids = self.input_ids[:count]
+    is_audio = (ids == config.audio_in_token_idx) | (ids == config.audio_out_token_idx)
+    self.token_mm_map[:count] = is_audio
+    batch = Batch()
+    last_tokens = []
+    for row, req_id in enumerate(self.input_batch.req_ids):
+        request = self.requests[req_id]
+        voice = getattr(request, "higgs_voice", None)
+        if voice is None:
+            voice = request.higgs_voice = _voice(self, request)
+        step = _step(request, scheduler_output.num_scheduled_tokens[req_id], config)
+        speaking = voice.window if step == SPEAK else None
+        if speaking:
+            speaking.follow(request.output_mm_token_ids)
+        batch.steps.append(step)
+        batch.windows.append(speaking)
+        batch.begun.append(request.num_audio_delays)
+        batch.ended.append(request.num_audio_eos)
+        last_tokens.append(request.prompt_token_ids[-1])
+        if voice.generator is not None:
+            batch.generators[row] = voice.generator
+        if voice.text_alone:
+            batch.text_alone.append(row)
+    metadata = MultimodalMetadata(batch.ended, batch.begun, last_tokens, is_audio)
+    metadata.higgs_batch = batch
+    return metadata
+
+
+def _step(request: Any, scheduled: int, config: Any) -> int:
+    if request.num_computed_tokens + scheduled < request.num_tokens:
+        return NOTHING
+    last = (request.output_token_ids or request.prompt_token_ids)[-1]
+    if last == config.audio_out_bos_token_id:
+        return BEGIN
+    if request.output_token_ids and last == config.audio_out_token_idx:
+        return SPEAK
+    return TEXT
+
+
+def _voice(runner: Any, request: Any) -> Voice:
+    params = request.sampling_params
+    extra = params.extra_args or {}
+    limit = repetition.of_request(extra)
+    generator = request.generator
+    if generator is None and limit and params.temperature < GREEDY_BELOW:
+        generator = torch.Generator(device=runner.device)
+        generator.manual_seed(params.seed or 0)
+    window = None
+    if limit:
+        codebooks = runner.model.config.audio_num_codebooks
+        before = _spoken_in_prompt(request, limit.window, runner.model)
+        window = repetition.Window(limit, codebooks, before)
+    return Voice(generator, window, extra.get("audio") is False)
+
+
+def _spoken_in_prompt(request: Any, wanted: int, model: Any) -> list[list[int]]:
+    """The last frames of the prompt that are the model's own part of the conversation.
+
+    The reference engine counts them to the window; a voice to speak with is given this way.
+    """
+    frames: list[list[int]] = []
+    if model.use_whisper_tokenizer:
+        return frames
+    places = list(zip(request.mm_positions, request.mm_inputs, strict=True))
+    for place, item in reversed(places):
+        before = place["offset"] - 1
+        if before < 0 or request.prompt_token_ids[before] != model.config.audio_out_bos_token_id:
+            continue
+        codes = item["audio_features"]
+        codes = codes.reshape(codes.shape[-2:])[:, : place["length"]]
+        spoken = codes[:, -(wanted - len(frames)) :]
+        frames = spoken.T.tolist() + frames
+        if len(frames) >= wanted:
+            break
+    return frames
+
+
+def sample_with_multimodal_metadata(
+    self: Any, logits: Any, sampling_metadata: Any, multimodal_metadata: Any
+) -> tuple[SamplerOutput, SamplerOutput | None]:
+    """Return text tokens (requests, 1) and frames (requests, codebooks; -1 where there is none).
+
+    Method of the model; `logits` are those of the text (requests, tokens) and, if the model speaks,
+    of the audio (requests, codebooks, codes).
+    """
+    text_logits, audio_logits = logits if isinstance(logits, tuple) else (logits, None)
+    batch = getattr(multimodal_metadata, "higgs_batch", None)
+    if batch is None:  # a trial run at the start
+        zeros = [0] * len(text_logits)
+        batch = Batch([TEXT] * len(zeros), zeros, zeros, [None] * len(zeros))
+    if audio_logits is None:
+        return _text(self, text_logits, sampling_metadata, batch), None
+    config = self.config
+    count, codebooks, _ = audio_logits.shape
+    device = audio_logits.device
+    windows, repeats = repetition.stacked(batch.windows, codebooks)
+    known = [batch.steps, batch.begun, batch.ended, repeats]
+    step, begun, ended, limits = torch.tensor(known).to(device, non_blocking=True)
+
+    if TEXT in batch.steps or sampling_metadata.max_num_logprobs is not None:
+        text = _text(self, text_logits, sampling_metadata, batch)
+    else:
+        nothing = torch.zeros(count, 1, dtype=torch.int32, device=device)
+        text = SamplerOutput(sampled_token_ids=nothing, logprobs_tensors=None)
+    over = (step == SPEAK) & (ended >= codebooks)
+    forced = torch.where(over, config.audio_eos_token_id, config.audio_out_token_idx).int()
+    is_text = (step == TEXT).unsqueeze(1)
+    text.sampled_token_ids = torch.where(is_text, text.sampled_token_ids, forced.unsqueeze(1))
+
+    bos, eos = config.audio_stream_bos_id, config.audio_stream_eos_id
+    frames = torch.full((count, codebooks), bos, device=device)
+    if SPEAK in batch.steps:
+        seen = torch.from_numpy(windows).to(device, non_blocking=True) if windows.size else None
+        speaking = {row: g for row, g in batch.generators.items() if batch.steps[row] == SPEAK}
+        how = Drawing(
+            temperature=sampling_metadata.temperature,
+            top_k=sampling_metadata.top_k,
+            top_p=sampling_metadata.top_p,
+            min_p=sampling_metadata.min_p,
+            some_greedy=not sampling_metadata.all_random,
+            generators=speaking,
+        )
+        drawn = shaped(draw(audio_logits, how, seen, limits), begun, ended, bos, eos)
+        frames = torch.where((step == SPEAK).unsqueeze(1), drawn, frames)
+    spoken = ((step == BEGIN) | ((step == SPEAK) & ~over)).unsqueeze(1)
+    frames = torch.where(spoken, frames, -1).int()
+    return text, SamplerOutput(sampled_token_ids=frames, logprobs_tensors=None)
+
+
+def _text(model: Any, logits: Tensor, sampling_metadata: Any, batch: Batch) -> SamplerOutput:
+    """Sample a text token for every row; those of requests that get none are of no account."""
+    config = model.config
+    never = (config.audio_in_token_idx, config.audio_out_token_idx)
+    for token in never:
+        logits[:, token] = -torch.inf
+    if batch.text_alone:
+        logits[batch.text_alone, config.audio_out_bos_token_id] = -torch.inf
+    generators = {row: g for row, g in batch.generators.items() if batch.steps[row] == TEXT}
+    sampled = model.sampler(logits, replace(sampling_metadata, generators=generators))
+    # Where every token is forbidden, any may come out of the sampler.
+    tokens = sampled.sampled_token_ids
+    forbidden = (tokens == never[0]) | (tokens == never[1])
+    sampled.sampled_token_ids = torch.where(forbidden, config.audio_eos_token_id, tokens)
+    return sampled

@@ -1,0 +1,1 @@
+"""What is proven of an image: SBOM, provenance, signature, rebuild."""

@@ -1,0 +1,135 @@
+"""Where an image comes from, as SLSA v1 provenance: the project's commit, the lock, every pin.
+
+BuildKit's own statement (what was run, in which steps) is kept beside it, unchanged. Both say what
+the builder says of itself: they prove as much as the signature on them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from higgs_image.labels import LABEL
+from higgs_image.lockfile import Lock, requirements
+from higgs_image.oci.layout import BuiltImage
+from higgs_image.release.actor import Actor
+
+BUILD_TYPE = "https://github.com/boson-ai/higgs-audio-vllm#higgs-image-build-v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+
+
+def predicate(built: BuiltImage, lock: Lock, by: Actor) -> dict[str, Any]:
+    """Return the provenance of a built image.
+
+    Args:
+        built: the image.
+        lock: what it was built from.
+        by: who built it.
+    """
+    checkout = built.checkout
+    overrides = {
+        key: value
+        for key, value in built.image.labels.items()
+        if key in (LABEL + "overrides", LABEL + "extra-ca-sha256")
+    }
+    dependencies: list[dict[str, Any]] = [
+        _git(checkout.url or "", checkout.commit or "", "project"),
+        _git(lock.fork.url, lock.fork.commit, "fork"),
+        _git(lock.submodule.url, lock.submodule.commit, "submodule"),
+        _base(built.image.labels),
+        {"name": lock.wheel.filename, "digest": {"sha256": lock.wheel.sha256}},
+        {"name": lock.python.requirements, "digest": {"sha256": lock.python.requirements_sha256}},
+    ]
+    return {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "lock": {"sha256": lock.sha256},
+                "compression": built.compression,
+                "overrides": overrides,
+            },
+            "internalParameters": {"workTreeClean": checkout.clean},
+            "resolvedDependencies": [x for x in dependencies if x.get("digest") != {}],
+        },
+        "runDetails": {
+            "builder": {"id": builder_id()},
+            "metadata": {"invocationId": by.run or by.name},
+        },
+    }
+
+
+def builder_id() -> str:
+    """Return what built: the workflow in Actions, else only that it was somebody's machine."""
+    workflow = os.environ.get("GITHUB_WORKFLOW_REF")
+    server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+    return f"{server}/{workflow}" if workflow else "urn:higgs-image:local"
+
+
+def _git(url: str, commit: str, name: str) -> dict[str, Any]:
+    digest = {"gitCommit": commit} if commit else {}
+    return {"name": name, "uri": f"git+{url}" if url else "", "digest": digest}
+
+
+def _base(labels: Mapping[str, str]) -> dict[str, Any]:
+    prefix = "org.opencontainers.image.base."
+    digest = labels.get(prefix + "digest", "").removeprefix("sha256:")  # none for a mere tag
+    uri = f"pkg:docker/{labels.get(prefix + 'name', '')}"
+    return {"name": "base image", "uri": uri, "digest": {"sha256": digest} if digest else {}}
+
+
+def disagreements(document: dict[str, Any], lock: Lock) -> list[str]:
+    """Return what a provenance says otherwise than the lock; empty if they agree."""
+    definition = document["buildDefinition"]
+    found = []
+    said = definition["externalParameters"]["lock"]["sha256"]
+    if said != lock.sha256:
+        found.append(f"it was built from the lock {said[:7]}, this one is {lock.sha256[:7]}")
+    digests = {x["name"]: set(x["digest"].values()) for x in definition["resolvedDependencies"]}
+    wanted = {
+        "fork": lock.fork.commit,
+        "submodule": lock.submodule.commit,
+        "base image": lock.base.digest.removeprefix("sha256:"),
+        lock.wheel.filename: lock.wheel.sha256,
+        lock.python.requirements: lock.python.requirements_sha256,
+    }
+    found += [
+        f"{name} is {', '.join(sorted(digests.get(name, {'missing'})))}, locked is {value}"
+        for name, value in wanted.items()
+        if digests.get(name) != {value}
+    ]
+    return found
+
+
+def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
+    """Compare the Python packages of a bill of materials with the lock.
+
+    Args:
+        found: from `sbom.versions`.
+        lock: the lock.
+
+    Returns:
+        One line for each package that is missing, extra or of another version.
+    """
+    entries = requirements(lock.file(lock.python.requirements).read_text())
+    locked = {name: {line.split("==")[1].split()[0].strip() for line in _pins(text)}
+              for name, text in entries.items()}  # fmt: skip
+    locked[lock.wheel.name.lower()] = {lock.wheel.version}
+    there = {x.removeprefix("pypi "): v for x, v in found.items() if x.startswith("pypi ")}
+    return [
+        f"{name}: in the image {there.get(name, 'absent')}, "
+        f"locked {' or '.join(sorted(locked.get(name, {'not at all'})))}"
+        for name in sorted(there.keys() | locked.keys())
+        if there.get(name) not in locked.get(name, set())
+    ]
+
+
+def _pins(text: str) -> list[str]:
+    return [line.replace(" ", "", 1) if " ==" in line else line
+            for line in text.splitlines() if "==" in line.split("--hash")[0]]  # fmt: skip
+
+
+def encode(document: dict[str, Any]) -> bytes:
+    """Return a document as bytes, always the same."""
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"

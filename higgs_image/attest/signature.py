@@ -1,0 +1,213 @@
+"""Signatures and signed attestations by cosign, attached to an image by its digest.
+
+In GitHub Actions the signature is keyless: the workflow's own identity, certified by Sigstore and
+written to its public log. Elsewhere it is made with a key (COSIGN_KEY, its password in
+COSIGN_PASSWORD) and goes to no log. cosign stores both as tags `sha256-<digest>.sig` and `.att`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_image import process
+from higgs_image.errors import HiggsError, RegistryError, SigningError, UsageError
+from higgs_image.files import sha256_bytes
+from higgs_image.oci import credentials, skopeo
+from higgs_image.oci import reference as oci_reference
+
+SECONDS = 180.0
+"""How long one call of cosign may take."""
+
+ISSUER = "https://token.actions.githubusercontent.com"
+"""Who vouches for a workflow's identity."""
+
+
+@dataclass(frozen=True)
+class Signer:
+    """How to sign.
+
+    Attributes:
+        key: of cosign; None: keyless, by the workflow's identity.
+    """
+
+    key: Path | None
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of cosign."""
+        if self.key is None:
+            return ["--yes"]
+        return ["--yes", "--key", str(self.key), "--tlog-upload=false"]
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        return "the workflow's identity" if self.key is None else "a key"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose signature is believed.
+
+    Attributes:
+        key: public key of cosign.
+        identity: regular expression for the workflow's identity, for keyless signatures.
+    """
+
+    key: Path | None = None
+    identity: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of cosign."""
+        if self.key is not None:
+            return ["--key", str(self.key), "--insecure-ignore-tlog=true"]
+        return ["--certificate-identity-regexp", self.identity, "--certificate-oidc-issuer", ISSUER]
+
+    def words(self) -> str:
+        """Say it in plain words."""
+        if self.key is not None:
+            return f"the key {self.key.name} (SHA-256 {sha256_bytes(self.key.read_bytes())[:12]})"
+        return f"a workflow whose identity matches {self.identity}"
+
+
+def signer() -> Signer | None:
+    """Return how this machine can sign; None if it cannot.
+
+    Raises:
+        UsageError: COSIGN_KEY names no file.
+    """
+    if key := os.environ.get("COSIGN_KEY"):
+        if not Path(key).is_file():
+            raise UsageError(
+                f"COSIGN_KEY={key}: no such file", "make one: cosign generate-key-pair"
+            )
+        return Signer(Path(key).resolve())
+    if os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL"):
+        return Signer(None)
+    return None
+
+
+def sign(repository: str, digest: str, how: Signer, attestations: Mapping[str, bytes]) -> None:
+    """Sign an image and attach signed statements about it; what is there is replaced.
+
+    Args:
+        repository: host and path.
+        digest: of the image.
+        how: with a key, or keyless.
+        attestations: predicate by its type, as cosign names it or a URI.
+
+    Raises:
+        SigningError: cosign refused.
+        HiggsError: the registry failed.
+    """
+    reference = f"{repository}@{digest}"
+    with _environment(repository) as (env, fds), tempfile.TemporaryDirectory() as folder:
+        if not _verified(["verify", *_as_trust(how)], reference, env, fds):
+            _cosign(["sign", *how.flags], reference, env, fds)
+        for number, (kind, predicate) in enumerate(attestations.items()):
+            path = Path(folder) / f"{number}.json"
+            path.write_bytes(predicate)
+            _cosign(
+                ["attest", "--replace", *how.flags, "--type", kind, "--predicate", str(path)],
+                reference, env, fds,
+            )  # fmt: skip
+
+
+def _as_trust(how: Signer) -> list[str]:
+    """Flags that verify what this signer signed; a keyless one signs anew each time."""
+    public = how.key.with_suffix(".pub") if how.key else None
+    return Trust(public).flags if public and public.is_file() else []
+
+
+def _verified(
+    command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]
+) -> bool:
+    if len(command) == 1:
+        return False
+    with contextlib.suppress(SigningError):
+        _cosign(command, reference, env, fds)
+        return True
+    return False
+
+
+def verify(repository: str, digest: str, trust: Trust) -> None:
+    """Check that somebody who is trusted signed this digest.
+
+    Raises:
+        SigningError: nobody did.
+        HiggsError: the registry failed.
+    """
+    with _environment(repository) as (env, fds):
+        _cosign(["verify", *trust.flags], f"{repository}@{digest}", env, fds)
+
+
+def attested(repository: str, digest: str, trust: Trust, kind: str) -> list[Any]:
+    """Return the predicates of one type that somebody who is trusted signed.
+
+    Raises:
+        SigningError: there is none.
+        HiggsError: the registry failed.
+    """
+    with _environment(repository) as (env, fds):
+        out = _cosign(
+            ["verify-attestation", *trust.flags, "--type", kind],
+            f"{repository}@{digest}", env, fds,
+        )  # fmt: skip
+    return [_predicate(line, digest) for line in out.splitlines() if line.startswith("{")]
+
+
+def _predicate(line: str, digest: str) -> Any:
+    import base64
+
+    statement = json.loads(base64.b64decode(json.loads(line)["payload"]))
+    subjects = {f"sha256:{x['digest']['sha256']}" for x in statement["subject"]}
+    if subjects != {digest}:
+        raise SigningError(f"an attestation of {digest} is about {subjects}", "it proves nothing")
+    return statement["predicate"]
+
+
+def _cosign(command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]) -> str:
+    verb, *flags = command
+    insecure = ["--allow-http-registry"] if oci_reference.is_loopback(reference) else []
+    done = process.run(
+        ["cosign", verb, *flags, *insecure, reference], env=env, pass_fds=fds, timeout=SECONDS
+    )
+    if done.code != 0:
+        raise _explain(done.err, verb, reference)
+    return done.out
+
+
+def _explain(output: str, verb: str, reference: str) -> HiggsError:
+    lines = [x for x in output.strip().splitlines() if x.lower().startswith(("error", "main.go"))]
+    last = (lines or output.strip().splitlines() or ["no output"])[0]
+    last = last.removeprefix("Error: ")
+    if "no signatures found" in output or "no matching" in output:
+        return SigningError(
+            f"{reference} has no signature or attestation that is trusted ({verb}): {last}",
+            "name the key it was signed with (--key), or the workflow's identity (--identity)",
+        )
+    told = skopeo.explain(last, reference)
+    if type(told) is not RegistryError:
+        return told
+    return SigningError(
+        f"cosign {verb} of {reference} failed: {last}",
+        "with a key: COSIGN_KEY and COSIGN_PASSWORD; in Actions: permissions: id-token: write",
+    )
+
+
+@contextlib.contextmanager
+def _environment(repository: str) -> Iterator[tuple[dict[str, str], Sequence[int]]]:
+    """Yield how cosign learns who we are: docker's configuration, or a link to a memory file."""
+    with credentials.credentials(repository) as auth, tempfile.TemporaryDirectory() as folder:
+        env = {"COSIGN_PASSWORD": os.environ.get("COSIGN_PASSWORD", "")}
+        if auth.fds:
+            (Path(folder) / "config.json").symlink_to(f"/proc/self/fd/{auth.fds[0]}")
+            env["DOCKER_CONFIG"] = folder
+        yield env, auth.fds

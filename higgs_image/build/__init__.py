@@ -1,0 +1,1 @@
+"""From the pinned source to an image: source, patches, render, build, budget."""

@@ -1,0 +1,59 @@
+"""Stage `render`: the Dockerfile and a minimal build context, byte for byte the same from one lock.
+
+The context is compared with what it should be, not with a time stamp: a file that was changed by
+hand is noticed, and an equal context is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from higgs_image.errors import UsageError
+from higgs_image.files import sha256_bytes
+from higgs_image.labels import LABEL
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What makes a build different from what the lock says. Such a build is never released.
+
+    Attributes:
+        base_image: reference used instead of the locked base.
+        extra_ca: PEM file with CA certificates that the build steps trust.
+        without: names of patches that are left out.
+    """
+
+    base_image: str | None = None
+    extra_ca: Path | None = None
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a reference that would be more than a reference in the Dockerfile."""
+        if self.base_image and not re.fullmatch(r"[\w.:/@\[\]-]+", self.base_image):
+            raise UsageError(
+                f"--base-image {self.base_image!r} is no image reference",
+                "give it as registry/name:tag or registry/name@sha256:...",
+            )
+
+    @property
+    def mark(self) -> str:
+        """End of the tag: `-dev-` and seven digits that stand for the overrides; empty if none."""
+        what = repr((self.base_image, sorted(self.labels().items())))
+        return f"-dev-{sha256_bytes(what.encode())[:7]}" if self.labels() else ""
+
+    def labels(self) -> dict[str, str]:
+        """Return what the image says about its overrides."""
+        labels = {}
+        overrides = [f"without-{name}" for name in sorted(self.without)]
+        if self.base_image:
+            overrides.insert(0, "base-image")
+        if overrides:
+            labels[LABEL + "overrides"] = " ".join(overrides)
+        if self.extra_ca:
+            labels[LABEL + "extra-ca-sha256"] = sha256_bytes(self.extra_ca.read_bytes())
+        return labels

@@ -1,0 +1,1 @@
+"""Patches: read their headers, check them against a source, apply them."""

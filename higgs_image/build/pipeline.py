@@ -1,0 +1,193 @@
+"""The main job: lock, source, render, build, push, load. One request in, one report out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from higgs_image import lockfile
+from higgs_image.build import image
+from higgs_image.build import layers as build_layers
+from higgs_image.build.overrides import Overrides
+from higgs_image.errors import BudgetError, UsageError
+from higgs_image.oci import reference as oci_reference
+from higgs_image.oci import skopeo
+from higgs_image.oci.layout import MB
+from higgs_image.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `invoke build` was asked for.
+
+    Attributes:
+        registry: host and path to push to; None: do not push.
+        load: make the image runnable in the engine.
+    """
+
+    workspace: Workspace
+    name: str
+    compression: str = "gzip"
+    registry: str | None = None
+    overrides: Overrides = field(default_factory=Overrides)
+    load: bool = True
+    no_cache: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build would do.
+
+    Attributes:
+        tag: the immutable tag.
+        reference: where it would be pushed; None if it would not.
+        base: the base image.
+        overridden: it would be marked and could not be released.
+        steps: in order, each with the reason why it runs or is skipped.
+    """
+
+    tag: str
+    reference: str | None
+    base: str
+    overridden: bool
+    steps: list[str]
+
+    def text(self) -> str:
+        """Return the plan as a person reads it."""
+        return "\n".join(["would do:", *(f"  {step}" for step in self.steps)])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a build did.
+
+    Attributes:
+        digest: of the image manifest, the same in the layout, the engine and the registry.
+        tag: the immutable tag.
+        layout: the OCI layout.
+        compressed_mb: size of all layers in MB (10^6 bytes).
+        unpacked_mb: size of the unpacked layers; None if the image was not loaded.
+        layers: name and compressed size of each layer in MB, from the base upwards.
+        engine: the name by which the engine runs it.
+        pushed: what the registry holds.
+        skipped: nothing had changed since the last build.
+        overridden: built with something else than the lock says; never released.
+        seconds: how long each stage took.
+    """
+
+    digest: str
+    tag: str
+    layout: Path
+    compression: str
+    compressed_mb: float
+    unpacked_mb: float | None
+    layers: list[tuple[str, float]]
+    engine: str | None
+    pushed: skopeo.Pushed | None
+    skipped: bool
+    overridden: bool
+    seconds: dict[str, float]
+
+    def text(self) -> str:
+        """Return the report as a person reads it."""
+        rows = [f"  {name:<10} {size:>8.1f} MB" for name, size in self.layers]
+        unpacked = f", {self.unpacked_mb:.0f} MB unpacked" if self.unpacked_mb else ""
+        lines = [
+            *rows,
+            f"  {'image':<10} {self.compressed_mb:>8.1f} MB {self.compression}{unpacked}",
+            f"tag     {self.tag}"
+            + ("  (overridden: cannot be released)" if self.overridden else ""),
+            f"layout  {self.layout}",
+        ]
+        if self.engine:
+            lines.append(f"engine  {self.engine}")
+        if self.pushed:
+            lines.append(f"pushed  {self.pushed.by_digest}")
+        lines.append(f"digest  {self.digest}")
+        return "\n".join(lines)
+
+
+def _target(request: Request) -> str | None:
+    if request.registry is None:
+        return None
+    if not request.registry:
+        raise UsageError(
+            "no registry is set",
+            "REGISTRY=ghcr.io/your-org invoke build --push, or --registry, or invoke.yaml",
+        )
+    return oci_reference.repository(request.registry, request.name)
+
+
+def plan(request: Request) -> Plan:
+    """Say what `run` would do. Writes nothing and contacts no network."""
+    workspace, target = request.workspace, _target(request)
+    locked = lockfile.load(workspace.lock_file)
+    lockfile.require_consistent(locked, workspace.root)
+    tag = image.tag_of(locked, request.compression, request.overrides)
+    base = request.overrides.base_image or locked.base.reference
+    sources = "is there, is verified" if (workspace.source / "fork").exists() else "is fetched"
+    last = workspace.read_state(f"build-{request.compression}")
+    current = last.get("tag") == tag and not request.no_cache
+    steps = [
+        f"source  {locked.fork.url} at {locked.fork.commit[:7]} {sources}",
+        f"render  {workspace.context} from versions.lock {locked.sha256[:7]}",
+        f"build   {tag} on {base}"
+        + (" (the last build has this tag: skipped if nothing changed)" if current else ""),
+    ]
+    if target:
+        steps.append(f"push    {target}:{tag} (skipped if the registry has this digest)")
+    if request.load:
+        steps.append(f"load    {request.name}:{tag} into the engine")
+    return Plan(
+        tag, f"{target}:{tag}" if target else None, base, bool(request.overrides.labels()), steps
+    )
+
+
+def run(request: Request) -> Report:
+    """Build, push if asked for, and load. Each stage is skipped when it is current.
+
+    Raises:
+        HiggsError: the first failure; what was finished before is kept for the next run.
+    """
+    target = _target(request)
+    workspace = request.workspace
+    built = image.build(
+        workspace, request.compression, request.overrides, no_cache=request.no_cache
+    )
+    seconds = dict(built.seconds)
+    pushed = None
+    if target:
+        from higgs_image.release import publish
+
+        locked = lockfile.load(workspace.lock_file)
+        pushed, _ = publish.push(built, locked, target, workspace.build / "journal")
+    if pushed:
+        seconds["push"] = round(pushed.seconds, 3)
+    engine, unpacked = None, None
+    if request.load:
+        started = time.monotonic()
+        engine = image.load(workspace, built, request.overrides, request.name)
+        size = image.unpacked_bytes(engine)
+        unpacked = size / MB if size else None
+        seconds["load"] = round(time.monotonic() - started, 3)
+    limit = build_layers.load(workspace.layers_file).budget.unpacked_mb
+    if unpacked and unpacked > limit:
+        raise BudgetError(
+            f"the image has {unpacked:.0f} MB unpacked, its budget is {limit:.0f}",
+            "find out what grew, or raise the budget in docker/layers.toml with a reason",
+        )
+    return Report(
+        digest=built.image.digest,
+        tag=built.tag,
+        layout=built.layout,
+        compression=built.compression,
+        compressed_mb=round(built.image.size / MB, 1),
+        unpacked_mb=round(unpacked, 1) if unpacked else None,
+        layers=[(x.name, round(x.size / MB, 1)) for x in built.image.layers],
+        engine=engine,
+        pushed=pushed,
+        skipped=built.skipped,
+        overridden=built.overridden,
+        seconds=seconds,
+    )

@@ -1,0 +1,292 @@
+"""A small stand-in for the fork: everything that the pipeline starts from, made on the spot.
+
+Two git repositories, a wheel and a lock of their own, made of fakes/upstream. They go through the
+same source, render, build and push code as the real fork, in seconds and without GitHub. Commits
+and wheel are the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import tempfile
+import wave
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from higgs_image import labels as the_labels
+from higgs_image.files import (
+    files_below,
+    replace_folder,
+    sha256_bytes,
+    sha256_file,
+    tree_sha256,
+    write_atomically,
+)
+from higgs_image.workspace import PROJECT, Workspace
+
+if TYPE_CHECKING:
+    from git import Repo
+
+SUBMODULE = "external/higgs-audio"
+RELEASE = "v0.8.3"
+WHEEL = "vllm-0.8.3-py3-none-any.whl"
+PYTHON = "3.11"
+COMPILED = ("csrc", "cmake", "CMakeLists.txt")
+"""What the fork must leave as it is, as in vLLM."""
+
+DISK_GB = 2.0
+"""Free disk that a cold build of it needs."""
+
+ENVIRONMENT = {"HIGGS_DEVICE": "cpu", "HIGGS_MODEL": "/srv", "HIGGS_AUDIO_TOKENIZER": "/srv"}
+"""What a container of its image needs: it has no use for a GPU and weights."""
+
+NO_BASE = "127.0.0.1:5000/debian-base@sha256:" + 64 * "0"
+"""A base image that exists nowhere, for what does not build."""
+
+_DATES = {"submodule": "2025-07-28T12:00:00+00:00",
+          "base": "2025-07-29T12:00:00+00:00",
+          "fork": "2025-07-30T12:00:00+00:00"}  # fmt: skip
+_NAME, _EMAIL = "Stand-in", "stand-in@localhost"
+_RECIPE = ["docker/build", "docker/runtime", "templates", "LICENSE", "NOTICE"]
+
+
+def is_image(labels: Mapping[str, str]) -> bool:
+    """Whether an image with these labels is one: its source is a folder of one machine."""
+    return labels.get(the_labels.LABEL + "fork", "").startswith("file://")
+
+
+def workspace_in(folder: Path, root: Path = PROJECT) -> Workspace:
+    """Return the workspace of a stand-in below this folder."""
+    folder = folder.resolve()
+    return Workspace(
+        build=folder / "build",
+        lock_file=folder / "versions.lock",
+        layers_file=folder / "layers.toml",
+        wheels=folder / "wheels",
+        root=root,
+        disk_gb=DISK_GB,
+    )
+
+
+def make(
+    folder: Path,
+    base: str = NO_BASE,
+    *,
+    changes: Mapping[str, str] | None = None,
+    root: Path = PROJECT,
+) -> Workspace:
+    """Make the stand-in below a folder; made again, it is the same.
+
+    Args:
+        folder: receives repositories, wheel, requirements, layers.toml and versions.lock.
+        base: the base image, as `name@sha256:...`.
+        changes: text of files that the fork's commit has besides its own, by path; one below
+            `csrc` changes a kernel, say.
+        root: the project's folder.
+    """
+    workspace = workspace_in(folder, root)
+    folder = folder.resolve()
+    parts, pins = root / "fakes" / "upstream", root / "fakes" / "upstream" / "pins"
+    with workspace.exclusive("standin"):
+        new = Path(tempfile.mkdtemp(prefix=".repositories.new-", dir=folder))
+        try:
+            submodule = _make_submodule(new / "higgs-audio", parts / "submodule")
+            fork = _make_fork(new / "fork", parts, submodule["commit"], changes or {})
+            replace_folder(new, folder / "repositories")
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        write_atomically(folder / "wheels" / WHEEL, _wheel(parts / "base"))
+        copies = {
+            "requirements.in": pins / "requirements.in",
+            "requirements.txt": pins / "requirements.txt",
+            "layers.toml": pins / "layers.toml",
+            "build.txt": root / "docker" / "requirements" / "build.txt",
+            "installer.txt": root / "docker" / "requirements" / "installer.txt",
+        }
+        for name, path in copies.items():
+            write_atomically(folder / name, path.read_bytes())
+        text = _lock(folder, base, fork, submodule, root)
+        write_atomically(folder / "versions.lock", text.encode())
+    return workspace
+
+
+def _make_submodule(path: Path, files: Path) -> dict[str, str]:
+    with _init(path) as repo:
+        _copy(files, path)
+        return _commit(repo, "submodule", "Make sound")
+
+
+def _make_fork(
+    path: Path, parts: Path, submodule: str, changes: Mapping[str, str]
+) -> dict[str, str]:
+    """Two commits: the release, and the fork's own on top of it."""
+    with _init(path) as repo:
+        _copy(parts / "base", path)
+        base = _commit(repo, "base", f"Release {RELEASE}")
+        repo.git.tag(RELEASE)
+        compiled = {f"tree:{x}": repo.git.rev_parse(f"{RELEASE}:{x}") for x in COMPILED}
+        _copy(parts / "fork", path)
+        presets = path / "vllm" / "entrypoints" / "bosonai" / "voice_presets"
+        _write_beep(presets / "beep.wav")
+        # Relative to the fork's own URL, so that the commit is the same wherever it is made.
+        (path / ".gitmodules").write_text(
+            f'[submodule "{SUBMODULE}"]\n\tpath = {SUBMODULE}\n\turl = ../higgs-audio\n'
+        )
+        for name, text in changes.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(text)
+        repo.git.update_index("--add", "--cacheinfo", f"160000,{submodule},{SUBMODULE}")
+        # Git takes away an entry whose folder is missing.
+        (path / SUBMODULE).mkdir(parents=True, exist_ok=True)
+        return _commit(repo, "fork", "Serve speech") | compiled | {"base": base["commit"]}
+
+
+def _init(path: Path) -> Repo:
+    """Make an empty repository in which nobody's git configuration counts."""
+    from git import Repo
+
+    path.mkdir(parents=True)
+    repo = Repo.init(path, initial_branch="main", object_format="sha1")
+    with repo.config_writer() as config:
+        config.set_value("core", "hooksPath", os.devnull)
+    repo.git.update_environment(
+        GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM="1",
+        GIT_AUTHOR_NAME=_NAME, GIT_AUTHOR_EMAIL=_EMAIL,
+        GIT_COMMITTER_NAME=_NAME, GIT_COMMITTER_EMAIL=_EMAIL,
+    )  # fmt: skip
+    return repo
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in files_below(source):
+        if any(part.startswith(".") for part in path.relative_to(source).parts):
+            continue  # a tool's cache
+        goal = target / path.relative_to(source)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        goal.write_bytes(path.read_bytes())
+
+
+def _commit(repo: Repo, part: str, message: str) -> dict[str, str]:
+    repo.git.add("--all", "--force")
+    with repo.git.custom_environment(GIT_AUTHOR_DATE=_DATES[part], GIT_COMMITTER_DATE=_DATES[part]):
+        repo.git.commit("--quiet", "--message", message)
+    return {"commit": repo.git.rev_parse("HEAD"), "tree": repo.git.rev_parse("HEAD^{tree}")}
+
+
+def _write_beep(path: Path) -> None:
+    """A square wave of a tenth of a second: the sound of the stand-in's only voice."""
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(24_000)
+        out.writeframes((b"\x00\x10" * 30 + b"\x00\xf0" * 30) * 40)
+
+
+def _wheel(base: Path) -> bytes:
+    """Make the wheel of the release: not compressed and without dates, always the same bytes."""
+    info = "vllm-0.8.3.dist-info"
+    files = {
+        path.relative_to(base).as_posix(): path.read_bytes() for path in files_below(base / "vllm")
+    }
+    files[f"{info}/METADATA"] = b"Metadata-Version: 2.1\nName: vllm\nVersion: 0.8.3\n"
+    files[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: higgs-image\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    record = "".join(
+        f"{name},sha256={_urlsafe(hashlib.sha256(data).digest())},{len(data)}\n"
+        for name, data in files.items()
+    )
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as wheel:
+            for name, data in files.items():
+                entry = zipfile.ZipInfo(name)  # 1980-01-01
+                entry.create_system, entry.external_attr = 3, 0o100644 << 16
+                wheel.writestr(entry, data)
+        file.seek(0)
+        return file.read()
+
+
+def _urlsafe(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _lock(
+    folder: Path, base: str, fork: dict[str, str], submodule: dict[str, str], root: Path
+) -> str:
+    image, _, digest = base.partition("@")
+    urls = {name: (folder / "repositories" / name).as_uri() for name in ("fork", "higgs-audio")}
+    sha256 = {
+        name: sha256_file(folder / f"{name}")
+        for name in ("requirements.in", "requirements.txt", "build.txt", "installer.txt")
+    }
+    trees = "\n".join(f'"{name}" = "{fork[f"tree:{name}"]}"' for name in COMPILED)
+    recipe = ", ".join(f'"{path}"' for path in _RECIPE)
+    recipe_sha256 = tree_sha256([root / path for path in _RECIPE], root)
+    wheel_sha256 = sha256_bytes((folder / "wheels" / WHEEL).read_bytes())
+    return f"""\
+# Every pin of the stand-in. Written by higgs_image/standin.py, anew each time.
+schema = 1
+date = {_DATES["fork"][:10]}
+
+[fork]
+url = "{urls["fork"]}"
+ref = "main"
+commit = "{fork["commit"]}"
+tree = "{fork["tree"]}"
+date = {_DATES["fork"]}
+
+[vllm]
+ref = "{RELEASE}"
+commit = "{fork["base"]}"
+
+[vllm.trees]
+{trees}
+
+[submodule]
+path = "{SUBMODULE}"
+url = "{urls["higgs-audio"]}"
+commit = "{submodule["commit"]}"
+tree = "{submodule["tree"]}"
+
+[wheel]
+requirement = "vllm==0.8.3"
+name = "vllm"
+version = "0.8.3"
+filename = "{WHEEL}"
+sha256 = "{wheel_sha256}"
+
+[base]
+image = "{image}"
+digest = "{digest}"
+
+[python]
+version = "{PYTHON}"
+input = "requirements.in"
+input_sha256 = "{sha256["requirements.in"]}"
+requirements = "requirements.txt"
+requirements_sha256 = "{sha256["requirements.txt"]}"
+build = "build.txt"
+build_sha256 = "{sha256["build.txt"]}"
+installer = "installer.txt"
+installer_sha256 = "{sha256["installer.txt"]}"
+
+[[weights]]
+role = "generation"
+repo = "stand-in/generation"
+unpinned = "the stand-in loads no weights"
+
+[[weights]]
+role = "audio-tokenizer"
+repo = "stand-in/tokenizer"
+unpinned = "the stand-in loads no weights"
+
+[recipe]
+paths = [{recipe}]
+sha256 = "{recipe_sha256}"
+"""

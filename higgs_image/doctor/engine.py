@@ -1,0 +1,207 @@
+"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
+
+Each check is a small function that returns a finding with one of three verdicts: it passes, it
+fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
+short timeouts, so that the answer is there within ten seconds also when the network is away.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+from higgs_image.build import buildkit, image
+from higgs_image.doctor.model import ANSWER_SECONDS, Finding, Subject, last_line
+from higgs_image.host import docker_install
+from higgs_image.host.facts import ask, file_system, shown, store_of, version_in
+from higgs_image.verdict import Verdict
+
+MIN_SKOPEO_CLASSIC = (1, 14, 2)
+"""The first skopeo that agrees with the engine on an API version; Docker 25 refuses older ones."""
+
+
+# The machine --------------------------------------------------------------------------------
+
+
+def check_engine(name: str, subject: Subject) -> Finding:
+    """An engine answers, is new enough, and its disk can hold images."""
+    info = subject.info
+    if not info:
+        remedy = "start Docker; on Debian as root: ./inv engine"
+        if "permission denied" in subject.refusal.lower():
+            remedy = "as root: usermod -aG docker USER, then log in again"
+        return Finding(name, Verdict.FAIL, f"no engine answers: {subject.refusal}", remedy)
+    version = version_in(str(info.get("ServerVersion")))
+    found = f"Docker {shown(version)}, {store_of(info)} image store"
+    if version is None or version < docker_install.MIN_ENGINE:
+        return Finding(
+            name, Verdict.FAIL, f"{found}; 23 or later is needed", "upgrade it; see ./inv engine"
+        )
+    root = engine_root(subject)
+    mounts = Path("/proc/self/mounts")
+    if root and mounts.exists() and file_system(root, mounts.read_text()) == "overlay":
+        return Finding(
+            name,
+            Verdict.FAIL,
+            f"{found}; its data in {root} is on an overlay file system, where no container starts",
+            f"start this container with a volume at {root}",
+        )
+    return Finding(name, Verdict.PASS, found)
+
+
+def engine_root(subject: Subject) -> Path | None:
+    """Return the folder where the engine keeps images; None if it is on another machine."""
+    root = Path(str(subject.info.get("DockerRootDir", "")))
+    if subject.info.get("Name") != socket.gethostname() or not root.is_dir():
+        return None
+    # As a service Docker leaves them to the system's containerd, which has a folder of its own.
+    apart = Path("/var/lib/containerd")
+    shared = Path("/run/containerd/containerd.sock").exists()
+    if store_of(subject.info) == "containerd" and shared and any(apart.glob("*metadata*")):
+        return apart
+    return root
+
+
+def check_buildx(name: str, _: Subject) -> Finding:
+    """The buildx command is there and new enough."""
+    asked = ask("docker", "buildx", "version", timeout=ANSWER_SECONDS)
+    version = version_in(asked.out) if asked.code == 0 else None
+    if version is None or version < docker_install.MIN_BUILDX:
+        found = f"buildx {shown(version)}" if version else "docker has no buildx command"
+        return Finding(
+            name,
+            Verdict.FAIL,
+            f"{found}; 0.13 or later is needed",
+            "install docker-buildx; on Debian as root: ./inv engine",
+        )
+    return Finding(name, Verdict.PASS, f"buildx {shown(version)}")
+
+
+def check_builder(name: str, subject: Subject) -> Finding:
+    """A builder is there that can write OCI layouts. Makes none."""
+    if not subject.info:
+        return Finding(name, Verdict.INCONCLUSIVE, "no engine answers")
+    if store_of(subject.info) == "containerd":
+        return Finding(name, Verdict.PASS, "the engine's own builder writes OCI layouts")
+    asked = ask("docker", "buildx", "inspect", buildkit.BUILDER, timeout=ANSWER_SECONDS)
+    if asked.code == 0:
+        return Finding(
+            name, Verdict.PASS, f"the container builder {buildkit.BUILDER} writes OCI layouts"
+        )
+    return Finding(
+        name,
+        Verdict.INCONCLUSIVE,
+        "the classic image store cannot write OCI layouts; the first build makes the container "
+        f"builder {buildkit.BUILDER}, which pulls BuildKit's image",
+        'where it cannot be pulled: "features": {"containerd-snapshotter": true} in '
+        "/etc/docker/daemon.json, and restart Docker",
+    )
+
+
+def check_skopeo(name: str, subject: Subject) -> Finding:
+    """The program that moves images is there and new enough, also for this engine."""
+    version = version_in(ask("skopeo", "--version", timeout=ANSWER_SECONDS).out)
+    if version is None or version < docker_install.MIN_SKOPEO:
+        found = f"skopeo {shown(version)}" if version else "skopeo is not installed"
+        return Finding(
+            name,
+            Verdict.FAIL,
+            f"{found}; 1.9.3 or later is needed",
+            "install skopeo; on Debian as root: ./inv engine",
+        )
+    server = version_in(str(subject.info.get("ServerVersion", "")))
+    classic = bool(subject.info) and store_of(subject.info) == "classic"
+    if classic and server and server >= (25, 0, 0) and version < MIN_SKOPEO_CLASSIC:
+        return Finding(
+            name,
+            Verdict.FAIL,
+            f"skopeo {shown(version)} cannot load images into the classic image store of Docker "
+            f"{shown(server)} (which wants a newer API)",
+            "build with --no-load, install skopeo 1.14.2 or later, or turn on the containerd image "
+            'store: "features": {"containerd-snapshotter": true} in /etc/docker/daemon.json',
+        )
+    return Finding(name, Verdict.PASS, f"skopeo {shown(version)}")
+
+
+def check_git(name: str, _: Subject) -> Finding:
+    """Git is there."""
+    asked = ask("git", "--version", timeout=ANSWER_SECONDS)
+    if asked.code != 0:
+        return Finding(name, Verdict.FAIL, "git is not installed", "install git")
+    return Finding(name, Verdict.PASS, f"git {shown(version_in(asked.out))}")
+
+
+def enough_disk(name: str, path: Path, built: bool) -> Finding:
+    """Compare free space with what a build needs.
+
+    Args:
+        name: of the check.
+        path: the nearest folder above it that exists is measured.
+        built: an image was built already: another one needs less.
+    """
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free / 1e9
+    least = 5.0 if built else image.DISK_GB
+    found = f"{free:.1f} GB free at {path}, a build needs {least:.0f}"
+    if free < least:
+        return Finding(
+            name,
+            Verdict.FAIL,
+            found,
+            "free space there (docker builder prune; docker image prune)",
+        )
+    return Finding(name, Verdict.PASS, found)
+
+
+def _built(subject: Subject) -> bool:
+    return any(subject.workspace.layout(x).exists() for x in image.COMPRESSIONS)
+
+
+def check_disk(name: str, subject: Subject) -> Finding:
+    """The layout fits below build/."""
+    return enough_disk(name, subject.workspace.build, _built(subject))
+
+
+def check_engine_disk(name: str, subject: Subject) -> Finding:
+    """The build's layers fit where the engine keeps them."""
+    root = engine_root(subject)
+    if root is None:
+        why = "the engine is on another machine" if subject.info else "no engine answers"
+        return Finding(
+            name, Verdict.INCONCLUSIVE, why, f"it needs {image.DISK_GB:.0f} GB free there"
+        )
+    return enough_disk(name, root, _built(subject))
+
+
+def check_gpu(name: str, _: Subject) -> Finding:
+    """A GPU is there. A build needs none."""
+    asked = ask(
+        "nvidia-smi",
+        "--query-gpu=name,memory.total,driver_version",
+        "--format=csv,noheader",
+        timeout=ANSWER_SECONDS,
+    )
+    if asked.code == 0 and asked.out.strip():
+        return Finding(name, Verdict.PASS, "; ".join(asked.out.strip().splitlines()))
+    why = "no NVIDIA driver (nvidia-smi)" if asked.code == 127 else last_line(asked.out + asked.err)
+    return Finding(
+        name,
+        Verdict.INCONCLUSIVE,
+        f"{why}: the smoke test can run on a CPU only, which does not prove kernels and sound",
+        "build and push work without; to prove the rest, run the tests on a machine with a GPU",
+    )
+
+
+def check_gpu_toolkit(name: str, subject: Subject) -> Finding:
+    """The engine can give a GPU to a container."""
+    if "nvidia" in (subject.info.get("Runtimes") or {}):
+        return Finding(name, Verdict.PASS, "the engine has the runtime nvidia")
+    return Finding(
+        name,
+        Verdict.INCONCLUSIVE,
+        "the engine has no runtime nvidia: containers get no GPU, the smoke test runs on a CPU",
+        "on a machine with a GPU: install nvidia-container-toolkit, then "
+        "nvidia-ctk runtime configure --runtime=docker, and restart Docker",
+    )

@@ -1,0 +1,116 @@
+"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
+
+Each check is a small function that returns a finding with one of three verdicts: it passes, it
+fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
+short timeouts, so that the answer is there within ten seconds also when the network is away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from higgs_image.errors import HiggsError
+from higgs_image.lockfile import Lock
+from higgs_image.verdict import Verdict
+from higgs_image.workspace import Workspace
+
+INFO_SECONDS = 3.0
+"""How long the engine may take to answer."""
+ANSWER_SECONDS = 4.0
+"""How long one program or server may take."""
+DEADLINE_SECONDS = 6.0
+"""How long all checks together may take, after the engine has answered."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: its name.
+        verdict: pass, fail or inconclusive.
+        found: what is there, with its value.
+        remedy: what to do now; empty where nothing is to be done.
+    """
+
+    check: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, in the order of the checks."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No check failed."""
+        return all(x.verdict is not Verdict.FAIL for x in self.findings)
+
+    def text(self) -> str:
+        """Return the findings as a table."""
+        lines = []
+        for x in self.findings:
+            verdict = x.verdict.upper() if x.verdict is Verdict.FAIL else x.verdict
+            lines.append(f"{verdict:<12}  {x.check:<12}  {x.found}")
+            if x.remedy:
+                lines.append(f"{'':<28}-> {x.remedy}")
+        failed = sum(x.verdict is Verdict.FAIL for x in self.findings)
+        open_ = sum(x.verdict is Verdict.INCONCLUSIVE for x in self.findings)
+        lines.append(f"{failed} failed, {open_} inconclusive, of {len(self.findings)} checks")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is examined.
+
+    Attributes:
+        workspace: folders of the product.
+        lock: versions.lock; None if it cannot be read (a check of its own says why).
+        info: what `docker info` says; empty if no engine answers.
+        refusal: why none answers.
+        registry: host and path to push to; empty if none is configured.
+        name: the image's name.
+        base_image: used instead of the locked base; empty if it is not overridden.
+    """
+
+    workspace: Workspace
+    lock: Lock | None
+    info: dict[str, Any]
+    refusal: str = ""
+    registry: str = ""
+    name: str = "image"
+    base_image: str = ""
+
+
+Check = Callable[[str, Subject], Finding]
+
+
+def one(name: str, check: Check, subject: Subject) -> Finding:
+    """Run one check; an error of the pipeline's own is a failed check with its way out."""
+    try:
+        finding = check(name, subject)
+    except HiggsError as error:
+        finding = Finding(name, Verdict.FAIL, error.message, error.hint)
+    except OSError as error:
+        finding = Finding(name, Verdict.INCONCLUSIVE, f"could not be checked: {error}")
+    return Finding(finding.check, finding.verdict, without_secrets(finding.found), finding.remedy)
+
+
+def without_secrets(text: str) -> str:
+    """Remove user names and passwords from the URLs in a text."""
+    return re.sub(r"://[^/@\s'\"]+@(?!sha256:)", "://***@", text)
+
+
+def last_line(text: str) -> str:
+    """Return the line of a program's output that says what went wrong."""
+    lines = [x.strip() for x in text.strip().splitlines() if x.strip()]
+    fatal = [x for x in lines if re.search(r"fatal|error|level=fatal", x, re.IGNORECASE)]
+    return (fatal or lines or ["no output"])[-1]

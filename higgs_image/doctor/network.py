@@ -1,0 +1,145 @@
+"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
+
+Each check is a small function that returns a finding with one of three verdicts: it passes, it
+fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
+short timeouts, so that the answer is there within ten seconds also when the network is away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.request
+
+from higgs_image.doctor.model import ANSWER_SECONDS, Finding, Subject, last_line
+from higgs_image.doctor.pins import _no_lock
+from higgs_image.files import sha256_bytes
+from higgs_image.host.facts import ask
+from higgs_image.oci import credentials, reference
+from higgs_image.verdict import Verdict
+
+
+def check_base(name: str, subject: Subject) -> Finding:
+    """The base image is in the engine already, or its registry has it."""
+    if subject.base_image:
+        local = remote = subject.base_image
+        digest = ""
+    elif subject.lock is not None:
+        base = subject.lock.base
+        local, digest = base.reference, base.digest
+        bare = re.sub(r":[^:/]+$", "", base.image)  # skopeo takes a tag or a digest, not both
+        remote = f"{bare}@{digest}"
+    else:
+        return _no_lock(name)
+    if ask("docker", "image", "inspect", local, timeout=ANSWER_SECONDS).code == 0:
+        return Finding(name, Verdict.PASS, f"{local} is in the engine, works offline")
+    insecure = ["--tls-verify=false"] if reference.is_loopback(remote) else []
+    asked = ask(
+        "skopeo", "inspect", "--raw", *insecure, f"docker://{remote}", timeout=ANSWER_SECONDS
+    )
+    if asked.code == 127:
+        return Finding(name, Verdict.INCONCLUSIVE, "not checked: skopeo is not installed")
+    read = f"sha256:{sha256_bytes(asked.out.encode())}"
+    if asked.code == 0 and digest in ("", read):
+        return Finding(name, Verdict.PASS, f"{remote} can be pulled")
+    why = f"no answer in {ANSWER_SECONDS:.0f} s" if asked.code == 124 else skopeo_says(asked.err)
+    if asked.code == 0:
+        why = f"what arrives is {read}"
+    return Finding(
+        name,
+        Verdict.FAIL,
+        f"{remote} cannot be pulled: {why}",
+        "check the network and docker login; or give a copy of it with --base-image (the result "
+        "is marked -dev); ./inv demo needs no registry at all",
+    )
+
+
+def skopeo_says(output: str) -> str:
+    """Return the reason in skopeo's last line, without the reference that it repeats."""
+    line = last_line(output)
+    said = re.search(r'msg="(.*)"$', line)
+    text = said[1].replace('\\"', '"') if said else line
+    return re.sub(r'^Error [a-z ]+"[^"]*": ', "", text)
+
+
+def check_registry(name: str, subject: Subject) -> Finding:
+    """The registry to push to answers and takes our login. Shows no secret."""
+    if not subject.registry:
+        return Finding(
+            name,
+            Verdict.INCONCLUSIVE,
+            "no registry is configured: nothing can be pushed",
+            "REGISTRY=ghcr.io/your-org invoke doctor, or set it in invoke.yaml",
+        )
+    target = reference.repository(subject.registry, subject.name)
+    host = target.split("/")[0]
+    status, why = http_status(f"{'http' if reference.is_loopback(host) else 'https'}://{host}/v2/")
+    if status is None or status >= 500:
+        return Finding(
+            name,
+            Verdict.FAIL,
+            f"{host} does not answer: {why}",
+            "check the address, the network and the proxy; for a local one: start it",
+        )
+    with credentials.credentials(target) as auth:
+        from_environment = bool(auth.fds)
+        who = ask("skopeo", "login", *auth.flags(""), "--get-login", host,
+                  timeout=ANSWER_SECONDS, env=auth.env, pass_fds=auth.fds)  # fmt: skip
+        known = who.code == 0
+        if not known and status == 200:
+            return Finding(name, Verdict.PASS, f"{host} answers and asks for no login")
+        if who.code == 127:
+            return Finding(name, Verdict.INCONCLUSIVE, "login not checked: skopeo is missing")
+        if not known:
+            return Finding(
+                name,
+                Verdict.FAIL,
+                f"{host} asks for a login, and none is known",
+                f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD",
+            )
+        source = "the environment" if from_environment else "docker's configuration"
+        login = ask("skopeo", "login", *auth.flags(""), host,
+                    timeout=ANSWER_SECONDS, env=auth.env, pass_fds=auth.fds)  # fmt: skip
+    if login.code == 0:
+        return Finding(name, Verdict.PASS, f"{host} takes the login from {source}")
+    if login.code == 124:
+        return Finding(name, Verdict.INCONCLUSIVE, f"{host} did not answer to the login in time")
+    # When a login is refused, skopeo asks for another: then all that it says is that none came.
+    asks = "reading username" in login.err
+    reason = "" if asks else f": {skopeo_says(login.err)}"
+    return Finding(
+        name,
+        Verdict.FAIL,
+        f"{host} does not take the login from {source}{reason}",
+        f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD",
+    )
+
+
+def check_hub(name: str, subject: Subject) -> Finding:
+    """The hub that holds the weights answers. The server needs it when it starts, a build never."""
+    if subject.lock is None:
+        return _no_lock(name)
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    repo = subject.lock.weights_for("generation").repo
+    status, why = http_status(f"{hub}/api/models/{repo}")
+    if status is not None and status < 400:
+        return Finding(name, Verdict.PASS, f"{hub} has {repo}")
+    return Finding(
+        name,
+        Verdict.INCONCLUSIVE,
+        f"{hub} does not give {repo}: {why}",
+        "only the starting server needs it; a mirror is set with HF_ENDPOINT",
+    )
+
+
+def http_status(url: str) -> tuple[int | None, str]:
+    """Return the status of a GET, and what it says; None if no server answered."""
+    request = urllib.request.Request(url, headers={"User-Agent": "higgs-image"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+            return answer.status, "200 OK"
+    except urllib.error.HTTPError as error:
+        return error.code, f"{error.code} {error.reason}"
+    except (OSError, ValueError) as error:
+        return None, str(getattr(error, "reason", error))

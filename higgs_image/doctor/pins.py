@@ -1,0 +1,117 @@
+"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
+
+Each check is a small function that returns a finding with one of three verdicts: it passes, it
+fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
+short timeouts, so that the answer is there within ten seconds also when the network is away.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from higgs_image import lockfile
+from higgs_image.doctor.model import ANSWER_SECONDS, DEADLINE_SECONDS, Finding, Subject, last_line
+from higgs_image.git_objects import git_tree_ids
+from higgs_image.host.facts import ask
+from higgs_image.verdict import Verdict
+
+# The pins -----------------------------------------------------------------------------------
+
+
+def check_lock(name: str, subject: Subject) -> Finding:
+    """versions.lock can be read and matches the files that it covers."""
+    lock = lockfile.load(subject.workspace.lock_file)
+    lockfile.require_consistent(lock, subject.workspace.root)
+    return Finding(name, Verdict.PASS, f"versions.lock is consistent: {lock.tag}")
+
+
+def _no_lock(name: str) -> Finding:
+    return Finding(name, Verdict.INCONCLUSIVE, "versions.lock cannot be read")
+
+
+# What has to be reached ---------------------------------------------------------------------
+
+
+def check_fork(name: str, subject: Subject) -> Finding:
+    """The fork is there already, or can be fetched."""
+    lock = subject.lock
+    if lock is None:
+        return _no_lock(name)
+    links = {lock.submodule.path: lock.submodule.commit}
+    fork = lock.fork
+    return _repository(
+        name, fork.url, subject.workspace.source / "fork", fork.commit, fork.tree, links
+    )
+
+
+def check_submodule(name: str, subject: Subject) -> Finding:
+    """The submodule is there already, or can be fetched."""
+    lock = subject.lock
+    if lock is None:
+        return _no_lock(name)
+    part = lock.submodule
+    return _repository(
+        name, part.url, subject.workspace.source / "submodule", part.commit, part.tree, {}
+    )
+
+
+def _repository(
+    name: str, url: str, checkout: Path, commit: str, tree: str, gitlinks: dict[str, str]
+) -> Finding:
+    if (checkout / ".git").exists() and git_tree_ids(checkout, gitlinks).get("") == tree:
+        return Finding(name, Verdict.PASS, f"{commit[:7]} is fetched and verified, works offline")
+    asked = ask("git", "ls-remote", url, "HEAD", timeout=ANSWER_SECONDS, env=_GIT_ENV)
+    if asked.code == 0:
+        return Finding(name, Verdict.PASS, f"{url} answers")
+    why = f"no answer in {ANSWER_SECONDS:.0f} s" if asked.code == 124 else last_line(asked.err)
+    return Finding(
+        name,
+        Verdict.FAIL,
+        f"{url} cannot be read: {why}",
+        "check the network and the proxy; a mirror can be set with "
+        "git config --global url.MIRROR.insteadOf PREFIX",
+    )
+
+
+_GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true"}
+
+
+def check_packages(name: str, subject: Subject) -> Finding:
+    """The package index that pip is configured for answers, and holds the locked wheel."""
+    if subject.lock is None:
+        return _no_lock(name)
+    wheel = subject.lock.wheel
+    asked = ask(
+        sys.executable, "-m", "pip", "index", "versions", wheel.name, "-vv",
+        "--disable-pip-version-check", "--retries", "0", "--timeout", "3",
+        "--platform", "manylinux1_x86_64", "--python-version", subject.lock.python.version,
+        "--only-binary", ":all:", timeout=DEADLINE_SECONDS - 1,
+    )  # fmt: skip
+    output = asked.out + asked.err
+    if asked.code == 0 and re.search(rf"[ ,]{re.escape(wheel.version)}(,|\s|$)", asked.out):
+        pages = re.findall(r'^(\S+) "GET .*" 200', output, re.MULTILINE)
+        where = pages[0] if pages else "what pip is configured for"
+        return Finding(name, Verdict.PASS, f"{where} has {wheel.name} {wheel.version}")
+    if "No module named pip" in output:
+        return Finding(name, Verdict.INCONCLUSIVE, "this environment has no pip to ask with")
+    if asked.code == 124:
+        why = f"no answer in {DEADLINE_SECONDS - 1:.0f} s"
+    elif away := re.search(r"Could not fetch URL (\S+): (.*)", output):
+        why = f"{away[1]}: {pip_says(away[2])}"
+    else:
+        why = f"{wheel.name} {wheel.version} is not offered"
+    return Finding(
+        name,
+        Verdict.FAIL,
+        f"the package index that pip is configured for does not help: {why}",
+        "check the network and the proxy; another index: pip config set global.index-url URL; "
+        "certificates of a company: pip config set global.cert FILE",
+    )
+
+
+def pip_says(reason: str) -> str:
+    """Return the core of pip's reason for a page that could not be fetched."""
+    core = re.sub(r"^.*\(Caused by \w+\(| - skipping$|<[^>]*>[:,]? ?", "", reason)
+    return core.strip("()'\" ")

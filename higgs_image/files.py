@@ -1,0 +1,85 @@
+"""Digests of bytes, files and trees. The only place that knows how each is made."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(root: Path) -> list[Path]:
+    """Return every file and symbolic link below `root`, sorted, bytecode caches left out."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        found.extend(Path(folder) / name for name in names)
+        found.extend(Path(folder) / name for name in folders if (Path(folder) / name).is_symlink())
+    return sorted(found)
+
+
+def tree_sha256(roots: Iterable[Path], base: Path) -> str:
+    """Return one SHA-256 over names, modes and contents of every file below `roots`.
+
+    Args:
+        roots: files and folders.
+        base: names are taken relative to it, so that the result does not depend on the machine.
+    """
+    total = hashlib.sha256()
+    for root in sorted(roots):
+        for path in files_below(root) if root.is_dir() else [root]:
+            if path.is_symlink():
+                kind, content = "l", sha256_bytes(os.fsencode(path.readlink()))
+            else:
+                kind = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
+                content = sha256_file(path)
+            total.update(f"{content} {kind} {path.relative_to(base).as_posix()}\n".encode())
+    return total.hexdigest()
+
+
+log = logging.getLogger(__name__)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside its goal and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, goal: Path) -> None:
+    """Put a finished folder in the place of another.
+
+    A crash between the two renames leaves no folder at `goal`, never half of one.
+    """
+    old = goal.with_name(f".{goal.name}.old")
+    _remove(old)
+    if goal.exists() or goal.is_symlink():
+        goal.rename(old)
+    new.rename(goal)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

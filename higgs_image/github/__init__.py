@@ -1,0 +1,1 @@
+"""GitHub: its API, pull requests, and hosted runners."""

@@ -1,0 +1,1 @@
+"""The machine that builds: Docker, a base image, a local registry."""

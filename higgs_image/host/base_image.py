@@ -1,0 +1,277 @@
+"""A base image made of Debian's packages alone, for machines that can pull none.
+
+mmdebstrap installs a minimal Debian as Debian's own slim images have it; the result becomes an OCI
+layout, which skopeo copies to a registry. It is not the base that versions.lock pins: an image
+built on it is marked and cannot be released.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_image import process
+from higgs_image.errors import BuildError, DiskFullError, HiggsError, NetworkError, UsageError
+from higgs_image.files import replace_folder, sha256_bytes, sha256_file
+from higgs_image.oci import credentials, reference, skopeo
+from higgs_image.oci import layout as oci_layout
+from higgs_image.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+NAME = "debian-base"
+
+SUITES = {"3.11": "bookworm", "3.13": "trixie"}
+"""Debian's suite for each of the Python versions that Debian packages."""
+
+EPOCH = int(datetime.datetime(2025, 7, 30, tzinfo=datetime.UTC).timestamp())
+"""No file is younger than this: the same packages give the same image on any day."""
+
+# As in Debian's slim images. dpkg keeps the list, so that later installations obey it too.
+_EXCLUDES = ("doc/*", "groff/*", "info/*", "linda/*", "lintian/*", "locale/*", "man/*")
+
+# Of the machine that made it, or different at every run.
+_LEFTOVERS = (
+    "etc/hostname", "etc/resolv.conf", "var/cache/debconf/*-old", "var/cache/ldconfig/aux-cache",
+    "var/lib/dpkg/*-old", "var/log/*.log",
+)  # fmt: skip
+
+_MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base image in a layout.
+
+    Attributes:
+        suite: Debian's name of the release.
+        layout: the OCI layout.
+        digest: of the manifest.
+        size: compressed, in bytes.
+        skipped: it was there already.
+    """
+
+    suite: str
+    layout: Path
+    digest: str
+    size: int
+    skipped: bool
+
+
+def ensure(workspace: Workspace, python: str = "3.11", *, refresh: bool = False) -> Base:
+    """Make the base image, or take the one that was made before.
+
+    Args:
+        workspace: where; it is kept in `build/base`.
+        python: version that the image will install, which decides on Debian's suite.
+        refresh: make it anew, with Debian's packages of today.
+
+    Raises:
+        ToolMissingError: mmdebstrap is not installed.
+        NetworkError: Debian's packages cannot be fetched.
+        BuildError: mmdebstrap failed.
+    """
+    suite = suite_for(python)
+    goal = workspace.build / "base" / suite
+    with workspace.exclusive(f"base-{suite}"):
+        state = workspace.read_state(f"base-{suite}")
+        if state.get("recipe") == _recipe(suite) and not refresh:
+            try:
+                image = oci_layout.read(goal, state["digest"])
+            except (BuildError, KeyError):
+                pass
+            else:
+                log.info("base: debian %s of %s is there", suite, state.get("made", "?"))
+                return Base(suite, goal, image.digest, image.size, skipped=True)
+        workspace.require_disk(goal.parent, 1.0, "a base image")
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in goal.parent.glob(f".{suite}.new-*"):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{suite}.new-", dir=goal.parent))
+        try:
+            _bootstrap(suite, new / "base.tar")
+            image = _write_layout(new / "base.tar", new / "layout", suite)
+            replace_folder(new / "layout", goal)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        made = datetime.datetime.now(datetime.UTC).date().isoformat()
+        workspace.write_state(
+            f"base-{suite}", {"digest": image.digest, "made": made, "recipe": _recipe(suite)}
+        )
+    log.info("base: debian %s, %.0f MB, %s", suite, image.size / oci_layout.MB, image.digest)
+    return Base(suite, goal, image.digest, image.size, skipped=False)
+
+
+def publish(base: Base, to: str) -> str:
+    """Copy a base image to a registry.
+
+    Args:
+        base: from `ensure`.
+        to: registry, with an optional path.
+
+    Returns:
+        `registry/debian-base@sha256:...`, for --base-image.
+
+    Raises:
+        HiggsError: the registry refused it or did not answer.
+    """
+    target = reference.repository(to, NAME)
+    by_digest = f"{target}@{base.digest}"
+    with credentials.credentials(target) as auth:
+        if skopeo.digest_of(by_digest, auth) == base.digest:
+            log.info("base: %s is there already", by_digest)
+            return by_digest
+        tag = f"{target}:{base.suite}-{base.digest[7:19]}"
+        done = process.run(
+            ["skopeo", "copy", "--preserve-digests", *auth.flags("dest"),
+             f"oci:{base.layout}:{base.suite}", f"docker://{tag}"],
+            env=auth.env, pass_fds=auth.fds,
+        )  # fmt: skip
+        if done.code != 0:
+            raise skopeo.explain(done.err, tag)
+    log.info("base: pushed %s", by_digest)
+    return by_digest
+
+
+def suite_for(python: str) -> str:
+    """Return the suite of Debian that packages this Python.
+
+    Raises:
+        UsageError: none does.
+    """
+    if python not in SUITES:
+        raise UsageError(
+            f"no release of Debian that is known here packages Python {python}",
+            f"give a base image that has it with --base-image (known: {', '.join(SUITES)})",
+        )
+    return SUITES[python]
+
+
+def _recipe(suite: str) -> str:
+    """What decides on the content, apart from Debian's packages."""
+    return sha256_bytes(
+        repr((_arguments(suite), EPOCH, _EXCLUDES, _LEFTOVERS, "empty /dev")).encode()
+    )
+
+
+def _arguments(suite: str) -> list[str]:
+    # A name with a pattern stays unquoted: the shell expands it below the new root.
+    leftovers = " ".join(f'"$1"/{path}' for path in _LEFTOVERS)
+    return [
+        "--variant=minbase",
+        "--architectures=amd64",
+        "--format=tar",
+        "--skip=output/dev",
+        # Spares usrmerge, and with it all of Perl, where the release is not merged by itself.
+        *([f"--hook-dir={_MERGED_USR}"] if suite == "bookworm" and _MERGED_USR.is_dir() else []),
+        *(f"--dpkgopt=path-exclude=/usr/share/{pattern}" for pattern in _EXCLUDES),
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        f"--customize-hook=rm -rf {leftovers}",
+    ]
+
+
+def _bootstrap(suite: str, tar: Path) -> None:
+    mode = "root" if os.geteuid() == 0 else "unshare"
+
+    def on_line(line: str) -> None:
+        step = re.match(r"I: (.*)\.\.\.$", line)
+        if step and "tempdir" not in line:
+            log.info("base: %s", step[1])
+
+    log.info("base: debian %s from Debian's packages, half a minute", suite)
+    done = process.run(
+        ["mmdebstrap", f"--mode={mode}", *_arguments(suite), suite, str(tar)],
+        env={"SOURCE_DATE_EPOCH": str(EPOCH)},
+        on_line=on_line,
+    )
+    if done.code != 0:
+        raise explain(done.err, suite, mode)
+    # Without its devices /dev is left out whole. As an empty folder it has to be there: else the
+    # first container makes it, and the layer of that build step carries the time of day.
+    with tarfile.open(tar, "a") as archive:
+        dev = tarfile.TarInfo("./dev/")
+        dev.type, dev.mode, dev.mtime = tarfile.DIRTYPE, 0o755, EPOCH
+        archive.addfile(dev)
+
+
+def explain(output: str, suite: str, mode: str) -> HiggsError:
+    """Turn mmdebstrap's output into the error that says what to do."""
+    errors = [x for x in output.splitlines() if re.match(r"(E|Err):?\d* ?", x)]
+    last = (errors or output.splitlines()[-1:] or ["no output"])[0].removeprefix("E: ")
+    lower = output.lower()
+    what = f"debian {suite} could not be made: {last}"
+    if "no space left" in lower:
+        return DiskFullError(what, f"free disk space (also in {tempfile.gettempdir()}), run again")
+    if re.search(r"could not (resolve|connect)|temporary failure|failed to fetch|timed out", lower):
+        return NetworkError(
+            what,
+            "check the network (invoke doctor); behind a proxy set http_proxy",
+        )
+    if "no_pubkey" in lower or "keyring" in lower:
+        return BuildError(what, "install debian-archive-keyring")
+    if mode == "unshare":
+        return BuildError(what, "run as root, or allow unprivileged user namespaces")
+    return BuildError(what, "the lines above say more: HIGGS_DEBUG=1 shows the command")
+
+
+def _write_layout(tar: Path, target: Path, suite: str) -> oci_layout.Image:
+    """Write an OCI layout with one image of one layer; the same tar gives the same bytes."""
+    blobs = target / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (target / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    unpacked = hashlib.sha256()
+    with (
+        tar.open("rb") as source,
+        (blobs / "layer").open("wb") as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+    ):
+        while piece := source.read(1 << 20):
+            unpacked.update(piece)
+            packed.write(piece)
+    name = sha256_file(blobs / "layer")
+    size = (blobs / "layer").stat().st_size
+    (blobs / "layer").rename(blobs / name)
+    created = datetime.datetime.fromtimestamp(EPOCH, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    config = {
+        "created": created,
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": [f"PATH={_PATH}"], "Cmd": ["bash"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{unpacked.hexdigest()}"]},
+        "history": [{"created": created, "created_by": f"mmdebstrap {suite}"}],
+    }
+    kind = "application/vnd.oci.image"
+    layer = {
+        "mediaType": f"{kind}.layer.v1.tar+gzip",
+        "digest": f"sha256:{name}",
+        "size": size,
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{kind}.manifest.v1+json",
+        "config": {"mediaType": f"{kind}.config.v1+json"} | _add(blobs, config),
+        "layers": [layer],
+    }
+    digest = str(_add(blobs, manifest)["digest"])
+    image = oci_layout.read(target, digest)
+    oci_layout.keep_only(target, image, suite)
+    return image
+
+
+def _add(blobs: Path, value: dict[str, Any]) -> dict[str, Any]:
+    data = json.dumps(value, separators=(",", ":")).encode()
+    (blobs / sha256_bytes(data)).write_bytes(data)
+    return {"digest": f"sha256:{sha256_bytes(data)}", "size": len(data)}

@@ -1,0 +1,140 @@
+"""versions.lock: every pin of the image, what was asked for beside what was locked.
+
+The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
+algorithm is refused with the line and the remedy. It also records hashes of the files that decide
+what is in the image (the requirements and the recipe), so that its own hash names the content.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from higgs_image.errors import LockError
+from higgs_image.files import sha256_bytes
+from higgs_image.lockfile.edit import _line_of
+from higgs_image.lockfile.schema import _REMEDY, SCHEMA, Lock, _File
+
+
+def load(path: Path) -> Lock:
+    """Read and check versions.lock.
+
+    Raises:
+        LockError: the file is missing, is no TOML, or breaks a rule; the message has file and
+            line, the hint the remedy.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LockError(
+            f"{path} does not exist", "restore it from git: every stage starts from it"
+        ) from None
+    except OSError as error:
+        raise LockError(f"{path} cannot be read: {error}", "restore it from git") from None
+    try:
+        text = data.decode()
+        raw = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LockError(f"{path}:{line}: this is not UTF-8", "restore it from git") from None
+    except tomllib.TOMLDecodeError as error:
+        what, _, where = str(error).partition(" (at ")
+        found = re.match(r"line (\d+)", where)
+        line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
+        raise LockError(
+            f"{path}:{line}: {what}", "correct that line, or restore the file from git"
+        ) from None
+    if isinstance(raw.get("schema"), int) and raw["schema"] != SCHEMA:
+        raise LockError(
+            f"{path}:{_line_of(text, 'schema')}: schema {raw['schema']} is not {SCHEMA}",
+            "use the pipeline's version that wrote this file",
+        )
+    try:
+        file = msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        raise _explain(path, text, raw, str(error)) from None
+    lock = Lock(
+        **{field: getattr(file, field) for field in _File.__struct_fields__},
+        path=path,
+        sha256=sha256_bytes(data),
+    )
+    _check_rules(lock, text)
+    return lock
+
+
+def _check_rules(lock: Lock, text: str) -> None:
+    """Rules that a type cannot express."""
+
+    def refuse(key: str, message: str, hint: str) -> LockError:
+        return LockError(f"{lock.path}:{_line_of(text, key)}: {message}", hint)
+
+    if lock.fork.date.tzinfo is None:
+        raise refuse("fork.date", f"{lock.fork.date} has no time zone", "append Z or an offset")
+    if not lock.vllm.trees:
+        raise refuse(
+            "vllm.trees",
+            "no compiled part is named",
+            "name at least csrc, cmake and CMakeLists.txt with their git ids",
+        )
+    name, *rest = lock.wheel.filename.split("-")
+    if _normal(name) != _normal(lock.wheel.name) or rest[:1] != [lock.wheel.version]:
+        raise refuse(
+            "wheel.filename",
+            f"{lock.wheel.filename} is not a wheel of {lock.wheel.name} {lock.wheel.version}",
+            "name, version and file name must agree",
+        )
+    roles = [entry.role for entry in lock.weights]
+    for index, entry in enumerate(lock.weights):
+        if entry.role in roles[:index]:
+            raise refuse(
+                f"weights[{index}].role",
+                f"the role {entry.role} is there already",
+                "name each role once",
+            )
+        if (entry.revision is None) == (entry.unpinned is None):
+            raise refuse(
+                f"weights[{index}].repo",
+                f"{entry.repo} needs exactly one of revision and unpinned",
+                "pin it with revision, or say in unpinned why that is not possible yet",
+            )
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
+
+
+def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockError:
+    """Turn msgspec's `reason - at $.a.b` into file, line and remedy."""
+    message, _, where = reason.partition(" - at `$.")
+    where = where.rstrip("`")
+    key = re.sub(r"\[\.\.\.\]", "", where)
+    if unknown := re.search(r"unknown field `(.+)`", message):
+        table = re.sub(r"^\$", "", where)
+        key = f"{table}.{unknown[1]}" if table else unknown[1]
+        return LockError(
+            f"{path}:{_line_of(text, key)}: unknown key {unknown[1]}",
+            "remove it: a key that nothing reads is a typing error",
+        )
+    if missing := re.search(r"missing required field `(.+)`", message):
+        name = f"{where}.{missing[1]}" if where else missing[1]
+        return LockError(
+            f"{path}:{_line_of(text, where)}: {name} is missing", f"add {missing[1]} = ..."
+        )
+    pattern = next((x for x in _REMEDY if f"matching regex {x!r}" in message), "")
+    value: Any = raw
+    for step in re.findall(r"[^.\[\]]+", key):
+        value = value[int(step)] if isinstance(value, list) else value[step]
+    if isinstance(value, dict) and where.endswith("[...]"):  # msgspec does not say which of them
+        bad = [k for k, v in value.items() if not isinstance(v, str) or not re.match(pattern, v)]
+        key = where = f"{key}.{bad[0]}"
+        value = value[bad[0]]
+    shown = f" is {value!r}" if isinstance(value, str | int | float) else ""
+    shown = re.sub(r"//[^/\s]*@", "//***@", shown)  # a password may stand there
+    return LockError(
+        f"{path}:{_line_of(text, key)}: {where}{shown}",
+        _REMEDY.get(pattern) or f"correct it: {message[0].lower()}{message[1:]}",
+    )

@@ -1,0 +1,268 @@
+"""versions.lock: every pin of the image, what was asked for beside what was locked.
+
+The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
+algorithm is refused with the line and the remedy. It also records hashes of the files that decide
+what is in the image (the requirements and the recipe), so that its own hash names the content.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from higgs_image.errors import LockError
+
+SCHEMA = 1
+
+
+def _matching(pattern: str, remedy: str) -> msgspec.Meta:
+    """Return a rule for a string. Values reach files and commands: none holds a line break."""
+    _REMEDY[pattern] = remedy
+    return msgspec.Meta(pattern=pattern)
+
+
+_REMEDY: dict[str, str] = {}
+
+Commit = Annotated[
+    str, _matching(r"^[0-9a-f]{40}\Z", "write the full 40 hexadecimal digits of the git object id")
+]
+Sha256 = Annotated[
+    str, _matching(r"^[0-9a-f]{64}\Z", "write the full 64 hexadecimal digits of the SHA-256")
+]
+Digest = Annotated[
+    str,
+    _matching(r"^sha256:[0-9a-f]{64}\Z", "write the digest as sha256: and 64 hexadecimal digits"),
+]
+GitUrl = Annotated[
+    str,
+    _matching(
+        r"^(https|file)://[^\s@]+\Z", "write an https:// (or file://) URL without credentials"
+    ),
+]
+RelativePath = Annotated[
+    str,
+    _matching(r"^(?!/)(?!.*\.\.)[^\s]+\Z", "write a path below the folder of versions.lock"),
+]
+PyVersion = Annotated[str, _matching(r"^3\.\d+\Z", "write major and minor version, such as 3.11")]
+ImageName = Annotated[
+    str, _matching(r"^\w[\w.:/-]*\Z", "write name and tag, such as debian:bookworm-slim")
+]
+AptLine = Annotated[
+    str,
+    _matching(
+        r"^deb( \[[\w =./-]+\])? https?://[^\s@]+ [\w./-]+( [\w-]+)+\Z",
+        "write it as apt has it, without credentials: deb http://host/archive suite main",
+    ),
+]
+Word = Annotated[str, _matching(r"^\w[\w.+!-]*\Z", "use letters, digits and any of . _ + ! - only")]
+HubName = Annotated[str, _matching(r"^[\w.-]+/[\w.-]+\Z", "write owner/name")]
+Text = Annotated[str, _matching(r"^[^\x00-\x1f\x7f]+\Z", "write one line that is not empty")]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Fork(_Table, frozen=True):
+    """The fork of vLLM that holds the speech server.
+
+    Attributes:
+        url: where it is cloned from.
+        ref: the branch that was asked for.
+        commit: what that was resolved to.
+        tree: git's tree id of that commit: proves a checkout from its files alone.
+        date: the commit's date; the image's creation date and SOURCE_DATE_EPOCH.
+        hold: why `invoke lock --update` leaves it alone unless it is named.
+    """
+
+    url: GitUrl
+    ref: Text
+    commit: Commit
+    tree: Commit
+    date: datetime.datetime
+    hold: Text | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The commit's date in seconds since 1970, UTC."""
+        return int(self.date.timestamp())
+
+
+class VllmBase(_Table, frozen=True):
+    """The vLLM release that the fork is based on.
+
+    Attributes:
+        ref: the release's tag.
+        commit: what that was resolved to.
+        trees: git ids, at that commit, of everything that is compiled. The fork's must be equal,
+            or the prebuilt wheel would not hold its kernels.
+    """
+
+    ref: Text
+    commit: Commit
+    trees: dict[str, Commit]
+
+
+class Submodule(_Table, frozen=True):
+    """The fork's submodule, whose package `boson_multimodal` holds the audio tokenizer."""
+
+    path: RelativePath
+    url: GitUrl
+    commit: Commit
+    tree: Commit
+
+
+class Wheel(_Table, frozen=True):
+    """The prebuilt wheel that the fork's Python is laid over."""
+
+    requirement: Text
+    name: Word
+    version: Word
+    filename: Word
+    sha256: Sha256
+
+
+class BaseImage(_Table, frozen=True):
+    """The image that the build starts from. `hold`: as in `Fork`."""
+
+    image: ImageName
+    digest: Digest
+    hold: Text | None = None
+
+    @property
+    def reference(self) -> str:
+        """`image@digest`: the tag stays readable, the digest decides."""
+        return f"{self.image}@{self.digest}"
+
+
+class Python(_Table, frozen=True):
+    """The interpreter's version, and the locked sets of packages.
+
+    Attributes:
+        version: major and minor version of the image's Python.
+        input: what was asked for, by hand, each line with its reason.
+        requirements: what that was resolved to, with hashes: all that is in the image.
+        build: what builds the packages that are published as source only.
+        installer: what installs them all; never in the image.
+        hold: as in `Fork`.
+    """
+
+    version: PyVersion
+    input: RelativePath
+    input_sha256: Sha256
+    requirements: RelativePath
+    requirements_sha256: Sha256
+    build: RelativePath
+    build_sha256: Sha256
+    installer: RelativePath
+    installer_sha256: Sha256
+    hold: Text | None = None
+
+
+class Weights(_Table, frozen=True):
+    """A weights repository on the Hugging Face hub; weights are never in the image.
+
+    Attributes:
+        repo: owner and name.
+        role: what the server uses it for.
+        revision: the pinned commit; absent only where `unpinned` says why.
+        unpinned: why there is no revision yet.
+        hold: as in `Fork`.
+    """
+
+    repo: HubName
+    role: Text
+    revision: Commit | None = None
+    unpinned: Text | None = None
+    hold: Text | None = None
+
+
+class Recipe(_Table, frozen=True):
+    """Hash of the templates and of everything of ours that goes into a container."""
+
+    paths: list[RelativePath]
+    sha256: Sha256
+
+
+class Patches(_Table, frozen=True):
+    """Our functions in the place of the fork's.
+
+    Attributes:
+        folder: the Python package that holds them.
+        sha256: hash of each patch's module, by its name.
+    """
+
+    folder: RelativePath
+    sha256: dict[str, Sha256]
+
+
+class Debian(_Table, frozen=True):
+    """Where Debian's packages come from, if not from the base image's own sources.
+
+    Attributes:
+        snapshot: lines of apt's sources.list that name one moment of the archive, such as those
+            of its snapshot service. With them two builds get the same packages on any day.
+    """
+
+    snapshot: list[AptLine]
+
+
+class Project(_Table, frozen=True):
+    """Who releases the image.
+
+    Attributes:
+        url: the repository; becomes the image's source label, by which ghcr.io links the package
+            to it. It is here and not taken from the checkout: so the digest does not depend on
+            who builds.
+    """
+
+    url: GitUrl
+
+
+class _File(_Table, frozen=True):
+    schema: int
+    date: datetime.date
+    fork: Fork
+    vllm: VllmBase
+    submodule: Submodule
+    wheel: Wheel
+    base: BaseImage
+    python: Python
+    weights: list[Weights]
+    recipe: Recipe
+    patches: Patches | None = None
+    project: Project | None = None
+    debian: Debian | None = None
+
+
+class Lock(_File, frozen=True):
+    """The decoded versions.lock.
+
+    Attributes:
+        path: the file.
+        sha256: hash of its bytes; its first seven digits are part of every immutable tag.
+    """
+
+    path: Path = Path()
+    sha256: str = ""
+
+    @property
+    def tag(self) -> str:
+        """The immutable tag: date of the lock, fork and lock in seven digits each."""
+        return f"{self.date:%Y%m%d}-{self.fork.commit[:7]}-{self.sha256[:7]}"
+
+    def file(self, relative: str) -> Path:
+        """Return the path of a file that the lock names."""
+        return self.path.parent / relative
+
+    def weights_for(self, role: str) -> Weights:
+        """Return the weights repository with this role."""
+        for entry in self.weights:
+            if entry.role == role:
+                return entry
+        raise LockError(
+            f"{self.path}: no weights have the role {role!r}", "add them in a [[weights]] table"
+        )

@@ -1,0 +1,1 @@
+"""Images as bytes: layouts, references, registries, and the Docker engine that runs them."""

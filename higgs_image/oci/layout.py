@@ -1,0 +1,164 @@
+"""Stage `build`: from the rendered context to an OCI layout, and from there into the engine.
+
+The layout is the product: its manifest digest is what is run, tested and pushed. Layers carry no
+time of the build (docker/build/step.py sees to that), so one lock gives one digest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from higgs_image.checkout import UNKNOWN, Checkout
+from higgs_image.errors import BuildError
+from higgs_image.files import sha256_bytes, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """What a build left behind.
+
+    Attributes:
+        image: digest and layers.
+        layout: the OCI layout that holds it.
+        tag: immutable tag; marked when the build was overridden.
+        compression: gzip or zstd.
+        overridden: it was built with something other than the lock says; never released.
+        skipped: nothing had changed, nothing was built.
+        seconds: how long each stage took.
+        checkout: the project's commit, and whether its work tree was clean, when it was built.
+        provenance: what BuildKit says of it: an in-toto statement.
+    """
+
+    image: Image
+    layout: Path
+    tag: str
+    compression: str
+    overridden: bool
+    skipped: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+    checkout: Checkout = UNKNOWN
+    provenance: Path | None = None
+
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class ImageLayer:
+    """One layer of an image.
+
+    Attributes:
+        name: the build step that made it; `base` for those of the base image.
+        digest: of the compressed blob.
+        size: compressed size in bytes.
+    """
+
+    name: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image manifest in a layout.
+
+    Attributes:
+        digest: of the manifest; the image's identity everywhere.
+        config_digest: of the configuration.
+        layers: from the base upwards.
+        labels: of the configuration.
+    """
+
+    digest: str
+    config_digest: str
+    layers: tuple[ImageLayer, ...]
+    labels: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """Compressed size of all layers in bytes."""
+        return sum(layer.size for layer in self.layers)
+
+
+_STEP = re.compile(r"/build/step\.py \w+ ([\w-]+)")
+
+
+def blob(layout: Path, digest: str) -> Path:
+    """Return where a layout keeps the content with this digest."""
+    algorithm, _, value = digest.partition(":")
+    return layout / "blobs" / algorithm / value
+
+
+def read(layout: Path, digest: str) -> Image:
+    """Read an image from a layout, making sure that every blob is there and whole in size.
+
+    Manifest and configuration are compared by content, too; the layers' digests are computed
+    where they are used (by skopeo).
+
+    Raises:
+        BuildError: the layout lacks something or is damaged.
+    """
+    try:
+        manifest = _document(layout, digest)
+        config = _document(layout, manifest["config"]["digest"])
+        for entry in [manifest["config"], *manifest["layers"]]:
+            found = blob(layout, entry["digest"]).stat().st_size
+            if found != entry["size"]:
+                raise BuildError(
+                    f"{layout}: blob {entry['digest']} has {found} bytes, not {entry['size']}",
+                    f"remove {layout} and build again",
+                )
+        return describe(digest, manifest, config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildError(
+            f"{layout} does not hold the image {digest} whole: {error}",
+            f"remove {layout} and build again",
+        ) from None
+
+
+def _document(layout: Path, digest: str) -> dict[str, Any]:
+    data = blob(layout, digest).read_bytes()
+    if f"sha256:{sha256_bytes(data)}" != digest:
+        raise ValueError(f"the content of {digest} is another")
+    document: dict[str, Any] = json.loads(data)
+    return document
+
+
+def describe(digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Image:
+    """Join a manifest and its configuration to an `Image`."""
+    steps = [h.get("created_by", "") for h in config.get("history", []) if not h.get("empty_layer")]
+    names = [match[1] if (match := _STEP.search(step)) else "base" for step in steps]
+    names = ["base"] * (len(manifest["layers"]) - len(names)) + names
+    layers = tuple(
+        ImageLayer(name, entry["digest"], entry["size"])
+        for name, entry in zip(names, manifest["layers"], strict=True)
+    )
+    labels = config.get("config", {}).get("Labels") or {}
+    return Image(digest, manifest["config"]["digest"], layers, labels)
+
+
+_REFERS = "vnd.docker.reference.digest"
+
+
+def keep_only(layout: Path, image: Image, reference: str) -> None:
+    """Make one image the layout's only one, named `reference`, and drop blobs of earlier ones."""
+    manifest = blob(layout, image.digest)
+    entry = {
+        "mediaType": json.loads(manifest.read_bytes())["mediaType"],
+        "digest": image.digest,
+        "size": manifest.stat().st_size,
+        "annotations": {"org.opencontainers.image.ref.name": reference},
+    }
+    index = {"schemaVersion": 2, "manifests": [entry]}
+    write_atomically(layout / "index.json", json.dumps(index).encode())
+    used = {image.digest, image.config_digest, *(layer.digest for layer in image.layers)}
+    for path in (layout / "blobs" / "sha256").iterdir():
+        if f"sha256:{path.name}" not in used:
+            path.unlink()

@@ -1,0 +1,221 @@
+"""Stage `push`: the layout's image to a registry, by skopeo, with its digest kept and read back.
+
+Credentials come from docker's configuration or credential helpers, which skopeo reads itself, or
+from REGISTRY_USER and REGISTRY_PASSWORD (GITHUB_ACTOR and GITHUB_TOKEN for ghcr.io). Those are
+handed over in an anonymous memory file: never in an argument, a log or a file on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+
+from higgs_image import process
+from higgs_image.errors import (
+    DiskFullError,
+    HiggsError,
+    RegistryAuthError,
+    RegistryConflictError,
+    RegistryError,
+    RegistryNotFoundError,
+    RegistryUnavailableError,
+)
+from higgs_image.files import sha256_bytes
+from higgs_image.oci.credentials import Credentials, credentials
+from higgs_image.oci.layout import BuiltImage
+from higgs_image.retry import attempts
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 120.0
+"""Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
+
+SLOWEST = 1e6
+"""Bytes per second: an image that comes slower than that is taken for stuck."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the registry holds after a push.
+
+    Attributes:
+        reference: `repository:tag`.
+        by_digest: `repository@digest`, which never moves.
+        digest: read back from the registry.
+        uploaded_bytes: size of the blobs that the registry did not have before.
+        skipped: the tag was there already, with this very digest.
+        seconds: how long it took.
+    """
+
+    reference: str
+    by_digest: str
+    digest: str
+    uploaded_bytes: int
+    skipped: bool
+    seconds: float
+
+
+def push(built: BuiltImage, target: str) -> Pushed:
+    """Send a built image under its immutable tag and read it back.
+
+    Args:
+        built: the image and its layout.
+        target: repository, from `repository()`.
+
+    Raises:
+        RegistryConflictError: the tag names another image; immutable tags are never overwritten.
+        RegistryAuthError: the credentials were refused.
+        RegistryUnavailableError: the registry failed, also after several attempts.
+    """
+    started = time.monotonic()
+    reference = f"{target}:{built.tag}"
+    digest = built.image.digest
+    by_digest = f"{target}@{digest}"
+    with credentials(target) as auth:
+        try:
+            found = digest_of(reference, auth)
+        except RegistryAuthError:  # ghcr.io says so of a repository that does not exist yet
+            found = None
+        if found == digest:
+            log.info("push: %s is there already", reference)
+            return Pushed(reference, by_digest, digest, 0, True, time.monotonic() - started)
+        if found is not None:
+            raise RegistryConflictError(
+                f"{reference} already names {found}, this build is {digest}",
+                "an immutable tag is never overwritten: change what differs and run invoke lock, "
+                "which gives a new tag, or build again what the lock says",
+            )
+        transfer = _Transfer(built)
+        log.info("push: %s", reference)
+        for attempt in attempts("push"):
+            with attempt:
+                done = process.run(
+                    ["skopeo", "--debug", *patience(built.image.size), "copy",
+                     "--preserve-digests", *auth.flags("dest"),
+                     f"oci:{built.layout}:{built.tag}", f"docker://{reference}"],
+                    on_line=transfer.feed, env=auth.env, pass_fds=auth.fds,
+                )  # fmt: skip
+                if done.code != 0:
+                    raise explain(done.err, reference)
+                back = digest_of(reference, auth)
+                if back != digest:
+                    raise RegistryConflictError(
+                        f"{reference} was pushed as {digest} and reads back as {back}",
+                        "another run pushed the same tag at the same time: build and push again",
+                    )
+    seconds = time.monotonic() - started
+    uploaded = transfer.uploaded_bytes
+    log.info("push: %s in %.1f s, %.1f MB uploaded", by_digest, seconds, uploaded / 1e6)
+    return Pushed(reference, by_digest, digest, uploaded, False, seconds)
+
+
+class _Transfer:
+    """Follows skopeo's debug output: which layers are sent, and which the registry has already."""
+
+    _LINE = re.compile(r"(Checking if we can reuse|Skipping) blob (sha256:[0-9a-f]{64})")
+
+    def __init__(self, built: BuiltImage) -> None:
+        self._layers = {layer.digest: layer for layer in built.image.layers}
+        self._sent: set[str] = set()
+        self._repeated: set[str] = set()
+
+    @property
+    def uploaded_bytes(self) -> int:
+        return sum(self._layers[digest].size for digest in self._sent)
+
+    def feed(self, line: str) -> None:
+        match = self._LINE.search(line)
+        layer = self._layers.get(match[2]) if match else None
+        if not match or not layer:
+            return
+        if match[1] != "Skipping":
+            (self._repeated if layer.digest in self._sent else self._sent).add(layer.digest)
+            log.info("push: layer %s, %.1f MB", layer.name, layer.size / 1e6)
+        elif layer.digest not in self._repeated:  # else it was sent by an earlier attempt
+            self._sent.discard(layer.digest)
+            log.info("push: the registry has layer %s", layer.name)
+
+
+def patience(size: int) -> list[str]:
+    """Return the flags of skopeo that end a copy which makes no progress.
+
+    Args:
+        size: of what is copied, in bytes.
+    """
+    return ["--command-timeout", f"{TIMEOUT + size / SLOWEST:.0f}s"]
+
+
+def digest_of(reference: str, auth: Credentials) -> str | None:
+    """Return the digest of a manifest in a registry; None if there is none.
+
+    The digest is computed from the manifest's bytes, not taken from a header.
+    """
+    found = manifest_of(reference, auth)
+    return None if found is None else f"sha256:{sha256_bytes(found)}"
+
+
+def manifest_of(reference: str, auth: Credentials) -> bytes | None:
+    """Return a manifest's bytes; None if there is none."""
+    return inspect(reference, auth, "--raw")
+
+
+def inspect(reference: str, auth: Credentials, *flags: str) -> bytes | None:
+    """Return what `skopeo inspect` says of a reference; None if the registry does not know it."""
+    for attempt in attempts("read"):
+        with attempt:
+            found = process.run(
+                ["skopeo", "inspect", *flags, *auth.flags(""), f"docker://{reference}"],
+                env=auth.env, pass_fds=auth.fds, timeout=TIMEOUT,
+            )  # fmt: skip
+            if found.code == 0:
+                return found.out.encode()
+            error = explain(found.err, reference)
+            if isinstance(error, RegistryNotFoundError):
+                return None
+            raise error
+    raise AssertionError("unreachable")
+
+
+def explain(output: str, reference: str) -> HiggsError:
+    """Turn skopeo's output into an error: refused, away, or a definitive answer."""
+    text = output.strip()
+    fatal = [x for x in text.splitlines() if "level=fatal" in x] or text.splitlines()[-1:]
+    last = fatal[-1] if fatal else "no output"
+    if message := re.search(r'msg="(.*)"$', last):
+        last = message[1].replace('\\"', '"')
+    lower = last.lower()
+    host = reference.split("/")[0]
+    for own in (reference, re.sub(r"@.*|:[^:/]*$", "", reference), host):
+        lower = lower.replace(own.lower(), "")  # a name may well have a 403 in it
+    if "no space left on device" in lower:
+        return DiskFullError(f"{reference}: {last}", "free disk space, then run again")
+    if re.search(
+        r"unauthorized|authentication required|denied|forbidden|invalid username"
+        r"|status(?: code)?:? (?:401|403)|\b40[13]\b",
+        lower,
+    ):
+        return RegistryAuthError(
+            f"{host} refused the login for {reference}: {last}",
+            f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD; on ghcr.io the "
+            "token needs write:packages (in Actions: permissions: packages: write)",
+        )
+    if "pinging container registry" not in lower and re.search(
+        r"manifest unknown|name unknown|not found|\b404\b", lower
+    ):
+        return RegistryNotFoundError(
+            f"{reference} was not found: {last}", "check the name and the tag"
+        )
+    if re.search(
+        r"\b5\d\d\b|internal server error|bad gateway|unavailable|too ?many ?requests|\b429\b"
+        r"|timeout|timed out|deadline|connection refused|connection reset|closed network connection"
+        r"|broken pipe|\beof\b"
+        r"|no such host|network is unreachable|i/o timeout|tls handshake|server misbehaving",
+        lower,
+    ):
+        return RegistryUnavailableError(
+            f"{host} did not answer as it should for {reference}: {last}",
+            "run again when it does: what has arrived is not sent again",
+        )
+    return RegistryError(f"{host} refused {reference}: {last}", "correct what it names")

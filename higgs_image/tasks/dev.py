@@ -1,0 +1,45 @@
+"""invoke test."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from higgs_image.tasks.output import JSON_HELP, output
+
+
+@task(
+    iterable=["suite"],
+    help={
+        "suite": "unit, engine, fork or gpu; can be given several times (default: all)",
+        "match": "only tests whose names match this expression (pytest -k)",
+    },
+)
+def test(_: Context, suite: list[str], match: str | None = None) -> None:
+    """Check formatting, lint and types, and run the tests."""
+    from higgs_image.dev import lint
+
+    with output():
+        lint.run(suite, ["-k", match] if match else [])
+
+
+@task(help={"json": JSON_HELP})
+def workflows(_: Context, json: bool = False) -> None:
+    """Check .github/workflows with zizmor and actionlint."""
+    from higgs_image.dev import workflow_lint
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        done = workflow_lint.check(Workspace.default().root)
+        out.result(done, "zizmor and actionlint found nothing")
+
+
+@task(help={"yes": "do it; without this it is only planned", "json": JSON_HELP})
+def free_disk(_: Context, yes: bool = False, json: bool = False) -> None:
+    """Make room on a runner of GitHub Actions."""
+    from higgs_image.github import runner
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        done = runner.free(Workspace.default().root, dry_run=not yes)
+        out.result(done, done.text())

@@ -1,0 +1,1 @@
+"""Newer pins: ask upstream, the registry, the package index and the hub."""
