@@ -1,7 +1,7 @@
-"""Every error that a person or a CI job can meet: one class per way out, one exit code per class.
+"""Every error that a person or a CI job can meet: one class per remedy, one exit code per class.
 
-A message says what failed and with which value; the hint says what to do now. `transient` is set
-where the answer arrived (a 503, a reset): only such errors are worth a retry.
+A message says what failed and names the value; the hint says what to do now. `transient` is set
+where an answer shows that another try may help (a 503, a reset): only such errors are retried.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HiggsError(Exception):
 
 
 class UsageError(HiggsError):
-    """A flag, a setting or a combination of them cannot be used."""
+    """A flag, a setting or a combination of them is not valid."""
 
     exit_code = 2
 
@@ -86,7 +86,7 @@ class PatchError(HiggsError):
 
 
 class EngineError(HiggsError):
-    """No usable container engine: none answers, or it lacks a feature that the build needs."""
+    """No usable container engine: it does not answer, or lacks a feature that the build needs."""
 
     exit_code = 20
 
@@ -98,20 +98,20 @@ class ToolMissingError(HiggsError):
 
 
 class DiskFullError(HiggsError):
-    """Not enough disk space, found out before or during a step."""
+    """Not enough disk space, before or during a step."""
 
     exit_code = 22
 
 
 class BusyError(HiggsError):
-    """Another run holds the workspace for longer than this one is willing to wait."""
+    """Another run holds the workspace longer than the timeout."""
 
     exit_code = 23
     transient = True
 
 
 class RegistryAuthError(HiggsError):
-    """The registry refused the credentials, or has none to go by (401, 403)."""
+    """The registry refused the credentials, or none were given (401, 403)."""
 
     exit_code = 30
 
@@ -130,13 +130,13 @@ class RegistryConflictError(HiggsError):
 
 
 class RegistryError(HiggsError):
-    """The registry gave a definitive answer that is none of the above (404, 400, too large)."""
+    """The registry gave another final answer (400, too large)."""
 
     exit_code = 33
 
 
 class RegistryNotFoundError(RegistryError):
-    """The registry knows no such repository or tag."""
+    """The registry does not have this repository or tag."""
 
     exit_code = 34
 
@@ -148,13 +148,13 @@ class ChecksFailedError(HiggsError):
 
 
 class DemoError(HiggsError):
-    """The demonstration's container did not do what it should."""
+    """The container of the demo failed its checks."""
 
     exit_code = 40
 
 
 class ServiceError(HiggsError):
-    """A container that was started did not become ready."""
+    """A started container did not become ready."""
 
     exit_code = 42
 
@@ -166,7 +166,7 @@ class ReleaseRefusedError(HiggsError):
 
 
 class PromotionConflictError(HiggsError):
-    """Another one moves the tag at the same time, or has moved it in between."""
+    """Another promotion moves the tag now, or has moved it since it was read."""
 
     exit_code = 51
 
@@ -184,7 +184,7 @@ class SigningError(HiggsError):
 
 
 class UpdateError(HiggsError):
-    """A newer pin could not be resolved, or does not fit the other pins."""
+    """A newer pin could not be resolved, or conflicts with other pins."""
 
     exit_code = 54
 

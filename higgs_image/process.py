@@ -1,4 +1,4 @@
-"""The project's own checkout: its commit, and who does something on which machine."""
+"""Run programs and start them beside us, and tell whether one still runs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,6 @@ from pathlib import Path
 from typing import IO
 
 from higgs_image.errors import ToolMissingError
-
-
-def _runs(process: str) -> bool:
-    pid, _, started = process.partition(":")
-    return pid.isdecimal() and _started(int(pid)) == started != ""
-
-
-def _started(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot; empty if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] in "ZX" else fields[19]
-
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +113,37 @@ def run(
             _end(child)  # Ctrl-C or an error of ours: end the child before we go
             raise
     return Completed(code, out, err)
+
+
+def ask(
+    *command: str,
+    timeout: float = 10,
+    env: dict[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Completed:
+    """Run a program; one that is not installed is status 127, not an error."""
+    try:
+        return run(command, timeout=timeout, env=env, pass_fds=pass_fds)
+    except ToolMissingError as error:
+        return Completed(127, "", error.message)
+
+
+def started_at(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot; empty if it has ended.
+
+    A zombie has ended. Together with the id it names one process, as ids are used again.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def is_alive(pid: int, started: str) -> bool:
+    """Tell whether the process that had this id at this start time still runs."""
+    return bool(started) and started_at(pid) == started
 
 
 def _text(data: bytes | None) -> str:

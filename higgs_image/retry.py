@@ -1,14 +1,14 @@
-"""Try again what failed for a reason that passes."""
+"""The one retry policy, and the one wait loop."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from higgs_image.errors import (
-    HiggsError,
-)
+import tenacity
+
+from higgs_image.errors import HiggsError
 
 log = logging.getLogger(__name__)
 
@@ -16,32 +16,52 @@ WAIT = 1.0
 """Seconds before the second attempt; doubled before each further one."""
 
 ATTEMPTS = 4
-"""How often a transient failure is tried; what has arrived by then is not sent again."""
+"""How often a transient failure is tried."""
+
+T = TypeVar("T")
 
 
-def attempts(what: str) -> Iterator[_Attempt]:
-    """Yield attempts until one succeeds; waits longer each time between transient failures."""
-    for number in range(1, ATTEMPTS + 1):
-        attempt = _Attempt(what, last=number == ATTEMPTS, wait=WAIT * 2 ** (number - 1))
-        yield attempt
-        if attempt.done:
-            return
+def attempts(what: str) -> Iterable[tenacity.AttemptManager]:
+    """Yield attempts until one succeeds; only a transient error leads to another.
+
+    Use it as `for attempt in attempts("push"): with attempt: ...`; the last error is raised.
+
+    Args:
+        what: named in the log when it is tried again.
+    """
+
+    def report(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        message = error.message if isinstance(error, HiggsError) else error
+        wait = state.next_action.sleep if state.next_action else 0.0
+        log.info("%s: %s; trying again in %.1f s", what, message, wait)
+
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=WAIT),
+        retry=tenacity.retry_if_exception(_is_transient),
+        before_sleep=report,
+        reraise=True,
+    )
 
 
-class _Attempt:
-    def __init__(self, what: str, *, last: bool, wait: float) -> None:
-        self.done = False
-        self._what, self._last, self._wait = what, last, wait
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, HiggsError) and error.transient
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is None:
-            self.done = True
-            return False
-        if self._last or not isinstance(error, HiggsError) or not error.transient:
-            return False
-        log.info("%s: %s; trying again in %.1f s", self._what, error.message, self._wait)
-        time.sleep(self._wait)
-        return True
+def wait_until(ready: Callable[[], T | None], timeout: float, *, interval: float = 0.2) -> T | None:
+    """Call a function until it returns something true; None if it does not in time.
+
+    Args:
+        ready: called at once and then after each interval; its errors are not caught.
+        timeout: seconds.
+        interval: seconds between two calls.
+    """
+    loop = tenacity.Retrying(
+        stop=tenacity.stop_after_delay(timeout),
+        wait=tenacity.wait_fixed(interval),
+        retry=tenacity.retry_if_result(lambda result: not result),
+        retry_error_callback=lambda _: None,
+        reraise=True,
+    )
+    return loop(ready)

@@ -1,9 +1,4 @@
-"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
-
-Each check is a small function that returns a finding with one of three verdicts: it passes, it
-fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
-short timeouts, so that the answer is there within ten seconds also when the network is away.
-"""
+"""The three verdicts of every check."""
 
 from __future__ import annotations
 
@@ -11,8 +6,8 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What a check came to. Inconclusive is never a pass."""
+    """The result of a check. Inconclusive (it could not run) is never a pass."""
 
-    PASS = "pass"  # noqa: S105 (no password)
+    PASS = "pass"  # noqa: S105 (not a password)
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"

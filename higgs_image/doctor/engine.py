@@ -14,7 +14,8 @@ from pathlib import Path
 from higgs_image.build import buildkit, image
 from higgs_image.doctor.model import ANSWER_SECONDS, Finding, Subject, last_line
 from higgs_image.host import docker_install
-from higgs_image.host.facts import ask, file_system, shown, store_of, version_in
+from higgs_image.host.facts import file_system, shown, store_of, version_in
+from higgs_image.process import ask
 from higgs_image.verdict import Verdict
 
 MIN_SKOPEO_CLASSIC = (1, 14, 2)

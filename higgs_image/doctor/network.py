@@ -15,8 +15,8 @@ import urllib.request
 from higgs_image.doctor.model import ANSWER_SECONDS, Finding, Subject, last_line
 from higgs_image.doctor.pins import _no_lock
 from higgs_image.files import sha256_bytes
-from higgs_image.host.facts import ask
 from higgs_image.oci import credentials, reference
+from higgs_image.process import ask
 from higgs_image.verdict import Verdict
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from higgs_image import lockfile
 from higgs_image.doctor.model import ANSWER_SECONDS, DEADLINE_SECONDS, Finding, Subject, last_line
 from higgs_image.git_objects import git_tree_ids
-from higgs_image.host.facts import ask
+from higgs_image.process import ask
 from higgs_image.verdict import Verdict
 
 # The pins -----------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_image.errors import UsageError
-from higgs_image.host.facts import ask
 from higgs_image.labels import LABEL
+from higgs_image.process import ask
 
 log = logging.getLogger(__name__)
 

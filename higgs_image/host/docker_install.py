@@ -23,12 +23,12 @@ from higgs_image.host.facts import (
     DAEMON_JSON,
     Machine,
     Version,
-    ask,
     decode,
     look,
     shown,
     version_in,
 )
+from higgs_image.process import ask
 from higgs_image.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from higgs_image import process
 from higgs_image.errors import EngineError
-from higgs_image.host.facts import DAEMON_JSON, ask, engine_info, read_text
+from higgs_image.host.facts import DAEMON_JSON, engine_info, read_text
+from higgs_image.process import ask
 
 log = logging.getLogger(__name__)
 

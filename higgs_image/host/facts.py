@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from higgs_image import process
 from higgs_image.errors import ToolMissingError
 from higgs_image.host.apt import AptSource, read_sources
+from higgs_image.process import ask
 
 Version = tuple[int, int, int]
 
@@ -95,19 +95,6 @@ class Machine:
     def unasked(self) -> bool:
         """There may well be an engine, only the client to ask it with is missing."""
         return self.client is None and (self.listening or not self.local)
-
-
-def ask(
-    *command: str,
-    timeout: float = 10,
-    env: dict[str, str] | None = None,
-    pass_fds: Sequence[int] = (),
-) -> process.Completed:
-    """Run a program; one that is not installed is status 127, not an error."""
-    try:
-        return process.run(command, timeout=timeout, env=env, pass_fds=pass_fds)
-    except ToolMissingError as error:
-        return process.Completed(127, "", error.message)
 
 
 def engine_info(timeout: float = 10) -> tuple[dict[str, Any], str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from higgs_image.process import _runs, _started
+from higgs_image.process import is_alive, started_at
 
 
 class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,7 +45,7 @@ def actor() -> Actor:
             name = getpass.getuser()
         except (KeyError, OSError):
             name = f"uid {os.getuid()}"
-    return Actor(name, run, _machine(), f"{os.getpid()}:{_started(os.getpid())}")
+    return Actor(name, run, _machine(), f"{os.getpid()}:{started_at(os.getpid())}")
 
 
 def is_dead(other: Actor) -> bool:
@@ -72,3 +72,8 @@ def _machine() -> str:
     except OSError:
         parts.append("")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _runs(process: str) -> bool:
+    pid, _, started = process.partition(":")
+    return pid.isdecimal() and is_alive(int(pid), started)

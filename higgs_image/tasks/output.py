@@ -75,7 +75,7 @@ def plain(value: Any) -> Any:
 def output(json: bool = False) -> Iterator[Output]:
     """Run a task's body: progress goes to standard error, errors become exit codes.
 
-    An error is printed with its way out, or as JSON with `ok: false`.
+    An error is printed with its hint, or as JSON with `ok: false`.
     """
     logger = logging.getLogger("higgs_image")
     handler = logging.StreamHandler(sys.stderr)
@@ -105,7 +105,7 @@ class _Interrupted(HiggsError):
 
 def fail(error: HiggsError, *, as_json: bool) -> None:
     """Print an error and end with its exit code."""
-    summarise(f"```\nerror: {error.message}\n  way out: {error.hint}\n```")
+    summarise(f"```\nerror: {error.message}\n  hint: {error.hint}\n```")
     if as_json:
         body = {"type": type(error).__name__, "message": error.message, "hint": error.hint,
                 "exit_code": error.exit_code, "transient": error.transient}  # fmt: skip
@@ -113,7 +113,7 @@ def fail(error: HiggsError, *, as_json: bool) -> None:
     else:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
-            print(f"  way out: {error.hint}", file=sys.stderr)
+            print(f"  hint: {error.hint}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -97,7 +97,7 @@ def test_the_command_takes_the_image_that_was_built_last(built: tuple[Path, str]
 def test_the_command_and_odd_names(name: str, built: tuple[Path, str]) -> None:
     done = invoke(built[0], "--device", "cpu", f"--image={name}")
     assert done.returncode == 20, done.stderr
-    assert f"error: there is no image {name}: " in done.stderr and "way out: " in done.stderr
+    assert f"error: there is no image {name}: " in done.stderr and "hint: " in done.stderr
 
 
 def test_other_names_of_an_image(image: str, smoke: Smoke, client: DockerClient) -> None:

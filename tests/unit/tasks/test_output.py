@@ -51,9 +51,7 @@ def test_a_workflows_job_gets_a_summary(
         out.result({}, "notes: x", "# Notes")
     with pytest.raises(SystemExit), output():
         raise errors.UsageError("no", "yes")
-    assert summary.read_text() == (
-        "```\nmoved\n```\n# Notes\n```\nerror: no\n  way out: yes\n```\n"
-    )
+    assert summary.read_text() == ("```\nmoved\n```\n# Notes\n```\nerror: no\n  hint: yes\n```\n")
     assert capsys.readouterr().out == "moved\nnotes: x\n"
 
 
@@ -98,7 +96,7 @@ def test_error_gives_its_exit_code_and_way_out(
     assert ended.value.code == kind.exit_code
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == "error: what failed\n  way out: what to do\n"
+    assert shown.err == "error: what failed\n  hint: what to do\n"
 
 
 def test_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,91 @@
+"""One small HTTP request: whole answers of APIs, registries and servers on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from higgs_image.errors import NetworkError
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer, whatever its status.
+
+    Attributes:
+        status: HTTP status code.
+        reason: its text, such as `Not Found`.
+        body: all of it.
+        headers: names in lower case.
+    """
+
+    status: int
+    reason: str = ""
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> Any:
+        """Return the body as JSON.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        return json.loads(self.body)
+
+
+def request(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    timeout: float = 30.0,
+) -> Response:
+    """Send one request and read the whole answer; an error status is an answer, too.
+
+    Proxies of the environment are used, except for addresses of this machine.
+
+    Args:
+        method: such as GET.
+        url: http or https.
+        headers: added to the request.
+        body: sent as it is.
+        timeout: seconds without an answer or a byte.
+
+    Raises:
+        NetworkError: nothing answered, or the connection broke.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise NetworkError(f"{url!r} is not an http or https URL", "correct the URL")
+    asked = urllib.request.Request(  # noqa: S310 (the scheme is checked above)
+        url, data=body, method=method, headers={"User-Agent": "higgs-image", **(headers or {})}
+    )
+    handlers = [urllib.request.ProxyHandler({})] if _is_local(parts.hostname or "") else []
+    try:
+        with urllib.request.build_opener(*handlers).open(asked, timeout=timeout) as answer:
+            return _response(answer, answer.status, answer.reason)
+    except urllib.error.HTTPError as error:
+        with error:
+            return _response(error, error.code, error.reason)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        raise NetworkError(f"{method} {url}: no answer ({why})", "check the network") from None
+
+
+def _response(answer: Any, status: int, reason: str) -> Response:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(status, reason, answer.read(), headers)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,61 @@
+"""The retry policy and the wait loop."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from higgs_image import retry
+from higgs_image.errors import NetworkError, UsageError
+
+
+def test_transient_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    tried = []
+    for attempt in retry.attempts("fetch"):
+        with attempt:
+            tried.append(1)
+            if len(tried) < 3:
+                raise NetworkError("reset")
+    assert len(tried) == 3
+    assert waits == [retry.WAIT, retry.WAIT * 2]
+
+
+def test_last_transient_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    tried = []
+    with pytest.raises(NetworkError, match="reset"):
+        for attempt in retry.attempts("fetch"):
+            with attempt:
+                tried.append(1)
+                raise NetworkError("reset")
+    assert len(tried) == retry.ATTEMPTS
+
+
+@pytest.mark.parametrize("error", [UsageError("wrong"), KeyboardInterrupt(), ValueError("bug")])
+def test_other_errors_are_raised_at_once(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+    with pytest.raises(type(error)):
+        for attempt in retry.attempts("fetch"):
+            with attempt:
+                raise error
+
+
+def test_wait_until_returns_the_result() -> None:
+    answers = iter([None, "", "ready"])
+    assert retry.wait_until(lambda: next(answers), 5, interval=0.01) == "ready"
+
+
+def test_wait_until_gives_up_in_time() -> None:
+    started = time.monotonic()
+    assert retry.wait_until(lambda: None, 0.2, interval=0.05) is None
+    assert time.monotonic() - started < 2
+
+
+def test_wait_until_passes_errors_on() -> None:
+    with pytest.raises(ZeroDivisionError):
+        retry.wait_until(lambda: 1 // 0, 5)
