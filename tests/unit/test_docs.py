@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from invoke.parser import Parser, ParserContext
+from invoke.parser.context import ParserContext
+from invoke.parser.parser import Parser
 from invoke.program import Program
 
 from higgs_image.tasks import namespace
@@ -73,11 +74,13 @@ def test_commands_parse(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
     program = Program()
     core = ParserContext(args=[*program.core_args(), *program.task_args()])
-    rest = Parser(initial=core, ignore_unknown=True).parse_argv(words).unparsed
+    asked = Parser(initial=core, ignore_unknown=True).parse_argv(words)
+    rest = asked.unparsed
     if not rest:  # a question about the tasks, such as --list
-        assert words[0].startswith("--") and (core.args["help"].value or "") in {"", *TASKS}
+        assert words[0].startswith("--") and asked[0].args["help"].value in {None, *TASKS}
         return
     contexts = {context.name: context for context in namespace.to_contexts()}
+    assert rest[0] in contexts, "no such task, or an old name"
     missing = len(contexts[rest[0]].missing_positional_args)
     if missing and not [x for x in rest[1:] if not x.startswith("-")]:
         rest += ["ARGUMENT"] * missing  # prose may name a task without its arguments
