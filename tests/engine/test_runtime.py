@@ -18,6 +18,7 @@ import pytest
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.workspace import PROJECT
 from tests.support import debian
 
 pytestmark = pytest.mark.engine
@@ -29,7 +30,7 @@ def image(
 ) -> Iterator[str]:
     """The stand-in image, with a server that can be slow and can die."""
     folder = tmp_path_factory.mktemp("runtime")
-    server = (fake_fork.PROJECT / "fakes/upstream/fork" / SERVER).read_text()
+    server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
         "self.server.speak(text)", "self._slowly(text)", 1
     )

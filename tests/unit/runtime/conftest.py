@@ -85,7 +85,7 @@ def image_file(tmp_path: Path) -> Path:
         "audio-tokenizer": IMAGE.audio_tokenizer,
         "semantic-model": IMAGE.semantic_model,
     }
-    weights = {role: {"repo": x.repo, "revision": x.revision} for role, x in roles.items()}
+    weights = {role: {"repo": x.repo, "revision": x.revision} for role, x in roles.items() if x}
     facts = {
         "weights": weights,
         "patches": [{"name": "voices"}],
