@@ -71,6 +71,8 @@ def compute(
             patterns: list[str] = getattr(layer, key)
             if patterns:
                 text(f"layers/{name}/{key}.txt", "\n".join(patterns) + "\n")
+        if plan.gpus:
+            text(f"layers/{name}/gpus.txt", "\n".join(plan.gpus) + "\n")
 
     used = [layer for layer in plan.layer if layer.name in spread]
     for layer in used:
@@ -112,7 +114,10 @@ def compute(
     for path in files_below(start_code / "higgs_runtime"):
         name = f"layers/code/{site}/{path.relative_to(start_code).as_posix()}"
         files[name] = (path.read_bytes(), 0o644)
-    text("layers/code/usr/share/higgs-image/image.json", _image_json(lock, patched, overrides))
+    text(
+        "layers/code/usr/share/higgs-image/image.json",
+        _image_json(lock, patched, overrides, plan.gpus),
+    )
     for name in ("LICENSE", "NOTICE"):
         text(f"layers/code/usr/share/doc/higgs-image/{name}", (workspace.root / name).read_text())
     build_steps = workspace.root / "docker" / "build"
@@ -123,13 +128,14 @@ def compute(
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
-    text("Dockerfile", _dockerfile(workspace, lock, used, overlays, patched, overrides))
+    text("Dockerfile", _dockerfile(workspace, lock, plan, used, overlays, patched, overrides))
     return dict(sorted(files.items()))
 
 
 def _dockerfile(
     workspace: Workspace,
     lock: Lock,
+    plan: layers.Layers,
     used: list[layers.Layer],
     overlays: list[str],
     patched: Patched,
@@ -154,7 +160,7 @@ def _dockerfile(
             python=lock.python.version,
             layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
             overlays=overlays,
-            labels=labels(lock, patched, overrides),
+            labels=labels(lock, patched, overrides, plan.gpus),
         )
     except jinja2.TemplateError as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -178,8 +184,8 @@ def _quoted(value: str) -> str:
     return '"' + re.sub(r'(["\\$])', r"\\\1", value) + '"'
 
 
-def _image_json(lock: Lock, patched: Patched, overrides: Overrides) -> str:
-    """Return what the image knows about itself at run time: weights, patches, origin."""
+def _image_json(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) -> str:
+    """Return what the image knows about itself at run time: weights, patches, GPUs, origin."""
     import json
 
     facts = {
@@ -188,11 +194,12 @@ def _image_json(lock: Lock, patched: Patched, overrides: Overrides) -> str:
         "fork": {"url": lock.fork.url, "commit": lock.fork.commit},
         "weights": {x.role: {"repo": x.repo, "revision": x.revision} for x in lock.weights},
         "patches": patched.patches,
+        "gpus": gpus,
     }
     return json.dumps(facts, indent=1) + "\n"
 
 
-def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]:
+def labels(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) -> dict[str, str]:
     """Return the image's labels: OCI's standard annotation keys first, then our own."""
     base = overrides.base_image or lock.base.reference
     name, _, digest = base.partition("@")
@@ -218,6 +225,7 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
         LABEL + "wheel-sha256": lock.wheel.sha256,
         LABEL + "requirements-sha256": lock.python.requirements_sha256,
         LABEL + "patches": " ".join(f"{x['name']}@{x['sha256'][:7]}" for x in patched.patches),
+        LABEL + "gpus": " ".join(gpus),
     }
     standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
     return standard | {k: v for k, v in own.items() if v} | overrides.labels()
