@@ -174,7 +174,7 @@ def test_killed_download_is_resumed(hub: Hub, hub_server: Server, tmp_path: Path
     hub.repos["bosonai/model"]["1" * 40] = {"big.safetensors": data}
     hub.cut, hub.cut_after = 10**6, 11_000_000  # hangs there until it is killed
     release = threading.Event()
-    write = hub_server.RequestHandlerClass._send
+    write = hub_server.RequestHandlerClass._send  # type: ignore[attr-defined]
 
     def slow(self, *arguments, **keywords):  # type: ignore[no-untyped-def]
         write(self, *arguments, **keywords)
@@ -182,7 +182,7 @@ def test_killed_download_is_resumed(hub: Hub, hub_server: Server, tmp_path: Path
             self.wfile.flush()
             release.wait(30)
 
-    hub_server.RequestHandlerClass._send = slow  # type: ignore[method-assign]
+    hub_server.RequestHandlerClass._send = slow  # type: ignore[attr-defined]
     blobs = tmp_path / "models--bosonai--model/blobs"
     try:
         child = subprocess.Popen(
@@ -196,7 +196,7 @@ def test_killed_download_is_resumed(hub: Hub, hub_server: Server, tmp_path: Path
         child.kill()
         child.wait()
     finally:
-        hub_server.RequestHandlerClass._send = write  # type: ignore[method-assign]
+        hub_server.RequestHandlerClass._send = write  # type: ignore[attr-defined]
         release.set()
     hub.cut = 0
     hub.asked.clear()
