@@ -36,21 +36,14 @@ DRIVER = "driver=550.90.07;cuda=12040"
 
 
 @pytest.fixture(scope="session")
-<<<<<<< HEAD
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a fake NVML; FAKE_NVML sets its answers."""
-    if not shutil.which("gcc"):
-        pytest.skip("needs gcc, to build the fake NVML")
-=======
 def gcc() -> None:
-    """A C compiler and its headers, for a substitute of NVIDIA's library."""
+    """A C compiler and its headers, for the fake NVML."""
     debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
 
 
 @pytest.fixture(scope="session")
 def nvml(gcc: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a library that stands for NVIDIA's; FAKE_NVML says what it answers."""
->>>>>>> redesign
+    """Folder with a fake NVML; FAKE_NVML sets its answers."""
     folder = tmp_path_factory.mktemp("nvml")
     source = PROJECT / "tests/support/nvml.c"
     subprocess.run(

@@ -101,14 +101,9 @@ def test_refusals(probe, parts: list[str], kind: type[errors.StartError], says: 
         raise found
 
 
-<<<<<<< HEAD
 def test_exit_codes_are_unique() -> None:
-    kinds = [x for x in vars(errors).values() if isinstance(x, type) and x is not errors.StartError]
-=======
-def test_every_refusal_has_a_code_of_its_own() -> None:
     known: list[Any] = [x for x in vars(errors).values() if isinstance(x, type)]
-    kinds = [x for x in known if x is not errors.Refused]
->>>>>>> redesign
+    kinds = [x for x in known if x is not errors.StartError]
     codes = [kind.exit_code for kind in kinds]
     assert len(set(codes)) == len(codes) and not {0, 1, 70, 126, 127, 137} & set(codes)
 
@@ -139,13 +134,8 @@ def test_no_gpu(probe, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore
     assert "--gpus all" in caught.value.hint and "HIGGS_DEVICE=cpu" in caught.value.hint
 
 
-<<<<<<< HEAD
 def test_library_without_the_needed_functions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-=======
-def test_a_library_that_is_too_old_to_say(
     gcc: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
->>>>>>> redesign
 ) -> None:
     source = tmp_path / "old.c"
     source.write_text("int nvmlInit_v2(void) { return 0; }")

@@ -219,13 +219,4 @@ def test_help_is_one_screen_and_has_every_variable() -> None:
         assert any(line.startswith(f"{row.name} ") for line in lines)
         assert f"({row.allowed})" in words
         assert f" [{row.default}]" in words or row.default == "none"
-<<<<<<< HEAD
     assert IMAGE.tag in lines[0] and help_text(None)
-=======
-    assert IMAGE.tag in lines[0] and settings.help_text(None)
-
-
-def test_the_readme_has_the_same_table() -> None:
-    """After a change: python -c 'from higgs_runtime import settings; print(settings.table())'."""
-    assert settings.table() in (PROJECT / "docs" / "configuration.md").read_text()
->>>>>>> redesign

@@ -26,7 +26,7 @@ def test_failure_is_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(ssh, "SSHD", sshd)
-    monkeypatch.setattr(ssh.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     ssh.start(keys, home=tmp_path)
     assert f"sshd was not started: {problem}" in capsys.readouterr().out
     assert not (tmp_path / ".ssh").exists()
@@ -38,7 +38,7 @@ def test_keys_are_written_unchanged_and_once(
     """Keys of any length, with line ends from Windows, and comments in any encoding."""
     commands: list[str] = []
     monkeypatch.setattr(ssh, "SSHD", sys.executable)
-    monkeypatch.setattr(ssh.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(ssh, "_run", lambda *command: commands.append(command[0]))
     long = "ssh-rsa " + 60_000 * "A" + " long"
     foreign = os.fsdecode(b"ssh-ed25519 AAAA M\xfcller")

@@ -262,13 +262,8 @@ def test_home_is_writable(start: MakeStart, tmp_path: Path) -> None:
     assert json.loads(run.ask("/environment")[1])["HOME"] == str(tmp_path)
 
 
-<<<<<<< HEAD
 def test_user_without_an_account_gets_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.os, "getuid", lambda: 54_321)
-=======
-def test_a_user_without_an_account_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getuid", lambda: 54_321)
->>>>>>> redesign
     changed = {"HOME": "/tmp"}
     command._give_home(changed)
     assert changed == {"HOME": "/tmp", "USER": "54321"}

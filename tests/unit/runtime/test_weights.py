@@ -123,16 +123,18 @@ def test_progress_is_logged_and_reported_to_clients(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from higgs_runtime import download
+    from higgs_runtime import snapshot as snapshots
 
     monkeypatch.setattr(download, "PROGRESS_SECONDS", 0.0)
     size = 60_000_000
-    snapshot = download.HubSnapshot(MODEL, "1" * 40, (download.HubFile("big", size, "abc", ""),))
+    file = snapshots.HubFile("big", size, "abc", "")
+    snapshot = snapshots.HubSnapshot(MODEL, "1" * 40, (file,))
     partial = tmp_path / "models--bosonai--model/blobs/abc.incomplete"
     partial.parent.mkdir(parents=True)
     reported: list[str] = []
     with download._progress(snapshot, tmp_path, reported.append):
-        with partial.open("wb") as file:
-            file.truncate(size // 4)
+        with partial.open("wb") as data:
+            data.truncate(size // 4)
         while not reported:
             time.sleep(0.01)
     assert reported[0] == "downloading the model: 0.0 of 0.1 GB, 25 %"
@@ -238,13 +240,15 @@ def test_twice_damaged_file_is_refused(hub: Hub, tmp_path: Path) -> None:
 
 def test_small_file_is_checked_by_its_git_hash(hub: Hub, tmp_path: Path) -> None:
     from higgs_runtime import download
+    from higgs_runtime.snapshot import damaged
+    from huggingface_hub import HfApi
 
     place = ensure(tmp_path)
-    snapshot = download.describe(download.HfApi(), MODEL)
-    assert download.damaged(snapshot, Path(place.model)) == []
+    snapshot = download.describe(HfApi(), MODEL)
+    assert damaged(snapshot, Path(place.model)) == []
     config = Path(place.model, "config.json")
     config.resolve().write_bytes(b'{"model": 2}')
-    assert download.damaged(snapshot, Path(place.model)) == [config]
+    assert damaged(snapshot, Path(place.model)) == [config]
 
 
 @pytest.mark.parametrize("how", ["truncated", "removed", "blob removed", "record damaged"])
@@ -371,12 +375,12 @@ def test_unresponsive_hub(
 ) -> None:
     """As with a firewall that drops packets."""
     from higgs_runtime import download
+    from huggingface_hub import HfApi
 
-    real = download.HfApi
     monkeypatch.setattr(download, "API_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr(download, "HfApi", lambda: real(endpoint=url))
+        monkeypatch.setattr(download, "HfApi", lambda: HfApi(endpoint=url))
         error = refused(HubUnreachableError, tmp_path)
     assert "cannot be reached (timeout)" in error.message
     assert waits == [1.0, 2.0, 5.0, 10.0, 20.0]
@@ -439,9 +443,7 @@ def test_missing_certificates(
     def broken(*_: object, **__: object) -> None:
         requests.Session().get("https://127.0.0.1:1", verify="/no/such/ca.pem")
 
-    from higgs_runtime import download
-
-    monkeypatch.setattr(download.HfApi, "model_info", broken)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", broken)
     assert "/no/such/ca.pem" in refused(SettingError, tmp_path).message
 
 
@@ -519,9 +521,9 @@ def test_disk_full_during_the_download(
 
 
 def test_exceeded_quota_counts_as_full_disk(hub: Hub, tmp_path: Path) -> None:
-    from higgs_runtime import download
+    from higgs_runtime import hub_errors
 
-    found = download.explain(MODEL, OSError(errno.EDQUOT, "quota", "/cache/x"))
+    found = hub_errors.explain(MODEL, OSError(errno.EDQUOT, "quota", "/cache/x"))
     assert (
         found and isinstance(found.error, DiskTooSmallError) and "/cache/x" in found.error.message
     )
@@ -564,7 +566,7 @@ def settings(**variables: str) -> Settings:
 
 def test_cache_is_on_the_volume_if_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts: list[str] = []
-    monkeypatch.setattr(cache.os.path, "ismount", lambda x: x in mounts)
+    monkeypatch.setattr("os.path.ismount", lambda x: x in mounts)
     monkeypatch.setattr(cache, "VOLUMES", (str(tmp_path / "workspace"), str(tmp_path / "volume")))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache.hub_home(None, {}) == tmp_path / "home/.cache/huggingface"
@@ -588,7 +590,7 @@ def test_read_only_cache_is_refused_if_weights_are_missing(
     for folder in (tmp_path / "file", tmp_path / "file/x"):
         assert f"cannot be stored in {folder}: " in refused(SettingError, folder).message
     place = ensure(tmp_path / "cache")
-    monkeypatch.setattr(weights.os, "access", lambda path, how: False)
+    monkeypatch.setattr("os.access", lambda path, how: False)
     assert ensure(tmp_path / "cache") == place, "existing weights can be read"
     Path(place.model, "config.json").unlink()
     hub.asked.clear()

@@ -1,8 +1,8 @@
 """A fake speech server for the entrypoint's tests: real uvicorn, with its real behaviour.
 
-It binds its port early and listens late, takes `--middleware`, starts a process of its own as an
-engine, and does not wait for running requests when a signal ends it, unless it is told to.
-TEST_* variables say what happens; a line for each event goes to standard output.
+It binds its port early and listens late, accepts `--middleware`, starts a child process as its
+engine, and does not wait for running requests when it is stopped, unless TEST_PATIENT is set.
+TEST_* variables set its behaviour; it prints a line for each event.
 """
 
 from __future__ import annotations
