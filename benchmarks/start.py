@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.start [--runs 20]
 
-The server is a module that prints the time and exits. It is started alternately by itself and by the
-entrypoint, as on a second start, when the weights are on disk. GPUs are probed through the fake
+The server is a module that prints the time and exits. It is started alternately by itself and by
+the entrypoint, as on a second start, when the weights are on disk. GPUs are probed through the fake
 NVML; a real one adds the time of the driver. With the image's own Python (COPY is a copy of the
 checkout):
 

@@ -74,10 +74,18 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_now)
     facts = image.read()
+    quoted = settings.quoted(environment)
     chosen = settings.read(arguments, environment, facts)
     log.info(f"image {facts.tag}")
     for name, likely in settings.misspelt(environment).items():
         log.warning(f"the variable {name} is not used; hint: it may be a misspelt {likely}")
+    for name in quoted:
+        log.warning(f"the value of {name} is enclosed in quotes; hint: {settings.QUOTES_HINT}")
+    if chosen.api_key and any(chosen.api_key in argument for argument in arguments):
+        log.warning(
+            "the API key is visible in the list of processes; hint: set HIGGS_API_KEY instead of "
+            "the flag --api-key"
+        )
     container.require_temporary_folder()
     machine = _check_gpus(chosen, environment)
     hf_home = cache.hub_home(chosen.hf_home, environment)

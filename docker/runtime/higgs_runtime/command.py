@@ -62,6 +62,7 @@ def environment(
     changed["HF_HUB_OFFLINE"] = "1"  # everything is on disk: a start makes no request
     changed[control.CONTROL] = str(socket)
     changed[control.WARMUP] = str(settings.warmup_seconds)
+    changed[control.KEEP_ALIVE] = str(settings.keep_alive_seconds)
     # Not as a flag: the server logs its flags, and every user of the host can list them.
     if key := settings.api_key or current.get(control.API_KEY, "").strip():
         changed[control.API_KEY] = key

@@ -42,13 +42,26 @@ def split(arguments: Sequence[str]) -> list[str]:
     tokens: list[str] = []
     for argument in arguments:
         try:
-            one_field = re.match(r"\s*--[\w-]+\s|\s+-", argument)
-            tokens += shlex.split(argument) if one_field else [argument]
+            words = shlex.split(argument) if re.match(r"\s*-", argument) else [argument]
         except ValueError as error:
-            raise SettingError(
-                f"the argument {argument!r} cannot be read: {error}", "write it as in a shell"
-            ) from None
+            words = [argument]
+            if _is_command_line(argument, argument.split()):
+                flag = re.split(r"[\s=]", argument.strip(), maxsplit=1)[0]
+                raise SettingError(  # without the value, which may be a secret
+                    f"the argument that begins with {flag} cannot be read: {error}",
+                    "write it as in a shell",
+                ) from None
+        tokens += words if _is_command_line(argument, words) else [argument]
     return tokens
+
+
+def _is_command_line(argument: str, words: list[str]) -> bool:
+    """Return whether an argument holds a flag and its value, or several flags.
+
+    A single flag with `=` may have spaces in its value, as in --chat-template=a b.
+    """
+    separate = re.match(r"\s*--[\w-]+\s|\s+-", argument) is not None
+    return separate or any(re.match(r"--[A-Za-z]", word) for word in words[1:])
 
 
 def parse(tokens: list[str], ours: Collection[str]) -> ParsedFlags:

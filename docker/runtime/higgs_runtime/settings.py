@@ -8,11 +8,12 @@ feed, and a file from Windows with CR and LF.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from higgs_runtime import flags
+from higgs_runtime import control, flags
 from higgs_runtime.errors import SettingError
 from higgs_runtime.image import ImageFacts
 from higgs_runtime.settings_table import HOST, TABLE, Setting
@@ -49,6 +50,7 @@ class Settings:
     warmup_seconds: int
     drain_seconds: int
     public_key: str | None
+    keep_alive_seconds: int
     host: str
     arguments: list[str]
     given: frozenset[str]
@@ -88,11 +90,38 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: ImageF
 
 
 def _parse(setting: Setting, source: str, text: str) -> Any:
+    if is_quoted(text):
+        raise SettingError(f"the value of {source} is enclosed in quotes", QUOTES_HINT)
     try:
         return setting.parse(text)
     except ValueError:
         shown = "" if setting.secret else f": {text!r}"
         raise SettingError(f"{source} is not valid{shown}", f"allowed: {setting.allowed}") from None
+
+
+QUOTES_HINT = "remove the quotes, which are a part of it: docker run --env-file keeps them"
+
+_CONFIGURATION = re.compile(r"(HF|VLLM|CUDA|NVIDIA|NCCL|TORCH|TRITON|OMP)_|\w+_proxy$", re.I)
+"""Variables, other than settings, that configure the server or the libraries below it."""
+
+
+def is_quoted(value: str) -> bool:
+    """Return whether a value begins and ends with the same quote, and has no other one."""
+    return re.fullmatch(r"""\s*(["'])(?:(?!\1).)*\1\s*""", value, re.DOTALL) is not None
+
+
+def quoted(environment: Mapping[str, str]) -> list[str]:
+    """Return variables, other than settings, whose value is probably quoted by mistake.
+
+    Raises:
+        SettingError: one of them is a setting, or the API key under the server's own name.
+    """
+    settings = {setting.name for setting in TABLE} | {control.API_KEY}
+    names = [name for name, value in environment.items() if is_quoted(value)]
+    for name in names:
+        if name in settings or name.startswith("HIGGS_"):
+            raise SettingError(f"the value of {name} is enclosed in quotes", QUOTES_HINT)
+    return [name for name in names if _CONFIGURATION.match(name)]
 
 
 def misspelt(environment: Mapping[str, str]) -> dict[str, str]:

@@ -122,7 +122,7 @@ TABLE = (
     Setting("voices_dir", "HIGGS_VOICES_DIR", "--voice-presets-dir", "none",
         "folder with a config.json", "your own voices", _SERVER, _voices),
     Setting("extra_arguments", "HIGGS_EXTRA_ARGS", "", "none", "as in a shell",
-        "more server flags", _SERVER, shlex.split),
+        "more server flags", _SERVER, shlex.split, secret=True),
     Setting("model", "HIGGS_MODEL", "--model", "pinned", _REPO, "speech model", _WEIGHTS, _model),
     Setting("model_revision", "HIGGS_MODEL_REVISION", "--revision", "pinned", _COMMIT,
         "its revision", _WEIGHTS, _REVISION),
@@ -156,6 +156,8 @@ TABLE = (
         "longest warm-up before /ping is 200", _CONTAINER, _integer(0, 3600), 180),
     Setting("drain_seconds", "HIGGS_DRAIN_SECONDS", "", "25", "0 to 3600",
         "time for running requests after SIGTERM", _CONTAINER, _integer(0, 3600), 25),
+    Setting("keep_alive_seconds", "HIGGS_KEEP_ALIVE_SECONDS", "", "90", "1 to 86400",
+        "time until idle connections are closed", _SERVER, _integer(1, 86_400), 90),
     Setting("public_key", "PUBLIC_KEY", "", "none", "public SSH keys", "starts sshd on port 22",
         _CONTAINER, str, secret=True),
 )  # fmt: skip

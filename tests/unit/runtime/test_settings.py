@@ -68,6 +68,7 @@ ROWS = [
     ("offline", False, "1", True, ["2", "maybe"]),
     ("warmup_seconds", 180, "0", 0, ["-1", "3601", "1m"]),
     ("drain_seconds", 25, "60", 60, ["-1", "3601", "inf"]),
+    ("keep_alive_seconds", 90, "5", 5, ["0", "86401", "75s"]),
     ("device", "gpu", "cpu", "cpu", ["tpu", "CPU"]),
     ("force", False, "yes", True, ["force"]),
     ("hf_home", None, "/data/hf", "/data/hf", ["a\x00b"]),
@@ -146,6 +147,39 @@ def test_host() -> None:
     assert "--host" in refused("--host", "my host").message
 
 
+# --- quotes
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_of_an_env_file_are_refused(quote: str, voices: str) -> None:
+    """docker run --env-file keeps them: the API key would have quotes that nobody knows."""
+    for name, _, text, _, _ in ROWS:
+        row = next(row for row in TABLE if row.field == name)
+        value = f"{quote}{voices if name == 'voices_dir' else text}{quote}"
+        error = refused(**{row.name: value})
+        assert f"the value of {row.name} is enclosed in quotes" in error.message
+        assert "--env-file keeps them" in error.hint and value not in error.message
+        with pytest.raises(SettingError, match=row.name):
+            settings.quoted({row.name: f" {value}\r\n"})
+    for name in ("VLLM_API_KEY", "HIGGS_MAX_INPUT_CHARACTERS"):
+        with pytest.raises(SettingError, match=f"the value of {name} is enclosed in quotes"):
+            settings.quoted({name: f"{quote}1{quote}"})
+    assert "--model" in refused(f"--model={quote}me/model{quote}").message
+
+
+def test_quotes_of_other_variables_are_a_warning() -> None:
+    environment = {
+        "HF_ENDPOINT": '"https://hub"',
+        "https_proxy": "'http://proxy'",
+        "PS1": '"$ "',
+        "HF_HUB_CACHE": '/a "b"',
+        "VLLM_X": "'a' 'b'",
+    }
+    assert settings.quoted(environment) == ["HF_ENDPOINT", "https_proxy"]
+    extra = "--chat-template 'a b' --hf-overrides '{\"a\": 1}'"
+    assert settings.quoted({"HIGGS_EXTRA_ARGS": extra}) == []
+
+
 # --- flags
 
 
@@ -178,10 +212,17 @@ def test_single_argument_with_all_flags() -> None:
     found = read(*flags.split(["--port 9 --chat-template 'a b'", "--seed", "1"]))
     assert (found.port, found.arguments) == (9, ["--chat-template", "a b", "--seed", "1"])
     assert flags.split([" --seed 1\n"]) == ["--seed", "1"]
-    unchanged = ["--override-generation-config", '{"a": 1}', "--chat-template=a b", ""]
+    assert flags.split(["--seed=7 --max-num-seqs 4"]) == ["--seed=7", "--max-num-seqs", "4"]
+    assert flags.split(["--seed=7 --model='a b'"]) == ["--seed=7", "--model=a b"]
+    assert flags.split(["--seed=7\n--enforce-eager"]) == ["--seed=7", "--enforce-eager"]
+    unchanged = ["--override-generation-config", '{"a": 1}', "--chat-template=a b", "",
+                 '--hf-overrides={"a": "b --c"}', "--chat-template=it's - one"]  # fmt: skip
     assert flags.split(unchanged) == unchanged
     with pytest.raises(SettingError, match="cannot be read: No closing quotation"):
         flags.split(["--chat-template 'a b"])
+    with pytest.raises(SettingError, match="begins with --api-key cannot be read") as caught:
+        flags.split(["--api-key=secret99 --chat-template 'a b"])
+    assert "secret99" not in caught.value.message
 
 
 @pytest.mark.parametrize(
