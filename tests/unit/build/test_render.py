@@ -119,6 +119,22 @@ def test_gpus_of_the_image(project: Project, source: Source) -> None:
     assert facts["gpus"] == ["8.6", "9.0"]
 
 
+def test_an_image_for_fewer_gpus(project: Project, source: Source) -> None:
+    layers = project.workspace.layers_file
+    layers.write_text('gpus = ["8.6", "8.9", "9.0"]\n' + layers.read_text())
+    overrides = Overrides(gpus=("8.6", "8.9"))
+    files = compute(project, source, overrides)
+    assert files["layers/torch/gpus.txt"][0] == b"8.6\n8.9\n"
+    facts = json.loads(files["layers/code/usr/share/higgs-image/image.json"][0])
+    assert facts["gpus"] == ["8.6", "8.9"]
+    assert facts["tag"] == f"{project.load().tag}-sm86-sm89"
+    assert overrides.labels() == {}, "it can be released"
+    assert Overrides("debian:12", gpus=("8.9",)).mark.startswith("-sm89-dev-")
+    with pytest.raises(UsageError, match=r"--gpus 7\.5: the image does not support") as caught:
+        compute(project, source, Overrides(gpus=("8.9", "7.5")))
+    assert "8.6, 8.9, 9.0" in caught.value.hint
+
+
 def test_local_wheel(project: Project, source: Source, tmp_path: Path) -> None:
     wheel = project.load().wheel.filename
     write(tmp_path / "wheels", {wheel: "wheel", "other.whl": "no"})
