@@ -125,6 +125,7 @@ def plan(request: Request) -> Plan:
     locked = lockfile.load(workspace.lock_file)
     lockfile.require_consistent(locked, workspace.root)
     tag = image.tag_of(locked, request.compression, request.overrides)
+    request.overrides.gpus_of(build_layers.load(workspace.layers_file).gpus)
     base = request.overrides.base_image or locked.base.reference
     sources = "is there, is verified" if (workspace.source / "fork").exists() else "is fetched"
     last = workspace.read_state(f"build-{request.compression}")
