@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 from higgs_runtime import (
     address,
     answers,
     cache,
     command,
+    compile_cache,
     container,
     flags,
     gpu,
@@ -87,6 +89,11 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
             "the flag --api-key"
         )
     container.require_temporary_folder()
+    home = command.writable_home(environment)
+    compiled = compile_cache.variables(chosen, environment, facts.tag, home)
+    if chosen.device == "gpu":
+        for folder in compiled.values():
+            container.require_executable(Path(folder))
     machine = _check_gpus(chosen, environment)
     hf_home = cache.hub_home(chosen.hf_home, environment)
     os.environ["HF_HOME"] = str(hf_home)  # before huggingface_hub is imported
@@ -106,6 +113,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         )
         state.report("loading the model")
         server = ServerProcess(state, chosen.drain_seconds)
+        compile_cache.discard_damaged(Path(compiled["VLLM_CACHE_ROOT"]))
         line = command.arguments(chosen, gpu.limits(machine), folders)
         log.info(f"starting the server: {' '.join(line[3:])}")
 
@@ -118,7 +126,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
 
         return server.run(
             line,
-            command.environment(chosen, environment, hf_home, server.control),
+            command.environment(chosen, environment, hf_home, server.control, compiled),
             listening=lambda: placeholder.server_answers(
                 chosen.host, chosen.port, plain=bool(early)
             ),

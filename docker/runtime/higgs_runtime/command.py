@@ -47,7 +47,11 @@ def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> 
 
 
 def environment(
-    settings: Settings, current: Mapping[str, str], hf_home: Path, socket: int
+    settings: Settings,
+    current: Mapping[str, str],
+    hf_home: Path,
+    socket: int,
+    compiled: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -56,8 +60,9 @@ def environment(
         current: the container's variables.
         hf_home: value for HF_HOME.
         socket: file descriptor of the socket to the entrypoint.
+        compiled: result of `compile_cache.variables`.
     """
-    changed = dict(current)
+    changed = {**current, **compiled}
     changed["HF_HOME"] = str(hf_home)
     changed["HF_HUB_OFFLINE"] = "1"  # everything is on disk: a start makes no request
     changed[control.CONTROL] = str(socket)
@@ -76,19 +81,22 @@ def environment(
         changed.pop(secret, None)
     if re.match(r"\w+://", changed.get("VLLM_PORT", "")):
         del changed["VLLM_PORT"]  # set by Kubernetes for a service that is called vllm
-    _give_home(changed)
+    changed["HOME"] = writable_home(current)
+    _give_user(changed)
     return changed
 
 
-def _give_home(changed: dict[str, str]) -> None:
-    """Give the server a writable HOME for compiled code, and its user a name.
+def writable_home(environment: Mapping[str, str]) -> str:
+    """Return HOME, or a folder in /tmp if it is not writable, as in a read-only container."""
+    home = environment.get("HOME") or "/"
+    if not os.access(home, os.W_OK):
+        home = str(Path(tempfile.gettempdir(), f"higgs-{os.getuid()}"))
+        Path(home).mkdir(mode=0o700, exist_ok=True)
+    return home
 
-    PyTorch and Triton need both. A user without an account has neither, and in a read-only
-    container HOME is not writable.
-    """
-    if not os.access(changed.get("HOME") or "/", os.W_OK):
-        changed["HOME"] = str(Path(tempfile.gettempdir(), f"higgs-{os.getuid()}"))
-        Path(changed["HOME"]).mkdir(mode=0o700, exist_ok=True)
+
+def _give_user(changed: dict[str, str]) -> None:
+    """Give a user without an account a name, which PyTorch and Triton need."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:

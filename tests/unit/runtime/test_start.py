@@ -21,6 +21,7 @@ from higgs_runtime import command
 from higgs_runtime.errors import HookError, NotCachedError, PortTakenError, SettingError
 
 from higgs_image.workspace import PROJECT
+from tests.unit.runtime.conftest import IMAGE
 
 SERVER = Path(__file__).with_name("server")
 TIMEOUT = 60.0
@@ -222,8 +223,32 @@ def test_command_line_of_the_server(start: MakeStart, tmp_path: Path) -> None:
     assert environment["HF_HUB_OFFLINE"] == "1" and environment["VLLM_USE_V1"] == "1"
     assert environment["HF_HOME"] == str(tmp_path / "hf")
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert environment["HIGGS_KEEP_ALIVE_SECONDS"] == "90"
+    compiled = tmp_path / "hf/higgs-image" / IMAGE.tag
+    assert environment["VLLM_CACHE_ROOT"] == str(compiled / "vllm")
+    assert environment["TRITON_CACHE_DIR"] == str(compiled / "triton")
     assert "HF_TOKEN" not in environment and "PUBLIC_KEY" not in environment
     assert not [line for line in run.lines if "0123456789" in line or "hf_x" in line]
+
+
+@pytest.mark.parametrize("how", ["variable", "flag", "abbreviated flag", "extra arguments"])
+def test_api_key_is_neither_logged_nor_in_a_command_line(start: MakeStart, how: str) -> None:
+    key = "secret-0123456789"
+    arguments = {"flag": ("--api-key", key), "abbreviated flag": (f"--api-k={key}",)}.get(how, ())
+    variables = {
+        "variable": {"HIGGS_API_KEY": key},
+        "extra arguments": {"HIGGS_EXTRA_ARGS": f"--api_key {key}"},
+    }.get(how, {})
+    run = start(*arguments, **variables)
+    run.wait_for("higgs: ready")
+    assert run.ask("/v1/models")[0] == 401
+    assert run.ask("/v1/models", headers={"Authorization": f"Bearer {key}"})[0] == 200
+    children = [x for x in run.left() if x != run.process.pid]
+    assert len(children) == 2, "the server and its engine"
+    for process in children:
+        assert key.encode() not in Path(f"/proc/{process}/cmdline").read_bytes()
+    assert key not in run.log
+    assert ("set HIGGS_API_KEY instead of the flag" in run.log) == ("flag" in how)
 
 
 def test_flag_of_the_server_replaces_a_default(start: MakeStart) -> None:
@@ -264,9 +289,9 @@ def test_home_is_writable(start: MakeStart, tmp_path: Path) -> None:
 
 def test_user_without_an_account_gets_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getuid", lambda: 54_321)
-    changed = {"HOME": "/tmp"}
-    command._give_home(changed)
-    assert changed == {"HOME": "/tmp", "USER": "54321"}
+    changed: dict[str, str] = {}
+    command._give_user(changed)
+    assert changed == {"USER": "54321"}
 
 
 def test_any_byte_can_be_logged(start: MakeStart) -> None:

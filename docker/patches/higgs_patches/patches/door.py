@@ -9,6 +9,7 @@ made the server 700 MB larger).
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -131,6 +132,8 @@ def with_limited_headers(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def serve_http(*args: Any, **kwargs: Any) -> Any:
-        return await original(*args, **{"http": "h11", **kwargs})
+        keep_alive = int(os.environ.get("HIGGS_KEEP_ALIVE_SECONDS") or 90)
+        changed = {"timeout_keep_alive": keep_alive}  # after the caller's, which is 5 s
+        return await original(*args, **{"http": "h11", **kwargs, **changed})
 
     return serve_http
