@@ -37,6 +37,8 @@ def arguments(settings: Settings, limits: Limits, place: Place) -> list[str]:
         "--tensor-parallel-size", str(settings.tensor_parallel_size),
         "--middleware", GATE,
     ]  # fmt: skip
+    if place.semantic_model:
+        command += ["--semantic-model-path", place.semantic_model]
     if settings.voices_dir:
         command += ["--voice-presets-dir", settings.voices_dir]
     if "--limit-mm-per-prompt" not in settings.given:
@@ -65,8 +67,6 @@ def environment(
     # Not as a flag: the server logs its flags, and ps shows them.
     if key := settings.api_key or current.get(control.API_KEY, "").strip():
         changed[control.API_KEY] = key
-    if settings.semantic_model_revision:
-        changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which the driver numbers GPUs, as the checks saw them.
     changed.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     changed.setdefault("VLLM_USE_V1", "1")  # the server has no other engine

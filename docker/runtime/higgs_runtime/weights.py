@@ -50,10 +50,12 @@ class Place(NamedTuple):
 
     Attributes:
         model, audio_tokenizer: folders.
+        semantic_model: folder, unless the server takes it from the audio tokenizer's file.
     """
 
     model: str
     audio_tokenizer: str
+    semantic_model: str | None = None
 
 
 def home(settings: Settings, environment: Mapping[str, str]) -> Path:
@@ -152,8 +154,7 @@ def _ensure(
     for entry, folder in found.items():
         if entry.by_name and folder is not None and not Path(entry.repo).is_dir():
             _point_main_at(entry, cache, folder.name)
-    folders = [str(found[entry]) for entry in needed]
-    return Place(folders[0], folders[1])
+    return Place(*(str(found[entry]) for entry in needed if not entry.by_name))
 
 
 def _require_writable(cache: Path) -> None:

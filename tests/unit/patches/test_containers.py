@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from higgs_patches.lib import containers
-from higgs_patches.lib.containers import CONTAINERS, EncodingError
+from higgs_patches.lib.audio import containers
+from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
 
 RATE = containers.SAMPLE_RATE
 COMPRESSED = ("mp3", "flac", "opus", "aac")

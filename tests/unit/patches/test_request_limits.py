@@ -1,4 +1,4 @@
-"""The door: how much a request may bring."""
+"""Request size limits: how much a request may bring."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
-from higgs_patches.patches import door
-from higgs_patches.patches.door import WholeBody, with_door, with_limited_headers
+from higgs_patches.patches import request_limits
+from higgs_patches.patches.request_limits import (
+    WholeBody,
+    with_limited_bodies,
+    with_limited_headers,
+)
 
 
 def ask(
@@ -59,8 +63,8 @@ def test_a_body_is_passed_on_as_a_whole() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_BODY", 10)
-    monkeypatch.setattr(door, "MAX_DISCARDED", 20)
+    monkeypatch.setattr(request_limits, "MAX_BODY", 10)
+    monkeypatch.setattr(request_limits, "MAX_DISCARDED", 20)
 
 
 CLOSE = (b"connection", b"close")
@@ -96,7 +100,7 @@ def test_a_body_that_is_announced_as_endless_is_not_read_at_all() -> None:
 
 
 def test_what_is_thrown_away_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_BODY", 2**20)
+    monkeypatch.setattr(request_limits, "MAX_BODY", 2**20)
     piece = b"x" * 2**20
     tracemalloc.start()
     try:
@@ -107,7 +111,7 @@ def test_what_is_thrown_away_takes_no_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_ELEMENTS", 10)
+    monkeypatch.setattr(request_limits, "MAX_ELEMENTS", 10)
     assert ask(b"[1,1,1,1,1,1,1,1,1,1,1]")[0][0]["status"] == 413
     assert ask(b"[{},{},{}]") == ([], [b"[{},{},{}]"])
 
@@ -134,7 +138,7 @@ def test_the_limit_stands_behind_every_other_middleware() -> None:
         app.add_middleware(CORSMiddleware)
         return app
 
-    app = with_door(build_app)(None)
+    app = with_limited_bodies(build_app)(None)
     assert [entry.cls for entry in app.user_middleware] == [CORSMiddleware, WholeBody]
 
 
