@@ -1,4 +1,4 @@
-"""The project's own checkout: its commit, and who does something on which machine."""
+"""The git checkout of this project: commit, changed files, and remote."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Checkout:
 
     Attributes:
         commit: of HEAD; None without git.
-        changed: files that differ from it, or that git does not know; ignored ones left out.
-        url: of the remote `origin`, without credentials; None if there is none.
+        changed: files that differ from it, or are untracked; ignored files are left out.
+        url: URL of the remote `origin`, without credentials; None without one.
     """
 
     commit: str | None
@@ -26,15 +26,15 @@ class Checkout:
 
     @property
     def clean(self) -> bool:
-        """Everything in the work tree is what the commit says."""
+        """Whether the work tree equals the commit."""
         return self.commit is not None and not self.changed
 
 
 UNKNOWN = Checkout(None)
 
 
-def look(root: Path) -> Checkout:
-    """Find out what a checkout's state is. Changes nothing."""
+def inspect(root: Path) -> Checkout:
+    """Return the state of a checkout. Changes nothing."""
 
     def git(*arguments: str) -> str | None:
         done = process.run(["git", "-C", str(root), *arguments], timeout=60)

@@ -1,9 +1,8 @@
-"""Digests of bytes, files and trees. The only place that knows how each is made."""
+"""Files and folders: digests, and writes that are complete or do not happen."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 import stat
@@ -17,13 +16,13 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's content, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file's content, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_below(root: Path) -> list[Path]:
-    """Return every file and symbolic link below `root`, sorted, bytecode caches left out."""
+    """Return every file and symbolic link below `root`, sorted, without bytecode caches."""
     found: list[Path] = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
@@ -51,11 +50,8 @@ def tree_sha256(roots: Iterable[Path], base: Path) -> str:
     return total.hexdigest()
 
 
-log = logging.getLogger(__name__)
-
-
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its goal and rename it."""
+    """Write a file next to its destination and rename it: readers see the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -66,9 +62,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def replace_folder(new: Path, goal: Path) -> None:
-    """Put a finished folder in the place of another.
+    """Replace a folder with a finished one.
 
-    A crash between the two renames leaves no folder at `goal`, never half of one.
+    A crash between the two renames leaves no folder at `goal`, never a part of one.
     """
     old = goal.with_name(f".{goal.name}.old")
     _remove(old)

@@ -1,4 +1,4 @@
-"""Digests of bytes, files and trees. The only place that knows how each is made."""
+"""Git's object ids, computed from files alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def git_tree_ids(root: Path, submodules: Mapping[str, str]) -> dict[str, str]:
                 mode, oid, key = b"120000", git_blob(target), name
             elif entry.is_dir():
                 below = visit(Path(entry.path), path + "/")
-                if below is None:  # git knows no empty folders
+                if below is None:  # git does not record empty folders
                     continue
                 mode, oid, key = b"40000", below, name + b"/"
             elif not entry.is_file():

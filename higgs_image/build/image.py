@@ -78,7 +78,7 @@ def build(
     target = workspace.layout(compression)
     key = sha256_bytes(f"{context.sha256} {compression} {locked.fork.epoch}".encode())
     with workspace.exclusive(f"build-{compression}"):
-        found = checkout.look(workspace.root)
+        found = checkout.inspect(workspace.root)
         recorded = _recorded_checkout(workspace, compression)
         said = workspace.build / f"provenance-{compression}.json"
         # What an unclean work tree built is built again once it is clean.

@@ -1,4 +1,4 @@
-"""The project's own checkout: its commit, and who does something on which machine."""
+"""Who runs a release: person or workflow, machine, process."""
 
 from __future__ import annotations
 

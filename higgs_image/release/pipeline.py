@@ -160,7 +160,7 @@ def plan(request: Request) -> str:
     locked = lockfile.load(request.workspace.lock_file)
     lockfile.require_consistent(locked, request.workspace.root)
     tag = build_image.tag_of(locked, request.compression, request.overrides)
-    state = checkout.look(request.workspace.root)
+    state = checkout.inspect(request.workspace.root)
     signer = signature.signer()
     moving = release_promote.MOVING + build_image.COMPRESSIONS[request.compression]
     commit = state.commit[:7] if state.commit else "no commit"
@@ -216,7 +216,7 @@ def run(request: Request, smoke: Smoke | None = None) -> Report:
 
 
 def _require_clean(request: Request) -> None:
-    state = checkout.look(request.workspace.root)
+    state = checkout.inspect(request.workspace.root)
     if state.clean or request.conditions.force:
         return
     if state.commit is None:

@@ -91,7 +91,7 @@ KILLED = """
 import logging, sys
 from collections.abc import Iterator
 from pathlib import Path
-from higgs_image import base_image
+from higgs_image.host import base_image
 from higgs_image.workspace import PROJECT, Workspace
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 base_image.ensure(Workspace(Path(sys.argv[1]), PROJECT / "versions.lock", Path()))

@@ -250,12 +250,13 @@ def test_no_engine(
 RUNNER = """
 import sys
 from pathlib import Path
-from higgs_image import build, standin
-from higgs_image.render import Overrides
+from higgs_image.build import image
+from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
 from higgs_image.tasks.output import output
 with output():
     ca = sys.argv[2]
-    build.build(standin.workspace_in(Path(sys.argv[1])), no_cache=True,
+    image.build(fake_fork.workspace_in(Path(sys.argv[1])), no_cache=True,
                 overrides=Overrides(extra_ca=Path(ca) if ca else None))
 """
 

@@ -127,7 +127,7 @@ def test_another_image_than_the_built_one_is_refused(
 KILLED = """
 import sys, time
 from pathlib import Path
-from higgs_image import demo
+from higgs_image.demo import demo
 def stuck(data):
     print("up", flush=True)
     time.sleep(600)

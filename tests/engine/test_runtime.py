@@ -18,6 +18,8 @@ import pytest
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.workspace import PROJECT
+from tests.support import debian
 
 pytestmark = pytest.mark.engine
 
@@ -28,7 +30,7 @@ def image(
 ) -> Iterator[str]:
     """The stand-in image, with a server that can be slow and can die."""
     folder = tmp_path_factory.mktemp("runtime")
-    server = (fake_fork.PROJECT / "fakes/upstream/fork" / SERVER).read_text()
+    server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
         "self.server.speak(text)", "self._slowly(text)", 1
     )
@@ -220,8 +222,7 @@ def test_hooks(start: MakeContainer, tmp_path: Path) -> None:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    if not shutil.which("ssh") or not shutil.which("ssh-keygen"):
-        pytest.skip("needs an SSH client")
+    debian.require("openssh-client", lambda: bool(shutil.which("ssh-keygen")))
     path = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path

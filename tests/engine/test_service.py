@@ -17,6 +17,7 @@ from higgs_image.demo import fake_fork
 from higgs_image.errors import EngineError, ServiceError, UsageError
 from higgs_image.host import service
 from higgs_image.host.service import Options, Service
+from higgs_image.smoke import session
 from higgs_image.workspace import Workspace
 
 pytestmark = pytest.mark.engine
@@ -165,7 +166,7 @@ def test_another_ones_container_is_left_alone(workspace: Workspace) -> None:
         start(workspace, image=f"service-test:{_tag()}")
     assert service.status(NAME) == started
     service.stop(NAME)
-    image = service.smoke.last_built(workspace)
+    image = session.last_built(workspace)
     subprocess.run(["docker", "run", "--detach", "--name", NAME, "--entrypoint", "sleep", image,
                     "60"], check=True, capture_output=True)  # fmt: skip
     for call in (service.status, service.stop):

@@ -42,8 +42,8 @@ def test_a_shallow_clone_with_a_detached_head(clone: Path, tmp_path: Path) -> No
          f"file://{tmp_path / 'remote.git'}", str(shallow)], check=True,
     )  # fmt: skip
     git(shallow, "checkout", "--quiet", "--detach")
-    state = checkout.look(shallow)
+    state = checkout.inspect(shallow)
     assert state.clean and state.commit == git(clone, "rev-parse", "HEAD")
     assert checkout.is_published(shallow)
     (shallow / "stray").write_text("x")
-    assert checkout.look(shallow).changed == ("stray",)
+    assert checkout.inspect(shallow).changed == ("stray",)

@@ -147,7 +147,7 @@ def test_the_history_is_in_order_where_a_clock_is_behind(
     release.promote(first)
     release.promote(second)
     now = records.now()
-    for module in (journal, lease):
+    for module in (records, lease):
         monkeypatch.setattr(module, "now", lambda: now - timedelta(hours=3))
     release.promote(third)
     history = Journal(repository)
@@ -283,12 +283,13 @@ def test_rollback_is_refused_without_reason_or_past(
 
 KILLED = """
 import os, signal, sys
-from higgs_image import lock as locks, process, registry, standin
+from higgs_image import lockfile, process
+from higgs_image.demo import fake_fork
 from tests.engine.release.conftest import Release
 from pathlib import Path
 
 folder, target, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-workspace = standin.workspace_in(Path(sys.argv[4]))
+workspace = fake_fork.workspace_in(Path(sys.argv[4]))
 real, writes = process.run, 0
 
 def run(command, **options):
@@ -303,8 +304,8 @@ def run(command, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 
-registry.process.run = run
-release = Release(target, folder, locks.load(workspace.lock_file), workspace)
+process.run = run
+release = Release(target, folder, lockfile.load(workspace.lock_file), workspace)
 digest = release.push("2")
 release.promote(digest)
 print(writes)

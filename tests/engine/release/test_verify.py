@@ -7,13 +7,13 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from higgs_image import process
 from higgs_image.attest import layer_files, provenance, rebuild, signature
 from higgs_image.build.overrides import Overrides
-from higgs_image.errors import RegistryNotFoundError, SigningError, ToolMissingError, UsageError
+from higgs_image.errors import RegistryNotFoundError, SigningError, UsageError
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import layout, reference, skopeo
 from higgs_image.oci.artifacts import open_repository
@@ -29,12 +29,8 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def key(cosign: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A key pair of cosign; returns the public one."""
-    try:
-        process.find("cosign")
-    except ToolMissingError as error:
-        pytest.skip(f"{error.message} ({error.hint})")
     return make_key(tmp_path / "keys", monkeypatch)
 
 
@@ -49,7 +45,7 @@ def make_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "cosign.pub"
 
 
-def signed(release: Release, content: str = "1", **options: object) -> str:
+def signed(release: Release, content: str = "1", **options: Any) -> str:
     digest = release.push(content, **options)
     with open_repository(release.target) as repository:
         entries = Journal(repository).of(digest)

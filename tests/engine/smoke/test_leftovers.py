@@ -26,13 +26,13 @@ STUCK = """
 import sys, time
 from pathlib import Path
 from typing import Any
-from higgs_image import standin
-from higgs_image.smoke import checks, observe, run
+from higgs_image.demo import fake_fork
+from higgs_image.smoke import checks, runner, session
 def stuck(context):
     print("up", flush=True)
     time.sleep(600)
-observe.CHECKS = (checks.Check("health", stuck),)
-run.run(standin.workspace_in(Path(sys.argv[1])), run.Options(sys.argv[2], "cpu"))
+runner.CHECKS = (checks.Check("health", stuck),)
+session.run(fake_fork.workspace_in(Path(sys.argv[1])), session.Options(sys.argv[2], "cpu"))
 """
 
 
@@ -99,14 +99,14 @@ WAITING = """
 import sys
 from pathlib import Path
 from typing import Any
-from higgs_image import standin
-from higgs_image.smoke import checks, run
+from higgs_image.demo import fake_fork
+from higgs_image.smoke import checks, session
 speak = checks._speak
 def said(*args, **more):
     print("up", flush=True)
     return speak(*args, **more)
 checks._speak = said
-run.run(standin.workspace_in(Path(sys.argv[1])), run.Options(
+session.run(fake_fork.workspace_in(Path(sys.argv[1])), session.Options(
     sys.argv[2], "cpu", only=frozenset({"at-once"})))
 """
 
@@ -128,21 +128,21 @@ WEIGHTS = """
 import sys
 from pathlib import Path
 from typing import Any
-from higgs_image import standin
-from higgs_image.smoke import cpu, run
+from higgs_image.demo import fake_fork
+from higgs_image.smoke import cpu_device, session
 folder = Path(sys.argv[1])
 device = folder / "device" / "higgs_cpu"
 device.mkdir(parents=True, exist_ok=True)
 (device / "__init__.py").touch()
 (device / "checkpoint.py").write_text("import time; time.sleep(600)")
-cpu.package = lambda _: device.parent
-standin.is_image = lambda _: False
-create = cpu._run
+cpu_device.package = lambda _: device.parent
+fake_fork.is_image = lambda _: False
+create = cpu_device._run
 def created(*args):
     print("up", flush=True)
     create(*args)
-cpu._run = created
-run.run(standin.workspace_in(folder), run.Options(sys.argv[2], "cpu"))
+cpu_device._run = created
+session.run(fake_fork.workspace_in(folder), session.Options(sys.argv[2], "cpu"))
 """
 
 

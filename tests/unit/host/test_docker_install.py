@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from higgs_image import process
 from higgs_image.errors import BusyError, DiskFullError, EngineError, NetworkError, ToolMissingError
 from higgs_image.host import apt, docker_install, dockerd, facts
 from higgs_image.host.apt import AptSource
@@ -459,7 +460,7 @@ def test_engine_info(
 
 
 def test_a_missing_program_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert facts.ask("no-such-program-at-all").code == 127
+    assert process.ask("no-such-program-at-all").code == 127
 
 
 # apt -----------------------------------------------------------------------------------------
@@ -527,7 +528,7 @@ def test_install_waits_for_another_apt(
     programs: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(apt.time, "sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     programs("dpkg", "true")
     programs(
         "apt-get",

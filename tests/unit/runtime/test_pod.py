@@ -88,7 +88,7 @@ def test_ssh_that_cannot_be_started_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(pod, "SSHD", sshd)
-    monkeypatch.setattr(pod.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     pod.start_sshd(keys, home=tmp_path)
     assert f"sshd was not started: {says}" in capsys.readouterr().out
     assert not (tmp_path / ".ssh").exists()
@@ -98,7 +98,7 @@ def test_keys_are_written_as_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
     """Of any length, with line ends of Windows, and names in whatever encoding; none twice."""
     commands: list[str] = []
     monkeypatch.setattr(pod, "SSHD", sys.executable)
-    monkeypatch.setattr(pod.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(pod, "_run", lambda *command: commands.append(command[0]))
     long = "ssh-rsa " + 60_000 * "A" + " long"
     foreign = os.fsdecode(b"ssh-ed25519 AAAA M\xfcller")

@@ -263,7 +263,7 @@ def test_a_home_that_can_be_written(start: MakeStart, tmp_path: Path) -> None:
 
 
 def test_a_user_without_an_account_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.os, "getuid", lambda: 54_321)
+    monkeypatch.setattr("os.getuid", lambda: 54_321)
     changed = {"HOME": "/tmp"}
     command._give_home(changed)
     assert changed == {"HOME": "/tmp", "USER": "54321"}

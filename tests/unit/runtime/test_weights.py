@@ -170,7 +170,7 @@ def test_a_killed_download_is_gone_on_with(hub: Hub, hub_server: Server, tmp_pat
     hub.repos["bosonai/model"]["1" * 40] = {"big.safetensors": data}
     hub.cut, hub.cut_after = 10**6, 11_000_000  # it hangs there, until it is killed
     release = threading.Event()
-    write = hub_server.RequestHandlerClass._send
+    write = hub_server.RequestHandlerClass._send  # type: ignore[attr-defined]
 
     def slow(self, *arguments, **keywords):  # type: ignore[no-untyped-def]
         write(self, *arguments, **keywords)
@@ -178,7 +178,7 @@ def test_a_killed_download_is_gone_on_with(hub: Hub, hub_server: Server, tmp_pat
             self.wfile.flush()
             release.wait(30)
 
-    hub_server.RequestHandlerClass._send = slow  # type: ignore[method-assign]
+    hub_server.RequestHandlerClass._send = slow  # type: ignore[attr-defined]
     blobs = tmp_path / "models--bosonai--model/blobs"
     try:
         child = subprocess.Popen(
@@ -192,7 +192,7 @@ def test_a_killed_download_is_gone_on_with(hub: Hub, hub_server: Server, tmp_pat
         child.kill()
         child.wait()
     finally:
-        hub_server.RequestHandlerClass._send = write  # type: ignore[method-assign]
+        hub_server.RequestHandlerClass._send = write  # type: ignore[attr-defined]
         release.set()
     hub.cut = 0
     hub.asked.clear()
@@ -236,7 +236,7 @@ def test_a_small_file_is_checked_by_git_s_hash(hub: Hub, tmp_path: Path) -> None
     from higgs_runtime import hub as client
 
     place = ensure(tmp_path)
-    snapshot = client.describe(client.HfApi(), MODEL)
+    snapshot = client.describe(client.HfApi(), MODEL)  # type: ignore[attr-defined]
     assert client.damaged(snapshot, Path(place.model)) == []
     config = Path(place.model, "config.json")
     config.resolve().write_bytes(b'{"model": 2}')
@@ -354,7 +354,7 @@ def test_a_hub_that_never_answers(
     """As where packets are dropped instead of refused."""
     from higgs_runtime import hub as client
 
-    real = client.HfApi
+    real = client.HfApi  # type: ignore[attr-defined]
     monkeypatch.setattr(client, "ASK_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -423,9 +423,7 @@ def test_certificates_that_are_not_there(
     def broken(*_: object, **__: object) -> None:
         requests.Session().get("https://127.0.0.1:1", verify="/no/such/ca.pem")
 
-    from higgs_runtime import hub as client
-
-    monkeypatch.setattr(client.HfApi, "model_info", broken)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", broken)
     assert "/no/such/ca.pem" in refused(BadSetting, tmp_path).message
 
 
@@ -546,7 +544,7 @@ def test_the_cache_is_on_the_volume_if_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounts: list[str] = []
-    monkeypatch.setattr(weights.os.path, "ismount", lambda x: x in mounts)
+    monkeypatch.setattr("os.path.ismount", lambda x: x in mounts)
     monkeypatch.setattr(weights, "VOLUMES", (str(tmp_path / "workspace"), str(tmp_path / "volume")))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert weights.home(settings(), {}) == tmp_path / "home/.cache/huggingface"
@@ -570,7 +568,7 @@ def test_a_cache_that_cannot_be_written_is_refused_if_something_is_missing(
     for cache in (tmp_path / "file", tmp_path / "file/x"):
         assert f"cannot be kept in {cache}: " in refused(BadSetting, cache).message
     place = ensure(tmp_path / "cache")
-    monkeypatch.setattr(weights.os, "access", lambda path, how: False)
+    monkeypatch.setattr("os.access", lambda path, how: False)
     assert ensure(tmp_path / "cache") == place, "what is there can be read"
     Path(place.model, "config.json").unlink()
     hub.asked.clear()

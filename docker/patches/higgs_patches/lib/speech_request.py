@@ -71,7 +71,7 @@ class SpeechRequest(RequestFields):
     """Frames (25 a second) in a chunk of the stream; the first chunks are shorter."""
 
     audio_chunk_overlap_size: int | None = Field(None, ge=0, le=250)
-    """Frames on either side that a chunk is decoded with; with few of them chunks come earlier, with seams."""
+    """Frames on either side that a chunk is decoded with; few give early chunks, with seams."""
 
     ras_win_len: int | None = Field(None, ge=0, le=250)
     """Frames in which a code may not come back too often; 0 for no such limit."""
