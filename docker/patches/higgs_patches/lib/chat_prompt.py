@@ -45,7 +45,7 @@ def _clean(content: Any, special_tokens: tuple[str, ...]) -> Any:
 
 
 def with_voice(messages: list[dict[str, Any]], voice: Voice) -> list[dict[str, Any]]:
-    """Return the messages after an example of the voice, or with its description as the system's."""
+    """Return the messages after an example of the voice, or after its description."""
     first = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
     system, rest = messages[:first], messages[first:]
     if voice.system_prompt:
