@@ -91,11 +91,14 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _settings() -> str:
     """Return one table for each group of settings, of the entrypoint and of the patches."""
     groups: dict[str, list[list[str]]] = {}
-    for module in ("higgs_runtime.settings_table", "higgs_patches.lib.settings"):
-        for x in _from_image(module).TABLE:
-            flag = f"`{x.flag}`" if x.flag else ""
-            row = [f"`{x.name}`", flag, x.default, x.allowed, x.meaning]
-            groups.setdefault(x.group, []).append(row)
+    for x in _from_image("higgs_runtime.settings_table").TABLE:
+        flag = f"`{x.flag}`" if x.flag else ""
+        row = [f"`{x.name}`", flag, x.default, x.allowed, x.meaning]
+        groups.setdefault(x.group, []).append(row)
+    groups["Requests"] = [
+        [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
+        for x in _from_image("higgs_patches.patch_settings").SETTINGS
+    ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
     return "\n\n".join(f"### {name}\n\n{_table(heads, rows)}" for name, rows in groups.items())
 

@@ -77,6 +77,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         signal.signal(number, _exit_now)
     facts = image.read()
     quoted = settings.quoted(environment)
+    settings.check_patch_settings(environment)
     chosen = settings.read(arguments, environment, facts)
     log.info(f"image {facts.tag}")
     for name, likely in settings.misspelt(environment).items():

@@ -37,6 +37,8 @@ def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> 
         "--tensor-parallel-size", str(settings.tensor_parallel_size),
         "--middleware", MIDDLEWARE,
     ]  # fmt: skip
+    if folders.semantic_model:
+        command += ["--semantic-model-path", folders.semantic_model]
     if settings.voices_dir:
         command += ["--voice-presets-dir", settings.voices_dir]
     if "--limit-mm-per-prompt" not in settings.given:
@@ -71,8 +73,6 @@ def environment(
     # Not as a flag: the server logs its flags, and every user of the host can list them.
     if key := settings.api_key or current.get(control.API_KEY, "").strip():
         changed[control.API_KEY] = key
-    if settings.semantic_model_revision:
-        changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which NVML numbers GPUs, as the checks used it.
     changed.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     changed.setdefault("VLLM_USE_V1", "1")  # the server has no other engine

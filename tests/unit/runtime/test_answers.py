@@ -25,9 +25,9 @@ PREFLIGHT = {
 
 def expected_body(status: int, message: str) -> object:
     """The body that the server's own errors have."""
-    from higgs_patches.patches.errors import answer as server_answer
+    from higgs_patches.lib.errors import error_body
 
-    return json.loads(bytes(server_answer(message, status).body))
+    return error_body(message, status)
 
 
 @pytest.mark.parametrize(

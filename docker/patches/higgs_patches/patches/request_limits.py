@@ -1,12 +1,14 @@
-"""The door of the server: how much a request may bring.
+"""Request size limits, applied before any handler.
 
-Every request passes here before the server looks at it. A body that is too large is answered with
-413 before it fills the memory, and a query that would be an internal error in /metrics with 400.
+A body that is too large is answered with 413 before it fills the memory, and a query that would be
+an internal error in /metrics with 400.
 
-The HTTP parser is h11, which gives up on a request's head of more than 64 KiB: httptools, which
-would be taken otherwise, keeps headers without any limit (one connection that sent 100 MB of them
-made the server 700 MB larger).
+The HTTP parser is h11, which refuses a request's head of more than 64 KiB: httptools, uvicorn's
+first choice, keeps headers without a limit (one connection that sent 100 MB of them made the server
+700 MB larger).
 """
+
+from __future__ import annotations
 
 import functools
 import os
@@ -17,19 +19,19 @@ from urllib.parse import unquote_to_bytes
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from higgs_patches.patches.errors import answer
+from higgs_patches.lib.errors import error_response
 
 PATCH = {
     "title": "Limit the size of a request",
     "issues": [],
-    "why": "Bodies and headers of any size are kept in memory, of anyone who can connect.",
+    "why": "Bodies and headers of any size, from any client, are kept in memory.",
     "obsolete_when": "The server answers a body of 100 MB with 413, and cuts endless headers.",
     "targets": [
         {
             "file": "vllm/entrypoints/bosonai/api_server.py",
             "name": "build_app",
             "how": "wrap",
-            "with": "with_door",
+            "with": "with_limited_bodies",
             "sha256": "29634a709cdde23821df744d4a4e0eb4131f77883768c81a8091dfc80555dcec",
         },
         {
@@ -46,20 +48,20 @@ MAX_BODY = 32 * 2**20
 """Bytes of a request's body: reference audio of the largest size (media.py), in base64."""
 
 MAX_DISCARDED = 8 * MAX_BODY
-"""Bytes of a body that are read only to be thrown away: many clients read no answer before they
-have sent everything. A body that is longer, or is announced to be, is cut off."""
+"""Bytes of a body that are read and discarded: many clients read no answer before they have sent
+everything. The connection of a longer body is closed."""
 
 MAX_ELEMENTS = 500_000
 """Commas and opening brackets of a request's JSON: each can become an object in memory."""
 
 
-def with_door(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the application the limit of bodies."""
+def with_limited_bodies(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the limit of bodies to the application."""
 
     @functools.wraps(original)
     def build_app(args: Any) -> Any:
         app = original(args)
-        # The last one is the innermost: whoever sends a body has shown his API key before.
+        # The last one is the innermost: the API key is checked before a body is read.
         app.user_middleware.append(Middleware(WholeBody))
         return app
 
@@ -67,18 +69,18 @@ def with_door(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class WholeBody:
-    """ASGI middleware that takes a request's whole body in, within MAX_BODY, before it goes on."""
+    """ASGI middleware that reads a request's whole body, within MAX_BODY, before it goes on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take the body in, and pass the request on with it (ASGI)."""
+        """Read the body, and pass the request on with it (ASGI)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         if _is_beyond_metrics(scope):
-            await answer("the query may hold ASCII only", 400)(scope, receive, send)
+            await error_response("the query may hold ASCII only", 400)(scope, receive, send)
             return
         body = bytearray()
         size = 0
@@ -87,42 +89,42 @@ class WholeBody:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            piece = message.get("body", b"")
-            size += len(piece)
+            chunk = message.get("body", b"")
+            size += len(chunk)
             if size <= MAX_BODY:
-                body += piece
+                body += chunk
             more = message.get("more_body", False)
         if max(size, _announced(scope)) > MAX_BODY:
-            response = answer(f"the request is larger than {MAX_BODY >> 20} MiB", 413)
+            response = error_response(f"the request is larger than {MAX_BODY >> 20} MiB", 413)
             if more or not size:
-                # Unread bytes are still to come: they must not be taken for the next request.
+                # Unread bytes are still to come: they must not be replayed for the next request.
                 response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
         if sum(map(body.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
-            response = answer(f"the request has more than {MAX_ELEMENTS} elements", 413)
+            response = error_response(f"the request has more than {MAX_ELEMENTS} elements", 413)
             await response(scope, receive, send)
             return
-        taken = False
+        replayed = False
 
         async def replay() -> Message:
-            nonlocal taken
-            if taken:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            taken = True
+            replayed = True
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         await self.app(scope, replay, send)
 
 
 def _is_beyond_metrics(scope: Scope) -> bool:
-    """Whether the metrics' own application would fail on this query: it has to be ASCII there."""
+    """Return whether the metrics' own application would fail on this query: it expects ASCII."""
     query = unquote_to_bytes(scope["query_string"])
     return bool(scope["path"].startswith("/metrics")) and not query.isascii()
 
 
 def _announced(scope: Scope) -> int:
-    """The length of the body that a request's head announces; 0 if it does not."""
+    """Return the length of the body that a request's head announces; 0 if it does not."""
     lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     return max((int(value[:18]) for value in lengths if value.isdigit()), default=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from higgs_patches.lib.text import WithoutTokens, clean, special_tokens_of
+from higgs_patches.lib.special_tokens import WithoutTokens, clean, special_tokens_of
 
 TOKENS = (
     "<|reserved_special_token_12|>",

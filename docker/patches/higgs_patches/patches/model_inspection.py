@@ -1,4 +1,4 @@
-"""Asks the model's class for its abilities where it is loaded anyway, not in another process.
+"""Inspect the model's class in the process that loads it, without another process.
 
 vLLM starts a Python process at its start that imports the model's module only to see what the model
 can do, so that the server's own process keeps off CUDA until then. Here that process has put the
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 PATCH = {
-    "title": "Start without an extra process that imports PyTorch to look at the model",
+    "title": "Inspect the model without an extra process that imports PyTorch",
     "issues": [],
     "why": (
         "vLLM finds out in a subprocess what a model supports, to keep CUDA out of the server's "

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from higgs_patches.patches import gate
-from higgs_patches.patches.gate import Limits
+from higgs_patches.patches import engine_validation
+from higgs_patches.patches.engine_validation import EngineLimits
 
-LIMITS = Limits(
+LIMITS = EngineLimits(
     vocabulary=512, context=4096, requests=8, audio_in=264, audio_out=265, audio_tokens=800
 )
 RATE = 24_000
@@ -45,45 +45,51 @@ def params(**changes: Any) -> Any:
     ],
 )
 def test_what_works_goes_through(changes: dict[str, Any]) -> None:
-    gate.check_sampling_params(params(**changes), LIMITS)
+    engine_validation.check_sampling_params(params(**changes), LIMITS)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n": 9}, r"n has to be a whole number from 1 to 8, not 9"),
-        ({"top_k": 2**31}, r"top_k has to be a whole number from -1 to 2147483647"),
-        ({"max_tokens": 10**30}, "max_tokens has to be"),
-        ({"min_tokens": 2**64}, "min_tokens has to be"),
-        ({"truncate_prompt_tokens": 10**30}, "truncate_prompt_tokens has to be"),
-        ({"seed": 2**63}, "seed has to be"),
-        ({"seed": 1.0}, "seed has to be"),
-        ({"temperature": float("nan")}, "temperature has to be from 0 to 100, not nan"),
-        ({"temperature": float("inf")}, "temperature has to be"),
-        ({"temperature": 1e39}, "temperature has to be"),
+        ({"n": 9}, "n is 9; expected a whole number from 1 to 8"),
+        ({"top_k": 2**31}, "top_k is 2147483648; expected a whole number from -1 to 2147483647"),
+        ({"max_tokens": 10**30}, "max_tokens is"),
+        ({"min_tokens": 2**64}, "min_tokens is"),
+        ({"truncate_prompt_tokens": 10**30}, "truncate_prompt_tokens is"),
+        ({"seed": 2**63}, "seed is"),
+        ({"seed": 1.0}, "seed is"),
+        ({"temperature": float("nan")}, "temperature is nan; expected 0 to 100"),
+        ({"temperature": float("inf")}, "temperature is"),
+        ({"temperature": 1e39}, "temperature is"),
         ({"guided_decoding": object()}, "structured output"),
         ({"prompt_logprobs": 0}, "prompt_logprobs"),
         ({"logprobs": 3}, "logprobs are given with answers of text alone"),
         ({"logprobs": 3, "extra_args": {"audio": True}}, "logprobs"),
-        ({"stop": ["x"] * 65}, "stop may hold 64 strings, not 65"),
-        ({"stop": ["x" * 1001]}, "a string of stop has to have 1 to 1000 characters, not 1001"),
+        ({"stop": ["x"] * 65}, "stop holds 65 strings; at most 64"),
+        ({"stop": ["x" * 1001]}, "a string of stop has 1001 characters; expected 1 to 1000"),
         ({"stop": ["a\ud83d"]}, r"a string of stop holds half of a character: 'a\\ud83d'"),
-        ({"bad_words": ["  "]}, "a string of bad_words has to have 1 to 1000 characters, not 0"),
-        ({"stop_token_ids": [512]}, "a token of stop_token_ids has to be"),
-        ({"stop_token_ids": [-1]}, "a token of stop_token_ids has to be"),
-        ({"stop_token_ids": [1] * 65}, "stop_token_ids may hold 64 tokens"),
-        ({"logit_bias": {512: 1.0}}, "a token of logit_bias has to be"),
-        ({"logit_bias": {-1: 1.0}}, "a token of logit_bias has to be"),
-        ({"logit_bias": {1: float("nan")}}, "logit_bias of token 1 has to be a number"),
-        ({"logit_bias": dict.fromkeys(range(301), 1.0)}, "logit_bias may hold 300 tokens"),
-        ({"extra_args": {"ras": 1}}, r"extra_args may hold .* not \['ras'\]"),
-        ({"extra_args": {"audio": "no"}}, "extra_args audio has to be true or false"),
-        ({"extra_args": {"ras_win_len": "7"}}, "ras_win_len has to be a whole number"),
+        ({"bad_words": ["  "]}, "a string of bad_words has 0 characters; expected 1 to 1000"),
+        ({"stop_token_ids": [512]}, "a token of stop_token_ids is"),
+        ({"stop_token_ids": [-1]}, "a token of stop_token_ids is"),
+        ({"stop_token_ids": [1] * 65}, "stop_token_ids holds 65 tokens; at most 64"),
+        ({"logit_bias": {512: 1.0}}, "a token of logit_bias is"),
+        ({"logit_bias": {-1: 1.0}}, "a token of logit_bias is"),
+        (
+            {"logit_bias": {1: float("nan")}},
+            "logit_bias of token 1 is nan; expected a finite number",
+        ),
+        (
+            {"logit_bias": dict.fromkeys(range(301), 1.0)},
+            "logit_bias holds 301 tokens; at most 300",
+        ),
+        ({"extra_args": {"ras": 1}}, r"extra_args holds \['ras'\]; expected"),
+        ({"extra_args": {"audio": "no"}}, "extra_args audio is .no.; expected true or false"),
+        ({"extra_args": {"ras_win_len": "7"}}, "ras_win_len is .7.; expected a whole number"),
     ],
 )
 def test_what_the_engine_cannot_work_with_is_refused(changes: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        gate.check_sampling_params(params(**changes), LIMITS)
+        engine_validation.check_sampling_params(params(**changes), LIMITS)
 
 
 def sound(seconds: float, rate: int = RATE) -> Any:
@@ -107,7 +113,7 @@ def prompt(tokens: list[int], *audios: Any) -> dict[str, Any]:
     ],
 )
 def test_good_prompts_go_through(given: Any) -> None:
-    gate.check_prompt(given, LIMITS)
+    engine_validation.check_prompt(given, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +128,9 @@ def test_good_prompts_go_through(given: Any) -> None:
         (prompt([264, 264], sound(1), sound(61)), "audio 2: it lasts 61.000 s"),
         (prompt([264], (sound(1)[0] * np.nan + np.nan, RATE)), "audio 1: it holds samples that"),
         (prompt([264], (np.full(RATE, np.inf), RATE)), "audio 1: it holds samples that"),
-        (prompt([264], (np.zeros((2, RATE)), RATE)), "audio 1: it has to be a row of numbers"),
-        (prompt([264], (np.full(9, "a"), RATE)), "audio 1: it has to be a row of numbers"),
-        (prompt([264], (np.zeros(RATE), 0)), "audio 1: its rate has to be 4000 to 384000 Hz"),
+        (prompt([264], (np.zeros((2, RATE)), RATE)), "audio 1: expected a row of numbers"),
+        (prompt([264], (np.full(9, "a"), RATE)), "audio 1: expected a row of numbers"),
+        (prompt([264], (np.zeros(RATE), 0)), "audio 1: its rate is 0 Hz; expected 4000 to 384000"),
         (
             {"prompt_token_ids": [1], "multi_modal_data": {"image": [object()]}},
             "this model takes text and audio, not image",
@@ -137,20 +143,20 @@ def test_good_prompts_go_through(given: Any) -> None:
 )
 def test_bad_prompts_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        gate.check_prompt(given, LIMITS)
+        engine_validation.check_prompt(given, LIMITS)
 
 
 def test_longest_audio_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIGGS_MAX_REFERENCE_SECONDS", "2")
-    gate.check_prompt(prompt([264], sound(2)), LIMITS)
+    engine_validation.check_prompt(prompt([264], sound(2)), LIMITS)
     with pytest.raises(ValueError, match=r"0.1 to 2 s are possible \(HIGGS_MAX_REFERENCE_SECONDS"):
-        gate.check_prompt(prompt([264], sound(2.1)), LIMITS)
+        engine_validation.check_prompt(prompt([264], sound(2.1)), LIMITS)
 
 
 def test_audios_fill_exactly_their_places() -> None:
     places = [{"offset": 1, "length": 2}, {"offset": 4, "length": 1}]
-    gate.check_placeholders([1, 264, 264, 2, 264], places, LIMITS)
-    gate.check_placeholders([1, 2], [], LIMITS)
+    engine_validation.check_placeholders([1, 264, 264, 2, 264], places, LIMITS)
+    engine_validation.check_placeholders([1, 2], [], LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -164,19 +170,19 @@ def test_audios_fill_exactly_their_places() -> None:
 )
 def test_other_places_are_refused(tokens: list[int], places: list[dict[str, int]]) -> None:
     with pytest.raises(ValueError, match="are not those that its audios fill"):
-        gate.check_placeholders(tokens, places, LIMITS)
+        engine_validation.check_placeholders(tokens, places, LIMITS)
 
 
 def test_no_generated_audio_in_a_processed_prompt() -> None:
     with pytest.raises(ValueError, match="cannot hold the token of generated audio"):
-        gate.check_placeholders([1, 265], [], LIMITS)
+        engine_validation.check_placeholders([1, 265], [], LIMITS)
 
 
 def test_audio_that_can_never_be_scheduled_is_refused() -> None:
     """The scheduler would wait for a budget that never comes, and all others with it."""
-    gate.check_placeholders([264] * 800, [{"offset": 0, "length": 800}], LIMITS)
+    engine_validation.check_placeholders([264] * 800, [{"offset": 0, "length": 800}], LIMITS)
     with pytest.raises(ValueError, match="longer than the 32 s that the server can take at a time"):
-        gate.check_placeholders([264] * 801, [{"offset": 0, "length": 801}], LIMITS)
+        engine_validation.check_placeholders([264] * 801, [{"offset": 0, "length": 801}], LIMITS)
 
 
 def processor(answer: Any) -> Any:
@@ -192,14 +198,14 @@ def processor(answer: Any) -> Any:
 
 
 def test_limits_are_the_servers() -> None:
-    expected = Limits(512, 4096, 8, 264, 265, 30 * 25 + 9)
-    assert gate.limits_of(processor(None)) == expected
+    expected = EngineLimits(512, 4096, 8, 264, 265, 30 * 25 + 9)
+    assert engine_validation.limits_of(processor(None)) == expected
 
 
 def test_every_request_is_checked_before_and_after() -> None:
     seen: list[Any] = []
 
-    @gate.checked
+    @engine_validation.checked
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *rest: Any) -> Any:
         seen.append((request_id, rest))
         return self.answer
@@ -214,7 +220,7 @@ def test_every_request_is_checked_before_and_after() -> None:
     assert done is good and seen == [("a", (12.5,))]
     assert done.sampling_params.max_tokens == done.sampling_params.min_tokens == 4093
 
-    with pytest.raises(ValueError, match="n has to be"):
+    with pytest.raises(ValueError, match="n is 9"):
         process_inputs(processor(good), "b", prompt([1]), params(n=9))
     with pytest.raises(ValueError, match="places for 1 audios"):
         process_inputs(processor(good), "b", prompt([264]), params())

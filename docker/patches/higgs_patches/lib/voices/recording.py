@@ -1,4 +1,4 @@
-"""Reads a person's recording, and turns it into the WAV file that the codec is given.
+"""Read a person's recording, and convert it to the WAV file that the codec is given.
 
 Whatever ffmpeg can decode is taken, with any sampling rate and number of channels. It is converted
 once, when the voice is loaded, so that no request has to; a WAV file that is right already keeps
@@ -14,8 +14,7 @@ import subprocess
 import wave
 from pathlib import Path
 
-RATE = 24_000
-"""Hz: the codec's own sampling rate."""
+from higgs_patches.lib.audio import SAMPLE_RATE
 
 LONGEST = 30.0
 """Seconds: the encoder budget of one audio (get_mm_max_tokens_per_item in higgs_audio.py)."""
@@ -30,7 +29,7 @@ DECODING_TAKES = 60
 """Seconds after which ffmpeg is ended."""
 
 
-class VoiceRefused(ValueError):
+class VoiceError(ValueError):
     """A voice cannot be used; the text gives the reason and the way out, for the log."""
 
 
@@ -41,26 +40,26 @@ def read(path: Path) -> bytes:
         path: an audio file.
 
     Raises:
-        VoiceRefused: it is missing, not decodable, too long, too short or silent.
+        VoiceError: it is missing, not decodable, too long, too short or silent.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
-            raise VoiceRefused(f"{path} is no regular file")
+            raise VoiceError(f"{path} is not a regular file")
         samples = _decode(path)
     except OSError as error:
-        raise VoiceRefused(f"{error.filename or path}: {error.strerror or error}") from None
-    seconds = len(samples) / RATE
+        raise VoiceError(f"{error.filename or path}: {error.strerror or error}") from None
+    seconds = len(samples) / SAMPLE_RATE
     if seconds > LONGEST:
-        raise VoiceRefused(
+        raise VoiceError(
             f"{path} is longer than {LONGEST:g} s: cut it (5 to 20 s are best), and its transcript"
         )
     if seconds < SHORTEST:
-        raise VoiceRefused(
+        raise VoiceError(
             f"{path} lasts {seconds:.2f} s, and {SHORTEST:g} s is the least (5 to 20 s are best)"
         )
     mean = sum(samples) / len(samples)
     if max(max(samples) - mean, mean - min(samples)) < SILENT:
-        raise VoiceRefused(f"{path} is silent (mixed down to one channel)")
+        raise VoiceError(f"{path} is silent (mixed down to one channel)")
     return _wav(samples)
 
 
@@ -71,16 +70,19 @@ def _decode(path: Path) -> array.array[int]:
     """
     command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "fd", "-fd", "0"]
     command += ["-i", "fd:", "-t", str(LONGEST + 1), "-ac", "1"]
-    command += ["-af", f"aresample={RATE}:resampler=soxr:precision=20"]  # as librosa resamples
+    command += [
+        "-af",
+        f"aresample={SAMPLE_RATE}:resampler=soxr:precision=20",
+    ]  # as librosa resamples
     command += ["-f", "s16le", "pipe:1"]
     try:
         with path.open("rb") as file:
             done = subprocess.run(command, stdin=file, capture_output=True, timeout=DECODING_TAKES)
     except subprocess.TimeoutExpired:
-        raise VoiceRefused(f"{path} takes longer than {DECODING_TAKES} s to decode") from None
+        raise VoiceError(f"{path} takes longer than {DECODING_TAKES} s to decode") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise VoiceRefused(f"{path} cannot be decoded as audio: {said[-1].strip()}")
+        raise VoiceError(f"{path} cannot be decoded as audio: {said[-1].strip()}")
     return array.array("h", done.stdout)
 
 
@@ -89,6 +91,6 @@ def _wav(samples: array.array[int]) -> bytes:
     with wave.open(goal, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setframerate(SAMPLE_RATE)
         file.writeframes(samples.tobytes())
     return goal.getvalue()

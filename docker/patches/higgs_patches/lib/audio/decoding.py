@@ -1,4 +1,4 @@
-"""Turns the model's codebook frames into sound, chunk by chunk and off the event loop.
+"""Decode the model's codebook frames to sound, chunk by chunk and off the event loop.
 
 The model speaks in rows of eight codes, 25 rows a second, with a delay: codebook c of frame t
 stands in row t + c, after a first row of "begin" codes. A frame is complete when its last code has
@@ -25,7 +25,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-CHUNK_FRAMES = 25
+from higgs_patches.lib.audio import FRAMES_PER_SECOND
+
+CHUNK_FRAMES = FRAMES_PER_SECOND
 """Frames of a chunk once the stream runs: one second of sound."""
 
 CONTEXT_FRAMES = 11

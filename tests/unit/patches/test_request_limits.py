@@ -1,19 +1,27 @@
-"""The door: how much a request may bring."""
+"""Request size limits: how much a request may bring."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvicorn
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
-from higgs_patches.patches import door
-from higgs_patches.patches.door import WholeBody, with_door, with_limited_headers
+from higgs_patches.patches import request_limits
+from higgs_patches.patches.request_limits import (
+    WholeBody,
+    with_limited_bodies,
+    with_limited_headers,
+)
 
 
 def ask(
@@ -59,8 +67,8 @@ def test_a_body_is_passed_on_as_a_whole() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_BODY", 10)
-    monkeypatch.setattr(door, "MAX_DISCARDED", 20)
+    monkeypatch.setattr(request_limits, "MAX_BODY", 10)
+    monkeypatch.setattr(request_limits, "MAX_DISCARDED", 20)
 
 
 CLOSE = (b"connection", b"close")
@@ -96,7 +104,7 @@ def test_a_body_that_is_announced_as_endless_is_not_read_at_all() -> None:
 
 
 def test_what_is_thrown_away_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_BODY", 2**20)
+    monkeypatch.setattr(request_limits, "MAX_BODY", 2**20)
     piece = b"x" * 2**20
     tracemalloc.start()
     try:
@@ -107,7 +115,7 @@ def test_what_is_thrown_away_takes_no_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_json_of_many_elements_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_ELEMENTS", 10)
+    monkeypatch.setattr(request_limits, "MAX_ELEMENTS", 10)
     assert ask(b"[1,1,1,1,1,1,1,1,1,1,1]")[0][0]["status"] == 413
     assert ask(b"[{},{},{}]") == ([], [b"[{},{},{}]"])
 
@@ -134,7 +142,7 @@ def test_the_limit_stands_behind_every_other_middleware() -> None:
         app.add_middleware(CORSMiddleware)
         return app
 
-    app = with_door(build_app)(None)
+    app = with_limited_bodies(build_app)(None)
     assert [entry.cls for entry in app.user_middleware] == [CORSMiddleware, WholeBody]
 
 
@@ -143,4 +151,38 @@ def test_the_parser_with_limits_is_used() -> None:
         return kwargs
 
     served = with_limited_headers(serve_http)
-    assert asyncio.run(served("app", host="x")) == {"host": "x", "http": "h11"}
+    found = asyncio.run(served("app", host="x", timeout_keep_alive=5))
+    assert found == {"host": "x", "http": "h11", "timeout_keep_alive": 90}
+
+
+def test_idle_connection_is_closed_after_the_set_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server closes idle connections after 5 s by itself, earlier than common proxies do."""
+    monkeypatch.setenv("HIGGS_KEEP_ALIVE_SECONDS", "1")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def run() -> float:
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        async def serve_http(app: Any, **kwargs: Any) -> None:
+            server = uvicorn.Server(
+                uvicorn.Config(app, lifespan="off", log_level="error", **kwargs)
+            )
+            await server.serve(sockets=[listener])
+
+        served = asyncio.ensure_future(with_limited_headers(serve_http)(app, timeout_keep_alive=5))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 204")
+        started = time.monotonic()
+        await reader.read()  # until the server closes the connection
+        seconds = time.monotonic() - started
+        writer.close()
+        served.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await served
+        return seconds
+
+    assert 0.9 <= asyncio.run(run()) < 3

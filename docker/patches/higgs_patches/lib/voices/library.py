@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from higgs_patches.lib import voice_audio
-from higgs_patches.lib.voice import Voice, Voices
-from higgs_patches.lib.voice_audio import VoiceRefused
+from higgs_patches.lib.voices import recording
+from higgs_patches.lib.voices.recording import VoiceError
+from higgs_patches.lib.voices.voice import Voice, Voices
 
 log = logging.getLogger("vllm.higgs_patches.voices")  # vLLM's handler shows what is below "vllm"
 
@@ -125,7 +125,7 @@ class _Folder:
                 self._loaded[name] = key
                 try:
                     voice = self._load(name, entry)
-                except VoiceRefused as reason:
+                except VoiceError as reason:
                     kept = "; it stays as it was before" if voice else ", and is left out"
                     log.warning("Voices: %r cannot be used%s: %s", name, kept, reason)
             if voice:
@@ -138,25 +138,25 @@ class _Folder:
 
     def _load(self, name: str, entry: object) -> Voice:
         if not name.strip():
-            raise VoiceRefused("its name is empty")
+            raise VoiceError("its name is empty")
         if not isinstance(entry, dict):
-            raise VoiceRefused("it is not a JSON object with audio_file and transcript")
+            raise VoiceError("it is not a JSON object with audio_file and transcript")
         prompt = _text(entry, "system_prompt")
         if prompt:
             return Voice(name, "", b"", prompt)
         transcript = _text(entry, "transcript")
         if not transcript:
-            raise VoiceRefused("it has no transcript: give the words that are said in its audio")
+            raise VoiceError("it has no transcript: give the words that are said in its audio")
         audio = _text(entry, "audio_file")
         if not audio:
-            raise VoiceRefused(f"it has no audio_file: name a file in {self.path}")
-        return Voice(name, transcript, voice_audio.read(self._inside(audio)))
+            raise VoiceError(f"it has no audio_file: name a file in {self.path}")
+        return Voice(name, transcript, recording.read(self._inside(audio)))
 
     def _inside(self, name: str) -> Path:
         """Return the path of a file in this directory, and refuse one elsewhere."""
         path = Path(os.path.normpath(self.path / name))
         if not path.is_relative_to(self.path) or "\0" in name:
-            raise VoiceRefused(f"audio_file {name!r} is not in {self.path}: put it there")
+            raise VoiceError(f"audio_file {name!r} is not in {self.path}: put it there")
         return path
 
 
@@ -166,9 +166,9 @@ def _text(entry: dict[str, Any], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise VoiceRefused(f"its {key} is {value!r}, not a text")
+        raise VoiceError(f"its {key} is {value!r}, not a text")
     if token := SPECIAL_TOKEN.search(value):
-        raise VoiceRefused(f"its {key} has {token[0]}, which only the server may write")
+        raise VoiceError(f"its {key} has {token[0]}, which only the server may write")
     return value.strip()
 
 

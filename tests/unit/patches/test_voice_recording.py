@@ -12,8 +12,9 @@ import wave
 from pathlib import Path
 
 import pytest
-from higgs_patches.lib import voice_audio
-from higgs_patches.lib.voice_audio import RATE, VoiceRefused
+from higgs_patches.lib.audio import SAMPLE_RATE
+from higgs_patches.lib.voices import recording
+from higgs_patches.lib.voices.recording import VoiceError
 
 pytestmark = pytest.mark.usefixtures("ffmpeg_on_path")
 
@@ -27,7 +28,11 @@ def make(path: Path, source: str, *options: str) -> Path:
 
 def samples_of(data: bytes) -> list[int]:
     with wave.open(io.BytesIO(data)) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (
+            1,
+            2,
+            SAMPLE_RATE,
+        )
         count = file.getnframes()
         return list(struct.unpack(f"<{count}h", file.readframes(count)))
 
@@ -35,7 +40,7 @@ def samples_of(data: bytes) -> list[int]:
 def pitch(samples: list[int]) -> float:
     """Return Hz, from the number of zero crossings."""
     crossings = sum((a < 0) != (b < 0) for a, b in itertools.pairwise(samples))
-    return crossings / 2 / (len(samples) / RATE)
+    return crossings / 2 / (len(samples) / SAMPLE_RATE)
 
 
 @pytest.mark.parametrize(
@@ -58,25 +63,25 @@ def test_every_format_rate_and_number_of_channels_is_taken(
     tmp_path: Path, name: str, options: list[str]
 ) -> None:
     path = make(tmp_path / name, "sine=frequency=440:duration=3", *options)
-    samples = samples_of(voice_audio.read(path))
-    assert abs(len(samples) / RATE - 3) < 0.1
+    samples = samples_of(recording.read(path))
+    assert abs(len(samples) / SAMPLE_RATE - 3) < 0.1
     assert abs(pitch(samples) - 440) < 10
     assert max(samples) > 1_000
 
 
 def test_a_recording_that_is_right_already_keeps_every_sample(tmp_path: Path) -> None:
-    wanted = [int(20_000 * math.sin(i / 7)) for i in range(2 * RATE)]
+    wanted = [int(20_000 * math.sin(i / 7)) for i in range(2 * SAMPLE_RATE)]
     with wave.open(str(tmp_path / "x.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setframerate(SAMPLE_RATE)
         file.writeframes(struct.pack(f"<{len(wanted)}h", *wanted))
-    assert samples_of(voice_audio.read(tmp_path / "x.wav")) == wanted
+    assert samples_of(recording.read(tmp_path / "x.wav")) == wanted
 
 
 def test_the_longest_recording_is_taken(tmp_path: Path) -> None:
     path = make(tmp_path / "x.wav", "sine=duration=30", "-ar", "24000")
-    assert len(samples_of(voice_audio.read(path))) == 30 * RATE
+    assert len(samples_of(recording.read(path))) == 30 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize(
@@ -94,22 +99,22 @@ def test_what_is_no_voice_is_refused(
     tmp_path: Path, source: str, options: list[str], reason: str
 ) -> None:
     path = make(tmp_path / "x.wav", source, "-ar", "24000", *options)
-    with pytest.raises(VoiceRefused, match=reason) as refused:
-        voice_audio.read(path)
+    with pytest.raises(VoiceError, match=reason) as refused:
+        recording.read(path)
     assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no sound\n" * 1000, b"\0" * 100_000])
 def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.wav").write_bytes(content)
-    with pytest.raises(VoiceRefused, match=r"x\.wav cannot be decoded as audio: \S"):
-        voice_audio.read(tmp_path / "x.wav")
+    with pytest.raises(VoiceError, match=r"x\.wav cannot be decoded as audio: \S"):
+        recording.read(tmp_path / "x.wav")
 
 
 def test_a_picture_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "x.png", "color=duration=1", "-frames:v", "1")
-    with pytest.raises(VoiceRefused, match="cannot be decoded"):
-        voice_audio.read(path)
+    with pytest.raises(VoiceError, match="cannot be decoded"):
+        recording.read(path)
 
 
 def test_a_playlist_cannot_name_another_file(tmp_path: Path) -> None:
@@ -119,28 +124,28 @@ def test_a_playlist_cannot_name_another_file(tmp_path: Path) -> None:
         ("x.ffconcat", "ffconcat version 1.0\nfile x.ts\n"),
     ):
         (tmp_path / name).write_text(content)
-        with pytest.raises(VoiceRefused, match="cannot be decoded"):
-            voice_audio.read(tmp_path / name)
+        with pytest.raises(VoiceError, match="cannot be decoded"):
+            recording.read(tmp_path / name)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(VoiceRefused, match="is no regular file"):
-            voice_audio.read(tmp_path / name)
-    with pytest.raises(VoiceRefused, match=r"none\.wav: No such file"):
-        voice_audio.read(tmp_path / "none.wav")
+        with pytest.raises(VoiceError, match="is not a regular file"):
+            recording.read(tmp_path / name)
+    with pytest.raises(VoiceError, match=r"none\.wav: No such file"):
+        recording.read(tmp_path / "none.wav")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.wav").touch(0)
-    with pytest.raises(VoiceRefused, match=r"x\.wav: Permission denied"):
-        voice_audio.read(tmp_path / "x.wav")
+    with pytest.raises(VoiceError, match=r"x\.wav: Permission denied"):
+        recording.read(tmp_path / "x.wav")
 
 
 def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "x.wav", "sine=duration=3")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(VoiceRefused, match="ffmpeg: No such file"):
-        voice_audio.read(path)
+    with pytest.raises(VoiceError, match="ffmpeg: No such file"):
+        recording.read(path)

@@ -1,10 +1,12 @@
-"""Keeps a client's text plain: it can never become special tokens when it is tokenised.
+"""Remove special tokens from a client's text.
 
 The server puts a client's text into a prompt and tokenises the whole. A tokenizer reads the
 spelling of a special token, such as ``<|AUDIO_OUT|>``, as that token wherever it stands, and the
-engine ends when there are more audio placeholders in a prompt than pieces of audio. So every text
+engine ends when there are more audio placeholders in a prompt than audios. So every text
 that comes from outside goes through `clean` before it is put into a prompt.
 """
+
+from __future__ import annotations
 
 import re
 import unicodedata
@@ -64,16 +66,16 @@ def clean(text: str, special_tokens: tuple[str, ...]) -> str:
 
 
 class WithoutTokens:
-    """Takes special tokens out of a text that comes in pieces, which may cut a token in two."""
+    """Removes special tokens from a text that comes in chunks, which may split a token."""
 
     def __init__(self, special_tokens: tuple[str, ...]) -> None:
         self._tokens = special_tokens
         self._pattern = re.compile("|".join(map(re.escape, special_tokens)) or r"(?!)")
         self._held = ""
 
-    def add(self, piece: str, *, last: bool = False) -> str:
-        """The text that is certain now; of the last piece, all that is left."""
-        text = self._pattern.sub("", self._held + piece)
+    def add(self, chunk: str, *, last: bool = False) -> str:
+        """Return the text that is certain now; with the last chunk, all that is left."""
+        text = self._pattern.sub("", self._held + chunk)
         certain = len(text) if last else self._first_doubtful(text)
         self._held = text[certain:]
         return text[:certain]
@@ -101,7 +103,7 @@ class _Endings:
 
     @staticmethod
     @lru_cache(maxsize=8)
-    def of(special_tokens: tuple[str, ...]) -> "_Endings":
+    def of(special_tokens: tuple[str, ...]) -> _Endings:
         return _Endings(special_tokens)
 
     def length_at_end(self, letters: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a voice is, and how a request finds one by its name."""
+"""Voices, and how a request finds one by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Voice:
     """A voice that has been read, checked and found good.
 
     Attributes:
-        name: what a request's `voice` has to be.
+        name: the name that a request gives.
         transcript: what is said in `audio`; empty where there is no audio.
         audio: a WAV file (mono, 16 bit, 24 kHz, at most 30 s); empty for a voice that has a
             system prompt, since the server then sends no reference audio.
@@ -29,7 +29,7 @@ class Voice:
 
 
 class UnknownVoiceError(ValueError):
-    """A request named a voice that there is not; the text lists those that there are."""
+    """A request named an unknown voice; the text lists the known ones."""
 
 
 class Voices(Mapping[str, Voice]):

@@ -1,8 +1,8 @@
-"""Puts speech into the audio formats of OpenAI's API, as one file for each answer.
+"""Encode speech in the audio formats of OpenAI's API, as one file for each answer.
 
 What goes in is PCM: signed 16 bit, little-endian, mono. `stream` gives the bytes of a file while
 the speech is still coming; `whole` gives a finished file, whose header tells its length where the
-format has a place for it. Both give exactly one file, however many pieces the PCM came in.
+format has a place for it. Both give exactly one file, however many chunks the PCM came in.
 
 pcm and wav are made here; the rest, another sample rate, and another speed (with its pitch kept)
 come from one ffmpeg process for each answer, which must be on PATH. It ends with the answer,
@@ -21,8 +21,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-SAMPLE_RATE = 24_000
-"""Samples a second of every answer."""
+from higgs_patches.lib.audio import SAMPLE_RATE
 
 SLOWEST, FASTEST = 0.25, 4.0
 """Bounds of `speed` (OpenAI's)."""
@@ -82,7 +81,7 @@ async def stream(
     """Give the bytes of one file as the PCM comes.
 
     Args:
-        pcm: pieces of any size; closed when this ends, however it ends.
+        pcm: chunks of any size; closed when this ends, however it ends.
         name: one of `CONTAINERS`.
         rate: samples a second of the PCM.
         speed: how much faster it is played, from `SLOWEST` to `FASTEST`; its pitch stays.
@@ -94,8 +93,8 @@ async def stream(
         pcm = _through_ffmpeg(pcm, _command(name, rate, speed, "pipe:1"))
     async with contextlib.aclosing(pcm):
         header = wav_header() if name == "wav" else b""
-        async for piece in pcm:
-            yield header + piece
+        async for chunk in pcm:
+            yield header + chunk
             header = b""
 
 
@@ -156,11 +155,11 @@ async def _through_ffmpeg(
                 asyncio.streams.FlowControlMixin, process.stdin
             )
             writer = asyncio.StreamWriter(transport, protocol, None, loop)
-            ends.callback(lambda: transport.is_closing() or transport.abort())
+            ends.callback(_abort, transport)
             feeder = asyncio.create_task(_feed(pcm, writer))
             ends.callback(feeder.cancel)
-            while piece := await reader.read(_READ):
-                yield piece
+            while chunk := await reader.read(_READ):
+                yield chunk
             with contextlib.suppress(OSError):  # ffmpeg has gone: its exit status says why
                 await feeder
             _check(await loop.run_in_executor(None, process.wait))
@@ -169,11 +168,16 @@ async def _through_ffmpeg(
 async def _feed(pcm: AsyncGenerator[bytes, None], writer: asyncio.StreamWriter) -> None:
     try:
         async with contextlib.aclosing(pcm):
-            async for piece in pcm:
-                writer.write(piece)
+            async for chunk in pcm:
+                writer.write(chunk)
                 await writer.drain()
     finally:
         writer.close()
+
+
+def _abort(transport: asyncio.WriteTransport) -> None:
+    if not transport.is_closing():
+        transport.abort()
 
 
 def _reap(process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:

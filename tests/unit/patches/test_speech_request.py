@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
 
 pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed (the image has it)")
 
-from higgs_patches.lib import requests  # noqa: E402
-from higgs_patches.lib.requests import SpeechRequest, default_max_tokens, spoken_seconds  # noqa: E402
+from higgs_patches.lib.speech_length import default_max_tokens, spoken_seconds  # noqa: E402
+from higgs_patches.lib.speech_request import SpeechRequest  # noqa: E402
 
 GOOD: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "belinda"}
 
@@ -131,7 +130,7 @@ def test_estimate_of_normal_speech(text: str, seconds: tuple[float, float]) -> N
 def test_default_of_max_tokens_has_a_margin_and_an_end() -> None:
     assert 4 * 25 < default_max_tokens("Hi.") < 7 * 25
     for text in (ENGLISH, CHINESE, "1 2 3", "a " * 2000):
-        normal = spoken_seconds(text) * requests.FRAMES_PER_SECOND
+        normal = spoken_seconds(text) * 25
         assert 2 * normal + 100 < default_max_tokens(text) < 3 * normal + 150
     assert default_max_tokens(ENGLISH, factor=5) > 1.5 * default_max_tokens(ENGLISH)
 
@@ -139,15 +138,3 @@ def test_default_of_max_tokens_has_a_margin_and_an_end() -> None:
 def test_default_of_max_tokens_is_one_that_a_request_may_have() -> None:
     for text in ("a", "1" * 4096, "汉" * 4096):
         SpeechRequest.model_validate(GOOD | {"max_tokens": default_max_tokens(text)})
-
-
-def test_settings_come_from_the_environment() -> None:
-    def setting(text: str) -> float:
-        return requests._setting("HIGGS_X", 2.5, 1, {"HIGGS_X": text} if text else {})
-
-    assert setting("") == setting("  ") == 2.5
-    assert setting(" 3 ") == 3
-    for text in ("x", "0.5", "-1", "inf", "nan"):
-        with pytest.raises(ValueError, match=f"HIGGS_X has to be a number from 1, not '{text}'"):
-            setting(text)
-    assert not math.isinf(requests.MAX_TOKENS_FACTOR)

@@ -1,10 +1,4 @@
-"""Answers that say what went wrong, in the form of OpenAI's API, on every route.
-
-An answer to a refused request has the object that OpenAI's clients read,
-
-    {"error": {"message": "...", "type": "BadRequestError", "param": "speed", "code": 400}}
-
-and beside it the same fields at the top, where the clients of this server's fork found them.
+"""Error answers in the form of OpenAI's API, on every route; see `lib.errors` for the form.
 
 Once an answer has begun it can no longer become an error. `cut` marks it then, and its connection
 is closed without the end of the body, so that the client notices.
@@ -13,16 +7,17 @@ is closed without the end of the body, so that the client notices.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, computed_field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from higgs_patches.lib import errors
 
 PATCH = {
     "title": "Answer every error in OpenAI's form, with the field and what it may be",
@@ -55,81 +50,10 @@ PATCH = {
 }
 
 _CUT = "higgs.cut"
-_SHOWN = 5
 
 
-class ErrorResponse(BaseModel):
-    """The body of an error: what happened, its kind, the field that is to blame, the status."""
-
-    object: str = "error"
-    message: str
-    type: str
-    param: str | None = None
-    code: int
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def error(self) -> dict[str, Any]:
-        """The same in the object that OpenAI's clients look for."""
-        return {
-            "message": self.message,
-            "type": self.type,
-            "param": self.param,
-            "code": self.code,
-        }
-
-
-class RefusedError(ValueError):
-    """A request that cannot be served as it is; the text is for the client.
-
-    Attributes:
-        param: the field of the request that is to blame.
-        status: the HTTP status of the answer.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        param: str | None = None,
-        status: HTTPStatus = HTTPStatus.BAD_REQUEST,
-    ) -> None:
-        super().__init__(message)
-        self.param = param
-        self.status = status
-
-
-def answer(message: str, status: int, param: str | None = None) -> JSONResponse:
-    """Return the answer for an error with this HTTP status."""
-    name = "".join(word.capitalize() for word in HTTPStatus(status).phrase.split())
-    kind = name if name.endswith("Error") else f"{name}Error"
-    param = param and _sayable(param)
-    body = ErrorResponse(message=_sayable(message), type=kind, param=param, code=status)
-    return JSONResponse(body.model_dump(), status_code=status)
-
-
-def _sayable(text: str) -> str:
-    """The text without lone surrogates, which no answer can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def refusal(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
-    """Return one line on what is wrong with a request, and the first field that is to blame.
-
-    Args:
-        errors: what pydantic found, in the form of `ValidationError.errors()`.
-    """
-    lines = []
-    fields = []
-    for error in errors[:_SHOWN]:
-        place = [str(part) for part in error["loc"] if part != "body"]
-        # Python's own words for "has to be"; a value of the client is never repeated as it is.
-        text = error["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1)
-        if error["type"] == "json_invalid":
-            text, place = f"the body is not JSON: {error['ctx']['error']}", []
-        field = ".".join(place)
-        fields.append(field or None)
-        lines.append(f"{field}: {text}" if field else text)
-    return "; ".join(lines), fields[0] if fields else None
+ErrorResponse = errors.ErrorResponse
+"""The body of an error, in the place of the fork's class."""
 
 
 def cut(scope: Scope) -> None:
@@ -179,19 +103,19 @@ def with_errors(original: Callable[..., Any]) -> Callable[..., Any]:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 (what it is registered for)
-    message, param = refusal(error.errors())
-    return answer(message, HTTPStatus.BAD_REQUEST, param)
+    message, param = errors.describe_errors(error.errors())
+    return errors.error_response(message, HTTPStatus.BAD_REQUEST, param)
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    response = answer(str(error.detail), error.status_code)
+    response = errors.error_response(str(error.detail), error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
-    return answer(
+    return errors.error_response(
         f"the server failed ({type(error).__name__}); its log says why",
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )

@@ -1,8 +1,8 @@
-"""Lets no request into the engine that could end it, hang it, or starve the others.
+"""Refuse requests that would end the engine, hang it, or starve the others.
 
-This is the last check before the engine, for every endpoint: what an endpoint has let through, or
-does not know, is refused here with a ValueError, which the server answers with 400 and its message.
-The engine runs all requests in one batch, so whatever it cannot work with ends it for all.
+This is the last check before the engine, for every endpoint. A refusal is a ValueError, which the
+server answers with 400 and its message. The engine runs all requests in one batch, so a request
+that it cannot work with ends it for all.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from higgs_patches.lib import repetition
-from higgs_patches.patches import media
+from higgs_patches.lib.audio import FRAMES_PER_SECOND, SAMPLE_RATE, reference
+from higgs_patches.patch_settings import MAX_REFERENCE_SECONDS
 
 PATCH = {
     "title": "Refuse what the engine cannot work with before it gets there",
     "issues": [],
     "why": (
-        "Token ids beyond the vocabulary, structured output, prompt logprobs, numbers that are no "
-        "numbers, or a prompt whose placeholders and audios differ end the engine for all requests;"
+        "Token ids beyond the vocabulary, structured output, prompt logprobs, NaN as a "
+        "number, or a prompt whose placeholders and audios differ end the engine for all requests;"
         " an audio longer than the encoder's budget is never scheduled, nor is what waits behind."
     ),
     "obsolete_when": "Processor.process_inputs refuses each of them itself.",
@@ -36,26 +37,24 @@ PATCH = {
     ],
 }
 
-WHOLE = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 """The largest count that a request may name; the engine's messages hold no more than 64 bits."""
 
-HOTTEST = 100.0
+MAX_TEMPERATURE = 100.0
 """The highest temperature: far above any use, far below where the logits lose their order."""
 
-MOST_WORDS = 64
+MAX_WORDS = 64
 """Stop strings, stop tokens or bad words of a request: each is compared at every token."""
 
-LONGEST_WORD = 1000
+MAX_WORD_LENGTH = 1000
 """Characters of one of them."""
 
-MOST_BIASES = 300
+MAX_BIASES = 300
 """Entries of logit_bias: each costs the engine some work at every token."""
-
-FRAMES_PER_SECOND = 25
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """What the engine can work with.
 
     Attributes:
@@ -75,12 +74,12 @@ class Limits:
     audio_tokens: int
 
 
-def limits_of(processor: Any) -> Limits:
-    """The limits of vLLM's Processor, from the server's configuration."""
+def limits_of(processor: Any) -> EngineLimits:
+    """Return the limits of vLLM's Processor, from the server's configuration."""
     model, scheduler = processor.model_config, processor.vllm_config.scheduler_config
     config = model.hf_config
     half_a_minute = 30 * FRAMES_PER_SECOND + config.audio_num_codebooks + 1
-    return Limits(
+    return EngineLimits(
         vocabulary=model.get_vocab_size(),
         context=model.max_model_len,
         requests=scheduler.max_num_seqs,
@@ -115,7 +114,7 @@ def checked(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
-def check_sampling_params(params: Any, limits: Limits) -> None:
+def check_sampling_params(params: Any, limits: EngineLimits) -> None:
     """Refuse settings that the engine cannot work with, beyond what SamplingParams refuses.
 
     Args:
@@ -126,13 +125,13 @@ def check_sampling_params(params: Any, limits: Limits) -> None:
         ValueError: names the setting and what is allowed.
     """
     _whole("n", params.n, 1, limits.requests)
-    _whole("top_k", params.top_k, -1, WHOLE)
-    _whole("max_tokens", params.max_tokens, 1, WHOLE)
-    _whole("min_tokens", params.min_tokens, 0, WHOLE)
-    _whole("truncate_prompt_tokens", params.truncate_prompt_tokens, 1, WHOLE)
+    _whole("top_k", params.top_k, -1, MAX_COUNT)
+    _whole("max_tokens", params.max_tokens, 1, MAX_COUNT)
+    _whole("min_tokens", params.min_tokens, 0, MAX_COUNT)
+    _whole("truncate_prompt_tokens", params.truncate_prompt_tokens, 1, MAX_COUNT)
     _whole("seed", params.seed, -(2**63), 2**63 - 1)
-    if not 0 <= params.temperature <= HOTTEST:  # false for NaN, too
-        raise ValueError(f"temperature has to be from 0 to {HOTTEST:g}, not {params.temperature}")
+    if not 0 <= params.temperature <= MAX_TEMPERATURE:  # false for NaN, too
+        raise ValueError(f"temperature is {params.temperature}; expected 0 to {MAX_TEMPERATURE:g}")
     extra = params.extra_args or {}
     _check_extra(extra)
     if params.guided_decoding is not None:
@@ -146,45 +145,49 @@ def check_sampling_params(params: Any, limits: Limits) -> None:
         raise ValueError("logprobs are given with answers of text alone: ask for no audio")
     _words("stop", params.stop or [])
     _words("bad_words", [word.strip() for word in params.bad_words or []])
-    if len(stops := params.stop_token_ids or []) > MOST_WORDS:
-        raise ValueError(f"stop_token_ids may hold {MOST_WORDS} tokens, not {len(stops)}")
+    if len(stops := params.stop_token_ids or []) > MAX_WORDS:
+        raise ValueError(
+            f"stop_token_ids holds {len(stops)} tokens; at most {MAX_WORDS} are possible"
+        )
     for token in stops:
         _whole("a token of stop_token_ids", token, 0, limits.vocabulary - 1)
-    if len(biases := params.logit_bias or {}) > MOST_BIASES:
-        raise ValueError(f"logit_bias may hold {MOST_BIASES} tokens, not {len(biases)}")
+    if len(biases := params.logit_bias or {}) > MAX_BIASES:
+        raise ValueError(
+            f"logit_bias holds {len(biases)} tokens; at most {MAX_BIASES} are possible"
+        )
     for token, bias in biases.items():
         _whole("a token of logit_bias", token, 0, limits.vocabulary - 1)
         if not math.isfinite(bias):
-            raise ValueError(f"logit_bias of token {token} has to be a number, not {bias}")
+            raise ValueError(f"logit_bias of token {token} is {bias}; expected a finite number")
 
 
 def _check_extra(extra: Mapping[str, Any]) -> None:
     known = {"audio", repetition.WINDOW, repetition.REPEATS}
     if unknown := sorted(map(str, set(extra) - known)):
-        raise ValueError(f"extra_args may hold {sorted(known)}, not {unknown}")
+        raise ValueError(f"extra_args holds {unknown}; expected {sorted(known)}")
     if extra.get("audio", True) not in (True, False):
-        raise ValueError(f"extra_args audio has to be true or false, not {extra['audio']!r}")
+        raise ValueError(f"extra_args audio is {extra['audio']!r}; expected true or false")
     repetition.of_request(extra)
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> None:
     if value is not None and (type(value) is not int or not least <= value <= most):
-        raise ValueError(f"{name} has to be a whole number from {least} to {most}, not {value!r}")
+        raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
 def _words(name: str, words: Sequence[str]) -> None:
-    if len(words) > MOST_WORDS:
-        raise ValueError(f"{name} may hold {MOST_WORDS} strings, not {len(words)}")
+    if len(words) > MAX_WORDS:
+        raise ValueError(f"{name} holds {len(words)} strings; at most {MAX_WORDS} are possible")
     for word in words:
-        if not 1 <= len(word) <= LONGEST_WORD:
+        if not 1 <= len(word) <= MAX_WORD_LENGTH:
             raise ValueError(
-                f"a string of {name} has to have 1 to {LONGEST_WORD} characters, not {len(word)}"
+                f"a string of {name} has {len(word)} characters; expected 1 to {MAX_WORD_LENGTH}"
             )
         if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
             raise ValueError(f"a string of {name} holds half of a character: {word!r}")
 
 
-def check_prompt(prompt: Any, limits: Limits) -> None:
+def check_prompt(prompt: Any, limits: EngineLimits) -> None:
     """Refuse a prompt before its audio is encoded, which takes long and much memory.
 
     Args:
@@ -219,24 +222,26 @@ def check_prompt(prompt: Any, limits: Limits) -> None:
 def _check_audio(audio: Any) -> None:
     import numpy as np
 
-    samples, rate = audio if isinstance(audio, tuple) else (audio, media.RATE)
+    samples, rate = audio if isinstance(audio, tuple) else (audio, SAMPLE_RATE)
     samples = np.asarray(samples)
     if samples.ndim != 1 or samples.dtype.kind not in "fiu":
-        raise ValueError("it has to be a row of numbers, the samples of one channel")
-    if not media.MIN_RATE <= rate <= media.MAX_RATE:
-        raise ValueError(f"its rate has to be {media.MIN_RATE} to {media.MAX_RATE} Hz, not {rate}")
-    longest = media.max_seconds()
-    if not media.MIN_SECONDS <= len(samples) / rate <= longest:
+        raise ValueError("expected a row of numbers, the samples of one channel")
+    if not reference.MIN_RATE <= rate <= reference.MAX_RATE:
         raise ValueError(
-            f"it lasts {len(samples) / rate:.3f} s; {media.MIN_SECONDS:g} to {longest:g} s are "
+            f"its rate is {rate} Hz; expected {reference.MIN_RATE} to {reference.MAX_RATE}"
+        )
+    longest = MAX_REFERENCE_SECONDS.read()
+    if not reference.MIN_SECONDS <= len(samples) / rate <= longest:
+        raise ValueError(
+            f"it lasts {len(samples) / rate:.3f} s; {reference.MIN_SECONDS:g} to {longest:g} s are "
             "possible (HIGGS_MAX_REFERENCE_SECONDS)"
         )
     if not np.isfinite(samples).all():
-        raise ValueError("it holds samples that are no numbers")
+        raise ValueError("it holds samples that are not finite")
 
 
 def check_placeholders(
-    tokens: Sequence[int], places: Sequence[Mapping[str, int]], limits: Limits
+    tokens: Sequence[int], places: Sequence[Mapping[str, int]], limits: EngineLimits
 ) -> None:
     """Refuse a prompt whose tokens are not exactly those that its audios fill.
 
@@ -265,6 +270,6 @@ def check_placeholders(
             )
 
 
-def _no_generated(tokens: Sequence[int], limits: Limits) -> None:
+def _no_generated(tokens: Sequence[int], limits: EngineLimits) -> None:
     if limits.audio_out in tokens:
         raise ValueError("a prompt cannot hold the token of generated audio")

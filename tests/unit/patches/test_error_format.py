@@ -13,7 +13,8 @@ import pytest
 fastapi = pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
 from fastapi import FastAPI, HTTPException  # noqa: E402
-from higgs_patches.patches import errors  # noqa: E402
+from higgs_patches.lib.errors import ErrorResponse, error_response  # noqa: E402
+from higgs_patches.patches import error_format  # noqa: E402
 from pydantic import BaseModel, Field  # noqa: E402
 from starlette.requests import Request  # noqa: E402
 from starlette.responses import StreamingResponse  # noqa: E402
@@ -46,7 +47,7 @@ def app(middleware: bool = False) -> FastAPI:
         async def broken(request: Request) -> StreamingResponse:
             async def pieces() -> AsyncIterator[bytes]:
                 yield b"some"
-                errors.cut(request.scope)
+                error_format.cut(request.scope)
                 raise LookupError("gone")
 
             return StreamingResponse(pieces())
@@ -66,7 +67,7 @@ def app(middleware: bool = False) -> FastAPI:
 
         return made
 
-    built: FastAPI = errors.with_errors(build_app)(SimpleNamespace())
+    built: FastAPI = error_format.with_errors(build_app)(SimpleNamespace())
     return built
 
 
@@ -189,12 +190,12 @@ def test_a_whole_answer_is_left_alone(middleware: bool) -> None:
 
 
 def test_a_message_with_what_no_answer_can_hold() -> None:
-    answer = errors.answer("no model '\ud800'", 404, "mod\udfffel")
+    answer = error_response("no model '\ud800'", 404, "mod\udfffel")
     assert json.loads(bytes(answer.body))["error"]["message"] == "no model '?'"
     assert json.loads(bytes(answer.body))["param"] == "mod?el"
 
 
 def test_error_body_is_what_vllm_makes_of_it() -> None:
-    made = errors.ErrorResponse(message="m", type="NotFoundError", code=404)
+    made = ErrorResponse(message="m", type="NotFoundError", code=404)
     assert (made.code, made.message) == (404, "m")
     assert made.model_dump()["error"]["type"] == "NotFoundError"
