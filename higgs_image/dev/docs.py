@@ -43,7 +43,12 @@ def render(root: Path, *, check: bool = False) -> RenderedDocs:
     Raises:
         DriftError: a page is out of date, or lacks a marker.
     """
-    tables = {"settings": _settings(), "image-codes": _image_codes(), "codes": _pipeline_codes()}
+    tables = {
+        "settings": _settings(),
+        "gpu-defaults": _gpu_defaults(),
+        "image-codes": _image_codes(),
+        "codes": _pipeline_codes(),
+    }
     changed = []
     used: set[str] = set()
     for name in PAGES:
@@ -101,6 +106,21 @@ def _settings() -> str:
     ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
     return "\n\n".join(f"### {name}\n\n{_table(heads, rows)}" for name, rows in groups.items())
+
+
+def _gpu_defaults() -> str:
+    heads = ("memory", "share of it", "tokens of a request", "requests at once", "reference")
+    rows = [
+        [
+            f"{max(24, -(-x.memory // 8_000) * 8)} GB or more",  # as cards are sold
+            f"{x.utilization:.2f}",
+            str(x.max_model_len),
+            str(x.max_num_seqs),
+            f"{x.reference_seconds} s",
+        ]
+        for x in _from_image("higgs_runtime.gpu").DEFAULTS
+    ]
+    return _table(heads, rows)
 
 
 def _codes(module: ModuleType, base: type[Exception]) -> dict[int, str]:

@@ -115,7 +115,10 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         state.report("loading the model")
         server = ServerProcess(state, chosen.drain_seconds)
         compile_cache.discard_damaged(Path(compiled["VLLM_CACHE_ROOT"]))
-        line = command.arguments(chosen, gpu.limits(machine), folders)
+        limits = command.effective(chosen, environment, gpu.defaults(machine))
+        cascade = gpu.merges_attention(machine)
+        log.info(gpu.describe_limits(limits, cascade=cascade))
+        line = command.arguments(chosen, limits, folders, cascade=cascade)
         log.info(f"starting the server: {' '.join(line[3:])}")
 
         def ready() -> None:
@@ -127,7 +130,9 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
 
         return server.run(
             line,
-            command.environment(chosen, environment, hf_home, server.control, compiled),
+            command.environment(
+                chosen, environment, hf_home, server.control, compiled, limits.reference_seconds
+            ),
             listening=lambda: placeholder.server_answers(
                 chosen.host, chosen.port, plain=bool(early)
             ),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from higgs_runtime import control, log
-from higgs_runtime.gpu import GpuLimits
+from higgs_runtime.gpu import GpuDefaults
 from higgs_runtime.settings import Settings
 from higgs_runtime.weights import WeightFolders
 
@@ -22,9 +22,30 @@ MOST_AUDIO = "audio=50"
 """Reference recordings in one request: a voice has one or two, a chat's history may have many."""
 
 
-def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> list[str]:
-    """Return the server's command line, with the user's own flags last."""
-    utilization = settings.gpu_memory_utilization or limits.utilization
+def effective(
+    settings: Settings, environment: Mapping[str, str], defaults: GpuDefaults
+) -> GpuDefaults:
+    """Return the defaults for the GPU, replaced by what the user has set."""
+    reference = environment.get(control.REFERENCE, "").strip()
+    return defaults._replace(
+        utilization=settings.gpu_memory_utilization or defaults.utilization,
+        max_model_len=settings.max_model_len or defaults.max_model_len,
+        max_num_seqs=settings.max_num_seqs or defaults.max_num_seqs,
+        reference_seconds=float(reference) if reference else defaults.reference_seconds,
+    )
+
+
+def arguments(
+    settings: Settings, limits: GpuDefaults, folders: WeightFolders, *, cascade: bool
+) -> list[str]:
+    """Return the server's command line, with the user's own flags last.
+
+    Args:
+        settings: the settings.
+        limits: result of `effective`.
+        folders: the weights.
+        cascade: whether cascade attention may be used.
+    """
     command = [
         sys.executable, "-m", MODULE,
         "--host", settings.host,
@@ -32,8 +53,9 @@ def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> 
         "--model", folders.model,
         "--audio-tokenizer-type", folders.audio_tokenizer,
         "--served-model-name", *settings.served_model_name,
-        "--max-model-len", str(settings.max_model_len or limits.max_model_len),
-        "--gpu-memory-utilization", str(utilization),
+        "--max-model-len", str(limits.max_model_len),
+        "--max-num-seqs", str(limits.max_num_seqs),
+        "--gpu-memory-utilization", str(limits.utilization),
         "--tensor-parallel-size", str(settings.tensor_parallel_size),
         "--middleware", MIDDLEWARE,
     ]  # fmt: skip
@@ -41,6 +63,8 @@ def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> 
         command += ["--semantic-model-path", folders.semantic_model]
     if settings.voices_dir:
         command += ["--voice-presets-dir", settings.voices_dir]
+    if not cascade and "--disable-cascade-attn" not in settings.given:
+        command.append("--disable-cascade-attn")
     if "--limit-mm-per-prompt" not in settings.given:
         command += ["--limit-mm-per-prompt", MOST_AUDIO]
     if "--disable-mm-preprocessor-cache" not in settings.given:
@@ -54,6 +78,7 @@ def environment(
     hf_home: Path,
     socket: int,
     compiled: Mapping[str, str],
+    reference_seconds: float,
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -63,12 +88,14 @@ def environment(
         hf_home: value for HF_HOME.
         socket: file descriptor of the socket to the entrypoint.
         compiled: result of `compile_cache.variables`.
+        reference_seconds: longest reference recording.
     """
     changed = {**current, **compiled}
     changed["HF_HOME"] = str(hf_home)
     changed["HF_HUB_OFFLINE"] = "1"  # everything is on disk: a start makes no request
     changed[control.CONTROL] = str(socket)
     changed[control.WARMUP] = str(settings.warmup_seconds)
+    changed[control.REFERENCE] = f"{reference_seconds:g}"
     changed[control.KEEP_ALIVE] = str(settings.keep_alive_seconds)
     # Not as a flag: the server logs its flags, and every user of the host can list them.
     if key := settings.api_key or current.get(control.API_KEY, "").strip():

@@ -9,6 +9,7 @@ CONTROL = "HIGGS_CONTROL_FD"
 """Variable with the file descriptor of the socket between them."""
 WARMUP = "HIGGS_WARMUP_SECONDS"
 API_KEY = "VLLM_API_KEY"
+REFERENCE = "HIGGS_MAX_REFERENCE_SECONDS"
 KEEP_ALIVE = "HIGGS_KEEP_ALIVE_SECONDS"
 
 READY, DRAIN, DRAINED = b"ready\n", b"drain\n", b"drained\n"

@@ -44,6 +44,7 @@ class Settings:
     offline: bool
     gpu_memory_utilization: float | None
     max_model_len: int | None
+    max_num_seqs: int | None
     tensor_parallel_size: int
     device: str
     force: bool

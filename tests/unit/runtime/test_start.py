@@ -214,9 +214,10 @@ def test_command_line_of_the_server(start: MakeStart, tmp_path: Path) -> None:
     assert json.loads(environment["ARGUMENTS"]) == [
         "--host", "127.0.0.1", "--port", str(run.port), "--model", weights,
         "--audio-tokenizer-type", weights, "--served-model-name", "one", "two",
-        "--max-model-len", "2048", "--gpu-memory-utilization", "0.5",
+        "--max-model-len", "2048", "--max-num-seqs", "64", "--gpu-memory-utilization", "0.5",
         "--tensor-parallel-size", "1", "--middleware", command.MIDDLEWARE,
-        "--voice-presets-dir", str(tmp_path / "voices"), "--limit-mm-per-prompt", "audio=50",
+        "--voice-presets-dir", str(tmp_path / "voices"), "--disable-cascade-attn",
+        "--limit-mm-per-prompt", "audio=50",
         "--disable-mm-preprocessor-cache", "--dtype", "half", "--seed", "7",
     ]  # fmt: skip
     assert environment["VLLM_API_KEY"] == "0123456789"
@@ -224,6 +225,7 @@ def test_command_line_of_the_server(start: MakeStart, tmp_path: Path) -> None:
     assert environment["HF_HOME"] == str(tmp_path / "hf")
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environment["HIGGS_KEEP_ALIVE_SECONDS"] == "90"
+    assert environment["HIGGS_MAX_REFERENCE_SECONDS"] == "30"
     compiled = tmp_path / "hf/higgs-image" / IMAGE.tag
     assert environment["VLLM_CACHE_ROOT"] == str(compiled / "vllm")
     assert environment["TRITON_CACHE_DIR"] == str(compiled / "triton")
@@ -252,9 +254,17 @@ def test_api_key_is_neither_logged_nor_in_a_command_line(start: MakeStart, how: 
 
 
 def test_flag_of_the_server_replaces_a_default(start: MakeStart) -> None:
-    run = start("--limit-mm-per-prompt", "audio=4", "--disable_mm_preprocessor_cache")
+    run = start("--limit-mm-per-prompt", "audio=4", "--disable_mm_preprocessor_cache",
+                "--max-num-seqs=7", "--disable-cascade-attn",
+                HIGGS_MAX_REFERENCE_SECONDS="45.5")  # fmt: skip
     run.wait_for("higgs: ready")
-    arguments = json.loads(json.loads(run.ask("/environment")[1])["ARGUMENTS"])
+    environment = json.loads(run.ask("/environment")[1])
+    assert environment["HIGGS_MAX_REFERENCE_SECONDS"] == "45.5"
+    assert "limits: 7 requests at once, 8192 tokens each" in run.log
+    assert "references up to 45.5 s, cascade attention off" in run.log
+    arguments = json.loads(environment["ARGUMENTS"])
+    assert arguments.count("--disable-cascade-attn") == 1
+    assert arguments[arguments.index("--max-num-seqs") + 1] == "7"
     assert arguments.count("--limit-mm-per-prompt") == 1
     assert "--disable-mm-preprocessor-cache" not in arguments
 
