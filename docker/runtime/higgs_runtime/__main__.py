@@ -165,7 +165,7 @@ def _check_gpus(chosen: Settings, environment: Mapping[str, str]) -> nvml.GpuMac
 def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Placeholder | None:
     """Answer on both ports; return the placeholder on the server's own, which hands it over.
 
-    A server with its own TLS certificate is not represented: only it can answer with that.
+    There is no placeholder for a server with a TLS certificate: only the server can present it.
     """
     cors = answers.cors_policy(chosen.arguments)
     early = None

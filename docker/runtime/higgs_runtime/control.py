@@ -1,6 +1,6 @@
 """The protocol between the entrypoint and the middleware that runs inside the server.
 
-A module of its own because importing `readiness` would cost the entrypoint 25 ms for asyncio.
+It is separate from `readiness`, because importing that would cost the entrypoint 25 ms for asyncio.
 """
 
 from __future__ import annotations

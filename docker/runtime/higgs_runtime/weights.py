@@ -39,7 +39,7 @@ def is_offline(environment: Mapping[str, str]) -> bool:
 def required(settings: Settings, image: ImageFacts) -> list[WeightsRepo]:
     """Return the repositories that the server loads: the model and the audio tokenizer.
 
-    The codec's semantic model is a repository of its own. A patched server loads it from the audio
+    The codec's semantic model is a separate repository. A patched server loads it from the audio
     tokenizer's file unless a revision is set; an unpatched one loads its main branch.
     """
     needed = [
