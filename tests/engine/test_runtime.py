@@ -251,7 +251,7 @@ def ssh(container: Container, key: Path, *command: str) -> subprocess.CompletedP
 def test_ssh_accepts_only_the_key(start: MakeContainer, key: Path, tmp_path: Path) -> None:
     public = Path(f"{key}.pub").read_text()
     secret = "a 'secret' of \"mine\" #1"
-    container = start(options=(f"--env=PUBLIC_KEY={public}", f"--env=HF_TOKEN=hf_x",
+    container = start(options=(f"--env=PUBLIC_KEY={public}", "--env=HF_TOKEN=hf_x",
                                f"--env=HIGGS_NOTE={secret}"))  # fmt: skip
     container.ready()
     assert "sshd: port 22" in container.log and public.split()[1] not in container.log

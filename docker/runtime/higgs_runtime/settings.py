@@ -16,7 +16,7 @@ from typing import Any
 from higgs_runtime import control, flags
 from higgs_runtime.errors import SettingError
 from higgs_runtime.image import ImageFacts
-from higgs_runtime.settings_table import HOST, TABLE, ContainerSetting
+from higgs_runtime.settings_table import HOST, TABLE, Setting
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: ImageF
     return Settings(**values, arguments=parsed.rest, given=parsed.names)
 
 
-def _parse(setting: ContainerSetting, source: str, text: str) -> Any:
+def _parse(setting: Setting, source: str, text: str) -> Any:
     if is_quoted(text):
         raise SettingError(f"the value of {source} is enclosed in quotes", QUOTES_HINT)
     try:
