@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from higgs_runtime.image import ImageFacts, PinnedRepo
 
 from higgs_image.workspace import PROJECT
 from tests.support import debian
+from tests.support.entrypoint import Entrypoint, MakeEntrypoint
 from tests.support.hub_server import Hub, Server
 
 IMAGE = ImageFacts(
@@ -61,7 +64,19 @@ def hub_server() -> Server:
 
 
 @pytest.fixture
-def hub(hub_server: Server) -> Iterator[Hub]:
+def waits(monkeypatch: pytest.MonkeyPatch, hub_server: Server) -> list[float]:
+    """Replace the pauses between attempts; return their lengths."""
+    from higgs_runtime import download
+
+    waited: list[float] = []
+    monkeypatch.setattr(download, "sleep", waited.append)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    return waited
+
+
+@pytest.fixture
+def hub(hub_server: Server, waits: list[float]) -> Iterator[Hub]:
     """The fake hub with the weights of IMAGE, without failures."""
     hub_server.hub.reset()
     model = {
@@ -94,3 +109,21 @@ def image_file(tmp_path: Path) -> Path:
     }
     path.write_text(json.dumps(facts))
     return path
+
+
+@pytest.fixture
+def start(image_file: Path) -> Iterator[MakeEntrypoint]:
+    """Return a function that starts the entrypoint; all processes are killed afterwards."""
+    running: list[Entrypoint] = []
+
+    def make(*arguments: str, **variables: str) -> Entrypoint:
+        running.append(Entrypoint(image_file, arguments, variables))
+        return running[-1]
+
+    yield make
+    for one in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+        for process in one.left():
+            os.kill(process, signal.SIGKILL)
