@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import gzip
 import hashlib
-import json
 import logging
 import os
 import re
@@ -18,7 +17,6 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from higgs_image import process
 from higgs_image.errors import BuildError, DiskFullError, HiggsError, NetworkError, UsageError
@@ -231,9 +229,8 @@ def explain(output: str, suite: str, mode: str) -> HiggsError:
 
 def _write_layout(tar: Path, target: Path, suite: str) -> oci_layout.Image:
     """Write an OCI layout with one image of one layer; the same tar gives the same bytes."""
+    oci_layout.create(target)
     blobs = target / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    (target / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     unpacked = hashlib.sha256()
     with (
         tar.open("rb") as source,
@@ -255,25 +252,9 @@ def _write_layout(tar: Path, target: Path, suite: str) -> oci_layout.Image:
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{unpacked.hexdigest()}"]},
         "history": [{"created": created, "created_by": f"mmdebstrap {suite}"}],
     }
-    kind = "application/vnd.oci.image"
     layer = {
-        "mediaType": f"{kind}.layer.v1.tar+gzip",
+        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
         "digest": f"sha256:{name}",
         "size": size,
     }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": f"{kind}.manifest.v1+json",
-        "config": {"mediaType": f"{kind}.config.v1+json"} | _add(blobs, config),
-        "layers": [layer],
-    }
-    digest = str(_add(blobs, manifest)["digest"])
-    image = oci_layout.read(target, digest)
-    oci_layout.keep_only(target, image, suite)
-    return image
-
-
-def _add(blobs: Path, value: dict[str, Any]) -> dict[str, Any]:
-    data = json.dumps(value, separators=(",", ":")).encode()
-    (blobs / sha256_bytes(data)).write_bytes(data)
-    return {"digest": f"sha256:{sha256_bytes(data)}", "size": len(data)}
+    return oci_layout.add_image(target, config, [layer], suite)
