@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from higgs_runtime.image import ImageFacts, PinnedRepo
 
 from higgs_image.workspace import PROJECT
-from tests.support import debian
 from tests.support.hub_server import Hub, Server
 
 IMAGE = ImageFacts(
@@ -33,12 +31,6 @@ B200 = "gpu=NVIDIA B200,183359,183000,10,0"
 T4 = "gpu=Tesla T4,15360,15000,7,5"
 RTX_4080 = "gpu=NVIDIA GeForce RTX 4080,16376,16000,8,9"
 DRIVER = "driver=550.90.07;cuda=12040"
-
-
-@pytest.fixture(scope="session")
-def gcc() -> None:
-    """A C compiler and its headers, for the fake NVML."""
-    debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
 
 
 @pytest.fixture(scope="session")
