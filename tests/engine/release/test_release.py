@@ -32,7 +32,18 @@ from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.lockfile import Lock
 from higgs_image.oci import reference, skopeo
 from higgs_image.oci.artifacts import Repository
-from higgs_image.release import evidence, journal, lease, notes, promote, publish, records
+from higgs_image.release import (
+    evidence,
+    journal,
+    lease,
+    notes,
+    promote,
+    publish,
+    record_tags,
+    records,
+    rollback,
+    status,
+)
 from higgs_image.release.journal import Journal
 from higgs_image.workspace import PROJECT, Workspace
 from tests.engine.test_registry import HTPASSWD, SECRET
@@ -72,12 +83,12 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     assert (base["new"], packages["new"]) == (True, True)  # the base has another content, too
     assert f"Who has {release.lock.tag}-1 downloads" in text and "| new |" in text
 
-    planned = promote.plan_rollback(repository, history, "it hums", "custom")
+    planned = rollback.plan_rollback(history, "it hums", "custom")
     assert release.custom() == second, "a plan changes nothing"
     assert planned.move.digest == first and second in planned.undo
     assert release.rollback().digest == first == release.custom()
     with pytest.raises(ReleaseRefusedError, match="no image was promoted before"):
-        promote.plan_rollback(repository, history, "again", "custom")
+        rollback.plan_rollback(history, "again", "custom")
     assert release.rollback(second).digest == second == release.custom()
 
     events = [type(x.record).__name__ for x in history.read()]
@@ -97,7 +108,7 @@ def test_release_release_rollback_and_back(release: Release, repository: Reposit
     assert [x["record"]["event"] for x in kept] == [
         "push", "promote", "outcome", "push", "promote", "outcome",
     ]  # fmt: skip
-    tags = [x for x in repository.tags() if not journal.is_record(x)]
+    tags = [x for x in repository.tags() if not record_tags.is_record(x)]
     assert tags == [f"{release.lock.tag}-1", f"{release.lock.tag}-2", "custom"]
 
 
@@ -124,9 +135,11 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
 def test_a_test_on_a_cpu_alone_is_not_enough(release: Release) -> None:
     digest = release.push("1", smoke="cpu pass")
     with pytest.raises(ReleaseRefusedError, match="decides nothing about kernels"):
-        release.promote(digest, promote.Request("cpu"))
+        release.promote(digest, promote.PromotionConditions("cpu"))
     assert release.custom() is None
-    assert release.promote(digest, promote.Request("cpu", rehearsal=True)).digest == digest
+    assert (
+        release.promote(digest, promote.PromotionConditions("cpu", rehearsal=True)).digest == digest
+    )
 
 
 def test_an_image_whose_immutable_tag_was_moved_is_refused(
@@ -162,21 +175,21 @@ def test_the_newest_records_and_what_the_tags_name(
     release: Release, repository: Repository
 ) -> None:
     history = Journal(repository)
-    assert promote.state(repository, history) == []
+    assert status.tag_status(history) == []
     first, second = release.push("1"), release.push("2")
     release.promote(first)
     assert [type(x.record).__name__ for x in history.read(newest=2)] == ["Smoke", "Promote"]
-    assert promote.state(repository, history) == [f"custom names {first}"]
+    assert status.tag_status(history) == [f"custom names {first}"]
     repository.point("custom", second)
     by = history.read()[0].record.by
     begun = history.write(records.Promote(second, records.now(), by, "custom", first))
-    (line,) = promote.state(repository, history)
+    (line,) = status.tag_status(history)
     assert second in line and "not finished" in line
     end = records.Outcome(second, records.now(), by, begun.tag, records.ABANDONED)
-    history.write(end, tag=journal.tag_for(end))
-    (line,) = promote.state(repository, history)
+    history.write(end, tag=record_tags.tag_for(end))
+    (line,) = status.tag_status(history)
     assert second in line and f"BUT BY THE JOURNAL {first}" in line
-    planned = promote.plan_rollback(repository, history, "why", "custom")
+    planned = rollback.plan_rollback(history, "why", "custom")
     assert planned.move.digest == first and "no record" in planned.text()
 
 
@@ -206,9 +219,11 @@ def test_refused(release: Release, repository: Repository, why: str) -> None:
     assert caught.value.hint and release.custom() == before
     assert "--force" in caught.value.hint
     with pytest.raises(UsageError, match="needs a reason"):
-        release.promote(digest, promote.Request(force=True))
+        release.promote(digest, promote.PromotionConditions(force=True))
 
-    forced = release.promote(digest, promote.Request(force=True, reason="the demo is today"))
+    forced = release.promote(
+        digest, promote.PromotionConditions(force=True, reason="the demo is today")
+    )
     assert release.custom() == digest
     entry = Journal(repository).record(forced.record)
     assert isinstance(entry, records.Promote)
@@ -231,11 +246,11 @@ def test_a_rehearsal_lets_a_stand_in_pass_and_says_so(
 ) -> None:
     more = {LABEL + "fork": "file:///x 1234", LABEL + "overrides": "base-image"}
     digest = release.push("1", smoke="cpu pass", more=more)
-    rehearsal = promote.Request("cpu", rehearsal=True)
+    rehearsal = promote.PromotionConditions("cpu", rehearsal=True)
     moved = release.promote(digest, rehearsal)
     record = Journal(repository).record(moved.record)
     assert isinstance(record, records.Promote) and record.rehearsal and not record.forced
-    assert "a rehearsal, not a release" in record.words()
+    assert "a rehearsal, not a release" in record.describe()
     dirty = release.push("2", smoke="cpu pass", more=more, checkout=Checkout("c" * 40, ("x",)))
     with pytest.raises(ReleaseRefusedError, match="differed from its commit"):
         release.promote(dirty, rehearsal)
@@ -271,12 +286,12 @@ def test_rollback_is_refused_without_reason_or_past(
 ) -> None:
     history = Journal(repository)
     with pytest.raises(ReleaseRefusedError, match="never promoted"):
-        promote.plan_rollback(repository, history, "why", "custom")
+        rollback.plan_rollback(history, "why", "custom")
     release.promote(release.push("1"))
     with pytest.raises(UsageError, match="needs a reason"):
-        promote.plan_rollback(repository, history, " ", "custom")
+        rollback.plan_rollback(history, " ", "custom")
     with pytest.raises(ReleaseRefusedError, match="never named"):
-        promote.plan_rollback(repository, history, "why", "custom", release.push("2"))
+        rollback.plan_rollback(history, "why", "custom", release.push("2"))
 
 
 # Crashes ------------------------------------------------------------------------------------
@@ -285,26 +300,31 @@ KILLED = """
 import os, signal, sys
 from higgs_image import lockfile, process
 from higgs_image.demo import fake_fork
+from higgs_image.oci import read_back
+from higgs_image.oci.registry import RegistryClient
 from tests.engine.release.conftest import Release
 from pathlib import Path
 
 folder, target, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 workspace = fake_fork.workspace_in(Path(sys.argv[4]))
-real, writes = process.run, 0
+writes, read_back.LAG = 0, 0.5
 
-def run(command, **options):
-    global writes
-    writing = command[0] == "skopeo" and "copy" in command and "--dest-tls-verify=false" in command
-    if writing:
-        writes += 1
-        if writes == at:
+def counted(real, is_write):
+    def call(*arguments, **options):
+        global writes
+        writing = is_write(*arguments)
+        if writing:
+            writes += 1
+            if writes == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        done = real(*arguments, **options)
+        if writing and writes == at - 100:  # killed after this write
             os.kill(os.getpid(), signal.SIGKILL)
-    done = real(command, **options)
-    if writing and writes == at - 100:  # killed after this write
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
+        return done
+    return call
 
-process.run = run
+process.run = counted(process.run, lambda command: command[0] == "skopeo" and "copy" in command)
+RegistryClient.put_manifest = counted(RegistryClient.put_manifest, lambda *_: True)
 release = Release(target, folder, lockfile.load(workspace.lock_file), workspace)
 digest = release.push("2")
 release.promote(digest)
@@ -459,7 +479,7 @@ def test_a_registry_that_says_yes_and_stores_nothing(
     with pytest.raises(RegistryConflictError, match="reads back as None"):
         behind.promote(digest)
     assert release.custom() is None
-    (end,) = journal.outcomes(repository.tags()).values()
+    (end,) = record_tags.outcomes(repository.tags()).values()
     assert end == "abandoned"
 
 
