@@ -12,7 +12,7 @@ import imageio_ffmpeg
 import pytest
 
 from higgs_image.errors import HiggsError
-from higgs_image.host import docker_install, facts
+from higgs_image.host import docker_install, facts, install_plan
 from higgs_image.workspace import Workspace
 from tests.support import debian
 
@@ -103,8 +103,8 @@ def machine() -> facts.Machine:
         reason = error.message
     else:
         reason = "missing on this machine"
-    found = facts.look()
-    lack = docker_install.missing(found, registry=False)
+    found = facts.probe()
+    lack = install_plan.missing(found, registry=False)
     if found.engine is None or lack:
         pytest.skip("; ".join(lack.values()) or reason)
     return found

@@ -88,10 +88,10 @@ def test_a_stream_is_finished_before_the_end(start_server: Any) -> None:
         status = 200
         while status == 200:
             status, said = Server(running.url).ask("GET", "/v1/models")
-        assert status == 503 and b"the server is ending" in said
+        assert status == 503 and b"the server is shutting down" in said
         began = len(sound)
         sound += answer.read()  # raises IncompleteRead where the end of a chunked answer is missing
         assert len(sound) > 2 * began
         stopping.join()
         assert container.wait()["StatusCode"] == 0
-        assert "stopping: no request is running after" in running.log()
+        assert "stopping: all requests have finished after" in running.log()

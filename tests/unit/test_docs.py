@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from higgs_runtime import errors as runtime_errors
 from invoke.parser.context import ParserContext
 from invoke.parser.parser import Parser
 from invoke.program import Program
 
+from higgs_image import errors
+from higgs_image.smoke.record import REQUIRED
 from higgs_image.tasks import namespace
 from higgs_image.workspace import PROJECT
 
@@ -105,6 +109,33 @@ def test_packages_are_described() -> None:
     described = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M)) | {"host"}
     assert packages <= described
     assert described - {"root"} <= packages
+
+
+def listed(page: str, heading: str = "") -> set[str]:
+    """Return the first column of the tables below a heading, code marks and commas removed."""
+    text = (PROJECT / page).read_text().partition(heading)[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \|", text, flags=re.M)
+    return {x for row in rows for x in row.replace("`", "").replace(",", "").split()}
+
+
+def test_workflows_are_listed() -> None:
+    names = {path.stem for path in PROJECT.glob(".github/workflows/*.yml")}
+    assert names <= listed("README.md", "## In CI")
+    assert names <= listed("docs/ci.md", "# CI")
+
+
+def test_smoke_checks_are_listed() -> None:
+    assert REQUIRED["gpu"] <= listed("docs/smoke-test.md", "## Checks")
+
+
+@pytest.mark.parametrize(
+    ("module", "heading"),
+    [(errors, "## The commands"), (runtime_errors, "## The container")],
+)
+def test_exit_codes_are_listed(module: ModuleType, heading: str) -> None:
+    codes = {str(x.exit_code) for x in vars(module).values() if hasattr(x, "exit_code")}
+    assert len(codes) > 10
+    assert codes - {"1"} <= listed("docs/exit-codes.md", heading)
 
 
 def test_readme_is_short() -> None:

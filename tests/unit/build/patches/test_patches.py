@@ -83,10 +83,10 @@ def test_the_lock_records_every_patch(patched: Project) -> None:
     with pytest.raises(LockError, match=r"patches\.sha256\.second is \w{12}\.\.\., locked none"):
         lockfile.require_consistent(before, patched.workspace.root)
     lockfile.refresh(before, patched.workspace.root)
-    assert list(patched.load().patches.sha256) == ["mend", "second"]
+    assert list(patched.load().patches.sha256) == ["mend", "second"]  # type: ignore[union-attr]
     (patched.workspace.lock_file.parent / "patches/mend.py").unlink()
     lockfile.refresh(patched.load(), patched.workspace.root)
-    assert list(patched.load().patches.sha256) == ["second"]
+    assert list(patched.load().patches.sha256) == ["second"]  # type: ignore[union-attr]
     lockfile.require_consistent(patched.load(), patched.workspace.root)
 
 
