@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 
@@ -39,10 +40,9 @@ def base(
     from higgs_image import lockfile
     from higgs_image.host import base_image
     from higgs_image.oci import reference as oci_reference
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        workspace = Workspace.default()
+        workspace = current_workspace()
         target = setting(c, "registry", registry)
         oci_reference.repository(target, base_image.NAME)  # before the work, not after it
         python = lockfile.load(workspace.lock_file).python.version

@@ -6,6 +6,7 @@ import sys
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output, setting
 
@@ -19,11 +20,10 @@ from higgs_image.tasks.output import JSON_HELP, output, setting
 def doctor(c: Context, registry: str | None = None, json: bool = False) -> None:
     """Say whether this machine can do the job, and what to do about what it lacks."""
     from higgs_image.doctor import examination
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
         diagnosis = examination.examine(
-            Workspace.default(),
+            current_workspace(),
             registry=setting(c, "registry", registry),
             name=setting(c, "image_name"),
             base_image=setting(c, "base_image"),
@@ -49,10 +49,9 @@ def engine(
 ) -> None:
     """Install and start what is missing for a build, on Debian as root."""
     from higgs_image.host import docker_install
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
         report = docker_install.run(
-            Workspace.default(), registry=registry, signing=signing, dry_run=dry_run
+            current_workspace(), registry=registry, signing=signing, dry_run=dry_run
         )
         out.result(report, report.text())

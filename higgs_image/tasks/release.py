@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 
@@ -87,12 +88,11 @@ def release(
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import pipeline
     from higgs_image.release import promote as release_promote
-    from higgs_image.workspace import Workspace
 
     code = 0
     with output(json) as out:
         request = pipeline.Request(
-            workspace=Workspace.default(),
+            workspace=current_workspace(),
             target=_target(c, registry, name),
             compression=setting(c, "compression", compression),
             overrides=Overrides(
@@ -142,10 +142,9 @@ def promote(
     from higgs_image.release import pipeline
     from higgs_image.release import promote as release_promote
     from higgs_image.release.journal import Journal
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, _opened(c, digest, registry, name) as (repository, what):
-        workspace = Workspace.default()
+        workspace = current_workspace()
         history = Journal(repository, workspace.build / "journal")
         conditions = release_promote.Request(
             setting(c, "device_class", device_class), force, reason, rehearsal
@@ -181,10 +180,9 @@ def rollback(
     from higgs_image.oci.artifacts import open_repository
     from higgs_image.release import promote as release_promote
     from higgs_image.release.journal import Journal
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, open_repository(_target(c, registry, name)) as repository:
-        history = Journal(repository, Workspace.default().build / "journal")
+        history = Journal(repository, current_workspace().build / "journal")
         if yes:
             release_promote.settle(repository, history)
         plan = release_promote.plan_rollback(repository, history, reason, moving, to or None)
@@ -239,10 +237,9 @@ def record(
     from higgs_image.release import pipeline
     from higgs_image.release.journal import Journal
     from higgs_image.smoke import report as smoke_report
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, _opened(c, digest, registry, name) as (repository, what):
-        workspace = Workspace.default()
+        workspace = current_workspace()
         entry, told = pipeline.record(
             repository,
             Journal(repository, workspace.build / "journal"),
@@ -290,10 +287,9 @@ def verify(
     from higgs_image.errors import VerificationError
     from higgs_image.release import verify as release_verify
     from higgs_image.release.journal import Journal
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, _opened(c, image, registry, name) as (repository, what):
-        workspace = Workspace.default()
+        workspace = current_workspace()
         public = existing_file(key, "--key")
         trust = signature.Trust(public, identity) if public or identity else None
         done = release_verify.verify(
