@@ -1,9 +1,17 @@
 """versions.lock: every pin of the image, read strictly, and compared with the files it covers."""
 
-from higgs_image.lockfile.edit import Difference, set_value
-from higgs_image.lockfile.hashes import differences, refresh, require_consistent
+from higgs_image.lockfile.edit import Value, write
+from higgs_image.lockfile.hashes import (
+    Difference,
+    differences,
+    input_sha256,
+    recipe_files,
+    recipe_sha256,
+    refresh,
+    require_consistent,
+)
 from higgs_image.lockfile.load import load
-from higgs_image.lockfile.requirements import requirements
+from higgs_image.lockfile.requirements import requirements, versions
 from higgs_image.lockfile.schema import (
     Digest,
     Fork,
@@ -11,6 +19,7 @@ from higgs_image.lockfile.schema import (
     Lock,
     Python,
     Sha256,
+    Submodule,
     Weights,
 )
 
@@ -22,11 +31,17 @@ __all__ = [
     "Lock",
     "Python",
     "Sha256",
+    "Submodule",
+    "Value",
     "Weights",
     "differences",
+    "input_sha256",
     "load",
+    "recipe_files",
+    "recipe_sha256",
     "refresh",
     "require_consistent",
     "requirements",
-    "set_value",
+    "versions",
+    "write",
 ]

@@ -1,8 +1,7 @@
-"""versions.lock: every pin of the image, what was asked for beside what was locked.
+"""The format of versions.lock: what was asked for beside what was locked.
 
-The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
-algorithm is refused with the line and the remedy. It also records hashes of the files that decide
-what is in the image (the requirements and the recipe), so that its own hash names the content.
+It also records the hashes of the files that decide what is in the image (the requirements and the
+recipe), so that its own hash names the image's content.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ SCHEMA = 1
 
 def _matching(pattern: str, remedy: str) -> msgspec.Meta:
     """Return a rule for a string. Values reach files and commands: none holds a line break."""
-    _REMEDY[pattern] = remedy
+    REMEDIES[pattern] = remedy
     return msgspec.Meta(pattern=pattern)
 
 
-_REMEDY: dict[str, str] = {}
+REMEDIES: dict[str, str] = {}
+"""Pattern of a value to what to write instead."""
 
 Commit = Annotated[
     str, _matching(r"^[0-9a-f]{40}\Z", "write the full 40 hexadecimal digits of the git object id")
@@ -75,7 +75,7 @@ class Fork(_Table, frozen=True):
         commit: what that was resolved to.
         tree: git's tree id of that commit: proves a checkout from its files alone.
         date: the commit's date; the image's creation date and SOURCE_DATE_EPOCH.
-        hold: why `invoke lock --update` leaves it alone unless it is named.
+        hold: why `invoke lock --update` takes no newer one unless it is named.
     """
 
     url: GitUrl
@@ -222,7 +222,9 @@ class Project(_Table, frozen=True):
     url: GitUrl
 
 
-class _File(_Table, frozen=True):
+class LockContent(_Table, frozen=True):
+    """The tables of versions.lock."""
+
     schema: int
     date: datetime.date
     fork: Fork
@@ -238,7 +240,7 @@ class _File(_Table, frozen=True):
     debian: Debian | None = None
 
 
-class Lock(_File, frozen=True):
+class Lock(LockContent, frozen=True):
     """The decoded versions.lock.
 
     Attributes:

@@ -272,7 +272,7 @@ def test_removed_kernels(project: Project) -> None:
 
 def test_host_that_is_no_repository(project: Project) -> None:
     shutil.rmtree(project.upstream.fork)
-    refused(project, SourceError, f"{HOST}fork.git", "is no git repository")
+    refused(project, SourceError, f"{HOST}fork.git", "is not a git repository")
 
 
 def test_host_that_does_not_answer(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def test_host_that_does_not_answer(project: Project, monkeypatch: pytest.MonkeyP
         (
             "remote: Repository not found.\nfatal: repository 'https://github.com/a/b/' not found",
             SourceError,
-            "is no git repository (fatal: repository",
+            "is not a git repository (fatal: repository",
         ),
         (
             "fatal: '/x' does not appear to be a git repository\n"
@@ -342,7 +342,7 @@ def test_host_that_does_not_answer(project: Project, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_what_git_says_becomes_an_error(stderr: str, kind: type, part: str) -> None:
-    error = remote._explain("fork", f"{HOST}fork.git", "1" * 40, f"\n  stderr: '{stderr}'")
+    error = remote.explain_git("fork", f"{HOST}fork.git", "1" * 40, f"\n  stderr: '{stderr}'")
     assert type(error) is kind
     assert part in error.message
     assert "\n" not in error.message
@@ -351,7 +351,7 @@ def test_what_git_says_becomes_an_error(stderr: str, kind: type, part: str) -> N
 
 def test_full_disk_while_fetching() -> None:
     text = "fatal: write error: No space left on device\nfatal: index-pack failed"
-    assert remote._explain("fork", "u", "c", text).exit_code == 22
+    assert remote.explain_git("fork", "u", "c", text).exit_code == 22
 
 
 def test_without_git(project: Project) -> None:
@@ -516,7 +516,7 @@ TAMPERING = [
 def test_tampering_is_noticed(fetched: Project, tamper: Callable[[Path], None]) -> None:
     tamper(fetched.workspace.source / "fork")
     shutil.rmtree(fetched.upstream.root)
-    with pytest.raises(SourceError, match="is no git repository"):
+    with pytest.raises(SourceError, match="is not a git repository"):
         ensure(fetched)  # it wants to fetch again, which fails here to save time
 
 
@@ -571,7 +571,7 @@ def test_failed_replacement_keeps_the_old_checkout(project: Project) -> None:
     fork = ensure(project).fork
     edit(fork)
     shutil.rmtree(project.upstream.root)
-    refused(project, SourceError, "is no git repository")
+    refused(project, SourceError, "is not a git repository")
     assert (fork / "README.md").exists()
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from higgs_image import lockfile, retry
 from higgs_image.errors import LockError, UpdateError, UsageError
-from higgs_image.updates import update as updates_update
+from higgs_image.updates.report import UpdateReport
+from higgs_image.updates.update import update as run_update
 from tests.unit.conftest import HOST, SUBMODULE, Project, commit_all, git, write
 
 NEW = "f" * 40
@@ -80,8 +81,8 @@ def updated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def update(project: Project, *names: str, dry_run: bool = False) -> updates_update.Report:
-    return updates_update.update(project.load(), project.workspace.root, names, dry_run=dry_run)
+def update(project: Project, *names: str, dry_run: bool = False) -> UpdateReport:
+    return run_update(project.workspace, names, dry_run=dry_run)
 
 
 def changed_lines(before: str, after: str) -> list[str]:
@@ -93,7 +94,7 @@ def test_only_what_was_asked_for_changes(updated: Project, hub: Web) -> None:
     before = updated.text
     report = update(updated, "generation")
     assert changed_lines(before, updated.text) == [
-        f"date = {datetime.datetime.now(datetime.UTC).date()}",
+        f"date = {datetime.datetime.now(datetime.UTC).date()} # part of the tag",
         f'revision = "{NEW}"',
     ]
     assert updated.load().weights_for("generation").revision == NEW
@@ -120,7 +121,7 @@ def test_what_is_held_is_shown_and_taken_only_by_name(updated: Project, hub: Web
     )
     report = update(updated, "audio-tokenizer", dry_run=True)
     assert [x.name for x in report.taken] == ["audio-tokenizer"]
-    report = updates_update.update(updated.load(), updated.workspace.root)
+    report = run_update(updated.workspace)
     assert [x.name for x in report.held] == ["generation"]
     assert "held generation: the fork reads no newer" in report.text()
     assert updated.load().weights_for("generation").revision == "e" * 40
@@ -131,7 +132,7 @@ def test_what_is_held_is_shown_and_taken_only_by_name(updated: Project, hub: Web
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "asks for a login"), (403, "licence"), (404, "does not exist"), (429, "too many"),
+    [(401, "needs a login"), (403, "licence"), (404, "does not exist"), (429, "too many"),
      (503, "503")],
 )  # fmt: skip
 def test_one_source_that_refuses_does_not_hold_up_the_others(
@@ -165,12 +166,12 @@ def test_a_renamed_repository_and_a_login(
     monkeypatch.setenv("HF_TOKEN", "t0ken")
     hub.say("/api/models/bosonai/model/revision/main", {"id": "bosonai/new", "sha": NEW})
     report = update(updated, "generation")
-    assert "the hub calls it bosonai/new by now" in report.text()
+    assert "the hub now calls it bosonai/new" in report.text()
     assert hub.headers[-1]["Authorization"] == "Bearer t0ken"
 
 
 def test_an_unknown_entry_or_an_inconsistent_lock(updated: Project) -> None:
-    with pytest.raises(UsageError, match="there is no entry forks"):
+    with pytest.raises(UsageError, match="unknown entry: forks"):
         update(updated, "forks")
     updated.replace('input_sha256 = "', 'input_sha256 = "0')
     with pytest.raises(LockError):
@@ -291,11 +292,9 @@ def test_packages_are_taken_when_they_are_old_enough(updated: Project, index: We
     assert "--directory" not in second and "2024-01-01" not in second
     lockfile.require_consistent(updated.load(), updated.workspace.root)
     assert update(updated, "python").current == ("python",)
-    younger = updates_update.update(
-        updated.load(), updated.workspace.root, ["python"], min_age=datetime.timedelta(0)
-    )
+    younger = run_update(updated.workspace, ["python"], min_age=datetime.timedelta(0))
     assert "thing 1.1 -> 1.2" in younger.text()
-    assert "build.txt was not looked at" in younger.text()
+    assert "build.txt was not checked" in younger.text()
 
 
 def test_packages_without_a_solution(updated: Project, index: Web) -> None:
