@@ -61,7 +61,7 @@ def workspace(make_standin: MakeStandin) -> Workspace:
 def test_one_digest_in_layout_registry_and_engine(
     workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
 ) -> None:
-    request = pipeline.Request(
+    request = pipeline.BuildRequest(
         workspace, "one-digest", registry=registry_for_all.address, overrides=overrides
     )
     first = pipeline.run(request)

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
     "engine ends": (
         "#9 1.2 working\nERROR: failed to receive status: rpc error: code = Unavailable desc = "
         "error reading from server: EOF",
-        EngineError, ["went away"], "./inv engine",
+        EngineError, ["stopped during the build"], "./inv engine",
     ),
     "apt has no network": (
         recorded("apt"), NetworkError,
@@ -165,7 +165,7 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_output_becomes_an_error(name: str) -> None:
     output, kind, parts, hint = CASES[name]
-    error = buildkit.explain(output, LOG)
+    error = buildkit.explain_build(output, LOG)
     assert type(error) is kind, error.message
     for part in parts:
         assert part in error.message
@@ -174,7 +174,9 @@ def test_output_becomes_an_error(name: str) -> None:
 
 
 def test_which_errors_are_worth_another_try() -> None:
-    transient = {name for name, case in CASES.items() if buildkit.explain(case[0], LOG).transient}
+    transient = {
+        name for name, case in CASES.items() if buildkit.explain_build(case[0], LOG).transient
+    }
     assert transient == {
         "base's registry refuses", "base's registry has no address", "base's registry is ill",
         "apt has no network", "uv: refused", "uv: no address", "uv: 503", "pip: refused",

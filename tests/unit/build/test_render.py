@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from higgs_image import process
+from higgs_image.build import context as build_context
 from higgs_image.build import render
+from higgs_image.build.context import BuildContext, Files
 from higgs_image.build.overrides import Overrides
 from higgs_image.build.patches.apply import Patched
-from higgs_image.build.render import Files
 from higgs_image.build.source import Source
 from higgs_image.errors import BuildError, DriftError, LockError, SourceError, UsageError
 from higgs_image.files import sha256_bytes
@@ -47,9 +48,9 @@ def compute(project: Project, source: Source, overrides: Overrides | None = None
     )
 
 
-def rendered(project: Project, source: Source) -> tuple[Files, render.Context]:
+def rendered(project: Project, source: Source) -> tuple[Files, BuildContext]:
     files = compute(project, source)
-    return files, render.write(project.workspace, project.load(), files)
+    return files, build_context.write(project.workspace, project.load(), files)
 
 
 # --- content
@@ -279,36 +280,36 @@ def test_drift_is_noticed_shown_and_repaired(
     project: Project, source: Source, drift: Callable[[Path], str]
 ) -> None:
     files, context = rendered(project, source)
-    render.require_current(project.workspace, files)
+    build_context.drift(context.path, files).require_none()
     name = drift(context.path)
+    found = build_context.drift(context.path, files)
     with pytest.raises(DriftError, match=re.escape(name)) as caught:
-        render.require_current(project.workspace, files)
+        found.require_none()
     assert caught.value.exit_code == 13
     assert "invoke render" in caught.value.hint
-    found = render.read(context.path)
-    assert render.drift(files, found) == [name]
-    assert name in render.diff(files, found)
-    assert render.write(project.workspace, project.load(), files).changed == [name]
-    render.require_current(project.workspace, files)
+    assert found.files == [name]
+    assert name in found.diff
+    assert build_context.write(project.workspace, project.load(), files).changed == [name]
+    build_context.drift(context.path, files).require_none()
 
 
 def test_diff_goes_from_what_is_there_to_what_should_be(project: Project, source: Source) -> None:
     files, context = rendered(project, source)
     edit(context.path)
-    text = render.diff(files, render.read(context.path))
+    text = build_context.drift(context.path, files).diff
     assert text.startswith("--- a/Dockerfile\n+++ b/Dockerfile\n@@")
     assert "\n-EXPOSE 9000\n+EXPOSE 8000\n" in text
     (context.path / "build/step.py").chmod(0o755)
-    assert "mode 755 -> 644: a/build/step.py" in render.diff(files, render.read(context.path))
+    assert "mode 755 -> 644: a/build/step.py" in build_context.drift(context.path, files).diff
     (context.path / "new").touch()
-    assert "a/new -> /dev/null" in render.diff(files, render.read(context.path))
-    assert render.diff(files, files) == ""
+    assert "a/new -> /dev/null" in build_context.drift(context.path, files).diff
+    assert "ümlaut" not in build_context.drift(context.path, files).diff
 
 
 def test_many_differences_are_counted(project: Project, source: Source) -> None:
-    files = compute(project, source)
-    with pytest.raises(DriftError, match=f"and {len(files) - 3} more"):
-        render.require_current(project.workspace, files)
+    drift = build_context.drift(project.workspace.context, compute(project, source))
+    with pytest.raises(DriftError, match=f"and {len(drift.files) - 3} more"):
+        drift.require_none()
 
 
 def test_a_changed_source_file_is_the_only_change(project: Project, source: Source) -> None:
@@ -321,7 +322,7 @@ def test_a_changed_source_file_is_the_only_change(project: Project, source: Sour
 def test_leftover_of_a_killed_run(project: Project, source: Source) -> None:
     write(project.workspace.build / ".context.new", {"half": ""})
     files, context = rendered(project, source)
-    assert sorted(render.read(context.path)) == sorted(files)
+    assert sorted(build_context.read(context.path)) == sorted(files)
     assert not (project.workspace.build / ".context.new").exists()
 
 
@@ -413,7 +414,6 @@ def test_labels(project: Project, source: Source) -> None:
         f"{oci}version": lock.tag,
         f"{oci}created": "2025-07-30T16:20:54-07:00",
         f"{oci}licenses": "Apache-2.0",
-        f"{oci}documentation": render.DOCUMENTATION,
         f"{oci}base.name": "debian:bookworm-slim",
         f"{oci}base.digest": f"sha256:{'c' * 64}",
         "org.higgs-image.lock-sha256": lock.sha256,
@@ -473,7 +473,7 @@ def test_overrides_are_recorded(project: Project, source: Source, tmp_path: Path
     "base", ["debian\nRUN id", "debian AS x", "$BASE", "debian ", 'a"b', "a\\b", "--platform=x y"]
 )
 def test_a_base_image_that_is_more_than_a_name(base: str) -> None:
-    with pytest.raises(UsageError, match="is no image reference"):
+    with pytest.raises(UsageError, match="is not an image reference"):
         Overrides(base_image=base)
 
 

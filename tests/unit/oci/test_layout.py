@@ -164,10 +164,10 @@ def test_budget(
     plan: layers.Layers, sizes: dict[str, float], compression: str, parts: list[str]
 ) -> None:
     if not parts:
-        budget.check_budget(image_of(**sizes), plan, compression)
+        budget.check_compressed(image_of(**sizes), plan, compression)
         return
     with pytest.raises(BudgetError) as caught:
-        budget.check_budget(image_of(**sizes), plan, compression)
+        budget.check_compressed(image_of(**sizes), plan, compression)
     for part in parts:
         assert part in caught.value.message
     assert caught.value.exit_code == 16
