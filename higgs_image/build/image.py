@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from higgs_image import checkout, lockfile, process
 from higgs_image.build import budget, buildkit, context, stages
 from higgs_image.build.overrides import Overrides
 from higgs_image.checkout import Checkout
 from higgs_image.errors import BuildError, EngineError, UsageError
-from higgs_image.files import sha256_bytes, write_atomically
+from higgs_image.files import sha256_bytes, sha256_file, write_atomically
 from higgs_image.lockfile import Lock
 from higgs_image.oci import layout
 from higgs_image.oci import statement as oci_statement
@@ -80,10 +81,19 @@ def build(
     key = sha256_bytes(f"{written.sha256} {compression} {locked.fork.epoch}".encode())
     with workspace.exclusive(f"build-{compression}"):
         found = checkout.inspect(workspace.root)
-        recorded = _recorded_checkout(workspace, compression)
+        state = workspace.read_state(f"build-{compression}")
+        recorded = _recorded_checkout(state)
         provenance = workspace.build / f"provenance-{compression}.json"
         # What an unclean work tree built is built again once it is clean.
-        usable = not no_cache and provenance.exists() and (recorded.clean or not found.clean)
+        usable = (
+            not no_cache
+            and (recorded.clean or not found.clean)
+            and provenance.exists()
+            and sha256_file(provenance) == state.get("provenance")
+        )
+        for path in layout.damaged_blobs(target):  # BuildKit would keep it as it is
+            log.info("build: %s is damaged and built again", path)
+            path.unlink()
         image = current(workspace, compression, key) if usable else None
         skipped = image is not None
         if image is None:
@@ -94,12 +104,13 @@ def build(
             image, statement = _buildx(
                 workspace, locked, compression, overrides, tag, no_cache=no_cache
             )
-            layout.keep_only(target, image, tag)
             write_atomically(provenance, statement)
             recorded = found
             state = {"key": key, "digest": image.digest, "tag": tag, "commit": found.commit,
-                     "clean": found.clean, "url": found.url}  # fmt: skip
+                     "clean": found.clean, "url": found.url,
+                     "provenance": sha256_bytes(statement)}  # fmt: skip
             workspace.write_state(f"build-{compression}", state)
+        layout.keep_only(target, image, tag)
     watch.lap("build")
     budget.check_compressed(image, prepared.layers, compression)
     log.info("build: %s %s%s", tag, image.digest, " (unchanged)" if skipped else "")
@@ -116,9 +127,8 @@ def build(
     )
 
 
-def _recorded_checkout(workspace: Workspace, compression: str) -> Checkout:
+def _recorded_checkout(state: Mapping[str, Any]) -> Checkout:
     """Return the state of the project's checkout when the last build was made."""
-    state = workspace.read_state(f"build-{compression}")
     changed = () if state.get("clean") else ("unknown",)
     return Checkout(state.get("commit"), changed, state.get("url"))
 

@@ -26,11 +26,16 @@ class Overrides:
     without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what would be more than a reference in the Dockerfile."""
+        """Refuse what is more than a reference in the Dockerfile, or not a file of CAs."""
         if self.base_image and not re.fullmatch(r"[\w.:/@\[\]-]+", self.base_image):
             raise UsageError(
                 f"--base-image {self.base_image!r} is not an image reference",
                 "give it as registry/name:tag or registry/name@sha256:...",
+            )
+        if self.extra_ca and b"-----BEGIN CERTIFICATE-----" not in self.extra_ca.read_bytes():
+            raise UsageError(
+                f"--extra-ca {self.extra_ca} is not a PEM file with certificates",
+                "give a file that has -----BEGIN CERTIFICATE----- in it",
             )
 
     @property

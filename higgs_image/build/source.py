@@ -20,7 +20,7 @@ from higgs_image.build import remote
 from higgs_image.errors import KernelsChangedError, SourceError
 from higgs_image.files import replace_folder
 from higgs_image.git_objects import git_tree_ids
-from higgs_image.lockfile import Fork, Lock, Submodule
+from higgs_image.lockfile import ForkPin, Lock, SubmodulePin
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _flaw(path: Path, commit: str, tree: str, gitlinks: dict[str, str]) -> str |
 
 
 def _fetch(
-    path: Path, name: str, pin: Fork | Submodule, gitlinks: dict[str, str], lock: Lock
+    path: Path, name: str, pin: ForkPin | SubmodulePin, gitlinks: dict[str, str], lock: Lock
 ) -> None:
     """Fetch one commit without history beside its goal, verify it, and rename."""
     from git import GitCommandError, Repo

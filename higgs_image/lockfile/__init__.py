@@ -12,28 +12,17 @@ from higgs_image.lockfile.hashes import (
 )
 from higgs_image.lockfile.load import load
 from higgs_image.lockfile.requirements import requirements, versions
-from higgs_image.lockfile.schema import (
-    Digest,
-    Fork,
-    GitUrl,
-    Lock,
-    Python,
-    Sha256,
-    Submodule,
-    Weights,
-)
+from higgs_image.lockfile.schema import Digest, ForkPin, GitUrl, Lock, Sha256, SubmodulePin
 
 __all__ = [
     "Difference",
     "Digest",
-    "Fork",
+    "ForkPin",
     "GitUrl",
     "Lock",
-    "Python",
     "Sha256",
-    "Submodule",
+    "SubmodulePin",
     "Value",
-    "Weights",
     "differences",
     "input_sha256",
     "load",

@@ -89,7 +89,7 @@ for action in make_arg_parser(FlexibleArgumentParser())._actions:
 """
 
 
-def test_the_start_code_knows_the_servers_flags(report: pipeline.BuildReport) -> None:
+def test_the_entrypoint_knows_the_flags_of_the_server(report: pipeline.BuildReport) -> None:
     """It refuses unknown ones at once. After a change: write the difference into that file."""
     printed = run(report, "python3", "-", stdin=FLAGS).splitlines()
     found = sorted(line.split()[1] for line in printed if line.startswith("flag "))
@@ -97,7 +97,7 @@ def test_the_start_code_knows_the_servers_flags(report: pipeline.BuildReport) ->
     assert found == listed.read_text().split()
 
 
-def test_it_starts_by_its_own_start_code(report: pipeline.BuildReport) -> None:
+def test_the_image_starts_by_its_entrypoint(report: pipeline.BuildReport) -> None:
     assert report.pushed is not None
     command = ["docker", "run", "--rm", "--network", "none", report.pushed.by_digest]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
@@ -106,7 +106,7 @@ def test_it_starts_by_its_own_start_code(report: pipeline.BuildReport) -> None:
     assert refused.returncode == 10 and "sees no NVIDIA GPU" in refused.stderr
 
 
-def test_bytecode_is_there_for_what_is_in_the_image(report: pipeline.BuildReport) -> None:
+def test_every_module_in_the_image_has_bytecode(report: pipeline.BuildReport) -> None:
     """The server's own modules and the packages': nothing is compiled when it starts."""
     script = (
         "import importlib.util as u, pathlib, sys\n"
@@ -121,7 +121,7 @@ def test_bytecode_is_there_for_what_is_in_the_image(report: pipeline.BuildReport
     assert run(report, "python3", "-c", script).splitlines()[-1] == "valid"
 
 
-def test_what_triton_needs_at_run_time(report: pipeline.BuildReport) -> None:
+def test_the_compiler_that_triton_needs_is_in_the_image(report: pipeline.BuildReport) -> None:
     """It compiles its launcher with the C compiler and Python's headers, and calls ptxas."""
     build = (
         "cat > /tmp/probe.c && gcc -shared -fPIC -O3 $(python3 -c 'import sysconfig; "
@@ -141,10 +141,10 @@ def test_every_sound_format_can_be_written(report: pipeline.BuildReport) -> None
         assert int(done) > 500, encoder
 
 
-def test_fork_lies_over_the_wheel(report: pipeline.BuildReport, workspace) -> None:  # type: ignore[no-untyped-def]
-    mended = workspace.build / "patched" / "vllm/v1/worker/gpu_model_runner.py"
+def test_the_fork_replaces_files_of_the_wheel(report: pipeline.BuildReport, workspace) -> None:  # type: ignore[no-untyped-def]
+    patched = workspace.build / "patched" / "vllm/v1/worker/gpu_model_runner.py"
     own = workspace.source / "fork" / "vllm/entrypoints/bosonai/serving_chat.py"
-    for file, root in ((mended, workspace.build / "patched"), (own, workspace.source / "fork")):
+    for file, root in ((patched, workspace.build / "patched"), (own, workspace.source / "fork")):
         assert run(report, "cat", f"{SITE}/{file.relative_to(root)}") == file.read_text()
     package = "boson_multimodal/audio_processing/higgs_audio_tokenizer.py"
     assert run(report, "cat", f"{SITE}/{package}").strip()

@@ -116,7 +116,7 @@ def covered(key: str, path: Path) -> str:
 
 @dataclass
 class Project:
-    """A workspace below tmp_path with a lock of its own, on the project's templates and recipe."""
+    """A workspace below tmp_path with its own lock, on the project's templates and recipe."""
 
     workspace: Workspace
     upstream: Upstream

@@ -52,7 +52,9 @@ def holder(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
     child.stdout.close()
 
 
-def test_busy(workspace: Workspace, holder: subprocess.Popen[str]) -> None:
+def test_a_busy_workspace_is_an_error_after_the_timeout(
+    workspace: Workspace, holder: subprocess.Popen[str]
+) -> None:
     began = time.monotonic()
     with (
         pytest.raises(BusyError, match="another run has been busy with source for 0 s") as caught,
@@ -104,7 +106,7 @@ def test_damaged_state_counts_as_none(workspace: Workspace, content: bytes) -> N
     assert workspace.read_state("build") == {}
 
 
-def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_write_is_complete_or_does_not_happen(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file"
     write_atomically(path, b"old")
     before = path.stat().st_ino

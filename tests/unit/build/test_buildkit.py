@@ -131,7 +131,7 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
                 "503 Service Unavailable"),
         RegistryUnavailableError, ["503"], "run again",
     ),
-    "a digest with the digits 401 is no login": (
+    "a digest with the digits 401 is not a login": (
         resolve(f"r.example/b:c@sha256:{'401' * 21}4: not found"),
         RegistryNotFoundError, ["does not exist"], "--base-image",
     ),
@@ -173,7 +173,7 @@ def test_output_becomes_an_error(name: str) -> None:
     assert len(error.message.splitlines()) <= 14
 
 
-def test_which_errors_are_worth_another_try() -> None:
+def test_transient_errors() -> None:
     transient = {
         name for name, case in CASES.items() if buildkit.explain_build(case[0], LOG).transient
     }

@@ -65,7 +65,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
 
 @pytest.fixture
 def project(lock_only: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with a folder of its own for the accepted advisories."""
+    """A project with its own folder for the accepted advisories."""
     root = lock_only.workspace.lock_file.parent
     (root / "templates").symlink_to(PROJECT / "templates")
     made = Project(replace(lock_only.workspace, root=root), lock_only.upstream)

@@ -170,7 +170,7 @@ REFUSED: dict[str, tuple[Edit, str, str, str]] = {
         "vllm.trees.CMakeLists.txt is 'abc'",
         "full 40 hex",
     ),
-    "kernel tree that is no text": (
+    "kernel tree that is not text": (
         value('"cmake"', "7"),
         '"cmake"',
         "vllm.trees.cmake is 7",
@@ -435,13 +435,13 @@ def test_loaded_values(project: Project) -> None:
     assert loaded.file("a/b") == project.workspace.lock_file.parent / "a/b"
 
 
-def test_wheel_names_are_compared_as_packages_are(project: Project) -> None:
+def test_wheel_names_are_compared_normalised(project: Project) -> None:
     project.replace('name = "vllm"', 'name = "Higgs-Stand.in"')
     project.replace('"vllm-0.8.3-', '"higgs_stand_in-0.8.3-')
     assert project.load().wheel.name == "Higgs-Stand.in"
 
 
-def test_weights_that_are_not_there(project: Project) -> None:
+def test_unknown_role_of_weights_is_refused(project: Project) -> None:
     with pytest.raises(LockError, match=r"versions\.lock: no weights have the role 'x'"):
         project.load().weights_for("x")
 
@@ -449,7 +449,7 @@ def test_weights_that_are_not_there(project: Project) -> None:
 # --- covered files
 
 
-def test_consistent(project: Project) -> None:
+def test_a_consistent_lock_is_not_written(project: Project) -> None:
     loaded = project.load()
     assert lockfile.differences(loaded, PROJECT) == []
     lockfile.require_consistent(loaded, PROJECT)
@@ -525,7 +525,7 @@ def test_the_real_recipe_is_what_the_image_contains() -> None:
     real = lockfile.load(PROJECT / "versions.lock")
     files = [x for path in real.recipe.paths for x in lockfile.recipe_files(PROJECT / path)]
     names = {x.relative_to(PROJECT).parts[:2] for x in files}
-    assert ("docker", "requirements") not in names, "each has a hash of its own in [python]"
+    assert ("docker", "requirements") not in names, "each has its own hash in [python]"
     assert {x.suffix for x in files} <= {".py", ".sh", ".txt", ".toml", ".j2", ""}
 
 
@@ -620,7 +620,9 @@ def test_refresh_edits_keys_of_an_inline_table(project: Project) -> None:
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("last", [True, False])
-def test_a_new_key_goes_to_the_end_of_its_table(project: Project, newline: str, last: bool) -> None:
+def test_a_new_key_is_added_at_the_end_of_its_table(
+    project: Project, newline: str, last: bool
+) -> None:
     table = '[patches]\nfolder = "patches"\n\n[patches.sha256]\nfirst = "' + 64 * "1" + '"\n'
     text = project.text + "\n" + table.rstrip("\n")
     if not last:
