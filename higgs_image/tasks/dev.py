@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 
@@ -27,10 +28,9 @@ def test(_: Context, suite: list[str], match: str | None = None) -> None:
 def docs(_: Context, check: bool = False, json: bool = False) -> None:
     """Render the tables of docs/ from the code."""
     from higgs_image.dev import docs as rendering
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        done = rendering.render(Workspace.default().root, check=check)
+        done = rendering.render(current_workspace().root, check=check)
         out.result(done, f"changed: {', '.join(done.changed) or 'nothing'}")
 
 
@@ -38,10 +38,9 @@ def docs(_: Context, check: bool = False, json: bool = False) -> None:
 def workflows(_: Context, json: bool = False) -> None:
     """Check .github/workflows with zizmor and actionlint."""
     from higgs_image.dev import workflow_lint
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        done = workflow_lint.check(Workspace.default().root)
+        done = workflow_lint.check(current_workspace().root)
         out.result(done, "zizmor and actionlint found nothing")
 
 
@@ -49,8 +48,7 @@ def workflows(_: Context, json: bool = False) -> None:
 def free_disk(_: Context, yes: bool = False, json: bool = False) -> None:
     """Free disk space on a GitHub Actions runner."""
     from higgs_image.github import runner
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        done = runner.free(Workspace.default().root, dry_run=not yes)
+        done = runner.free(current_workspace().root, dry_run=not yes)
         out.result(done, done.text())

@@ -6,6 +6,7 @@ import sys
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output, setting
 
@@ -19,11 +20,10 @@ from higgs_image.tasks.output import JSON_HELP, output, setting
 def doctor(c: Context, registry: str | None = None, json: bool = False) -> None:
     """Check whether this machine can build and push, with a hint for what is missing."""
     from higgs_image.doctor import examination
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
         diagnosis = examination.examine(
-            Workspace.default(),
+            current_workspace(),
             registry=setting(c, "registry", registry),
             name=setting(c, "image_name"),
             base_image=setting(c, "base_image"),
@@ -51,11 +51,10 @@ def install_docker(
 ) -> None:
     """Install and start what a build needs, on Debian as root."""
     from higgs_image.host import docker_install
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
         report = docker_install.run(
-            Workspace.default(), registry=registry, signing=signing, dry_run=dry_run
+            current_workspace(), registry=registry, signing=signing, dry_run=dry_run
         )
         out.result(report, report.text())
 
@@ -76,10 +75,9 @@ def build_base_image(
     from higgs_image import lockfile
     from higgs_image.host import base_image
     from higgs_image.oci import reference as oci_reference
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        workspace = Workspace.default()
+        workspace = current_workspace()
         target = setting(c, "registry", registry)
         oci_reference.repository(target, base_image.NAME)  # refuse an empty one before the work
         python = lockfile.load(workspace.lock_file).python.version

@@ -71,7 +71,7 @@ def invoke(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `invoke smoke` as a person does, with a stand-in as the product."""
     return subprocess.run(
         [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), "smoke", *words],
-        capture_output=True, text=True, env=os.environ | {"HIGGS_STANDIN": str(folder)},
+        capture_output=True, text=True, env=os.environ | {"HIGGS_FAKE_FORK": str(folder)},
     )  # fmt: skip
 
 
