@@ -42,7 +42,7 @@ def mounts(source: Path) -> dict[str, Path]:
     ],
 )
 def test_inside(
-    name: str, report: pipeline.Report, workspace: Workspace, without: tuple[str, ...]
+    name: str, report: pipeline.BuildReport, workspace: Workspace, without: tuple[str, ...]
 ) -> None:
     """All pass. Without a patch those that need it have to fail, and then this fails."""
     assert report.engine

@@ -76,7 +76,7 @@ print("multimodal:", found.supports_multimodal)
 
 
 @pytest.mark.needs(model_inspection=True)
-def test_the_models_class_is_looked_at_without_a_process(report: pipeline.Report) -> None:
+def test_the_models_class_is_looked_at_without_a_process(report: pipeline.BuildReport) -> None:
     assert report.engine
     done = subprocess.run(
         ["docker", "run", "--rm", "--network=none", "--entrypoint=python3", report.engine,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import pytest
 from higgs_runtime.image import ImageFacts, PinnedRepo
 
 from higgs_image.workspace import PROJECT
-from tests.support import debian
 from tests.support.entrypoint import Entrypoint, MakeEntrypoint
 from tests.support.hub_server import Hub, Server
 
@@ -36,12 +34,6 @@ B200 = "gpu=NVIDIA B200,183359,183000,10,0"
 T4 = "gpu=Tesla T4,15360,15000,7,5"
 RTX_4080 = "gpu=NVIDIA GeForce RTX 4080,16376,16000,8,9"
 DRIVER = "driver=550.90.07;cuda=12040"
-
-
-@pytest.fixture(scope="session")
-def gcc() -> None:
-    """A C compiler and its headers, for the fake NVML."""
-    debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
 
 
 @pytest.fixture(scope="session")
