@@ -264,7 +264,7 @@ def occupied(project: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [read_only, occupied])
-@pytest.mark.parametrize("words", [["source"], ["patches"], ["render"]])
+@pytest.mark.parametrize("words", [["source"], ["patches"]])
 def test_unwritable_checkout_is_an_error_with_a_hint(
     words: list[str], spoil: Callable[[Path], None], tmp_path: Path
 ) -> None:
