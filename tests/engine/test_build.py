@@ -288,7 +288,7 @@ def test_a_missing_engine_is_named(
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     with pytest.raises(EngineError, match="nonexistent") as caught:
         image.build(workspace, overrides=overrides)
-    assert "./inv engine" in caught.value.hint
+    assert "./inv install-docker" in caught.value.hint
 
 
 RUNNER = """
