@@ -123,7 +123,7 @@ def with_gpus(image: str, client: DockerClient, nvml: Path) -> Iterator[str]:
     [
         (
             "",
-            r"status 10 before it was healthy: the NVIDIA driver shows no GPU to this container; .*",
+            r"status 10 before it was healthy: the NVIDIA driver shows no GPU to .*",
         ),
         (
             f"driver=470.1;cuda=11040;{L40S}",
