@@ -210,7 +210,7 @@ def test_as_another_user_and_read_only(start: MakeContainer) -> None:
 
 def test_driver_libraries_of_a_device_plugin_are_found(image: str, tmp_path: Path) -> None:
     """GKE mounts them at /usr/local/nvidia, without the container toolkit's hook."""
-    source = fake_fork.PROJECT / "tests/support/nvml.c"
+    source = PROJECT / "tests/support/nvml.c"
     target = "/usr/local/nvidia/lib64"
     docker(
         "run", "--rm", f"--volume={source}:/nvml.c:ro", f"--volume={tmp_path}:{target}", image,
