@@ -125,7 +125,9 @@ def test_not_waiting(workspace: Workspace) -> None:
 
 
 def test_a_container_that_cannot_start_says_why(workspace: Workspace) -> None:
-    with pytest.raises(ServiceError, match=r"(?s)ended with 2 before.*HIGGS_MAX_MODEL_LEN is '1'"):
+    with pytest.raises(
+        ServiceError, match=r"(?s)ended with 2 before.*HIGGS_MAX_MODEL_LEN is not valid: '1'"
+    ):
         start(workspace, "HIGGS_MAX_MODEL_LEN=1")
     found = service.status(NAME)
     assert (found.state, found.exit_code) == ("ended", 2)

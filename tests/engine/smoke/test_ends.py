@@ -121,8 +121,14 @@ def with_gpus(image: str, client: DockerClient, nvml: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ("", r"status 10 before it was healthy: the NVIDIA driver shows this container no GPU: .*"),
-        (f"driver=470.1;cuda=11040;{L40S}", r"status 11 .*driver 470.1 runs CUDA up to 11.4, .*"),
+        (
+            "",
+            r"status 10 before it was healthy: the NVIDIA driver shows no GPU to .*",
+        ),
+        (
+            f"driver=470.1;cuda=11040;{L40S}",
+            r"status 11 .*driver 470.1 supports CUDA up to 11.4, .*",
+        ),
         (f"{DRIVER};{RTX_5090}", r"status 12 .*RTX 5090 \(sm_120\) is not supported: .*Blackwell"),
         (f"{DRIVER};{T4}", r"status 1[23] .*T4.*"),
         (f"{DRIVER};{RTX_4080}", r"status 13 .*has 16.0 GiB of memory, the model needs .*"),
