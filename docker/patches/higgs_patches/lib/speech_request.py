@@ -30,13 +30,13 @@ AudioFormat = Literal["pcm", "wav", "mp3", "flac", "opus", "aac"]
 DEFAULT_FORMAT = cast(AudioFormat, DEFAULT_RESPONSE_FORMAT.read())
 
 OTHER_VOICE_FIELDS = frozenset(
-    (
+    (  # noqa: SIM905 (a list of names reads better so)
         "audio_prompt audio_prompt_path clone_audio prompt_audio prompt_audio_path prompt_speech "
         "prompt_text prompt_wav ref_audio_path ref_wav reference_audio reference_audio_path "
         "reference_id reference_text reference_wav references speaker speaker_audio "
         "speaker_embedding speaker_id speaker_wav spk_audio_prompt spk_id voice_audio voice_file "
         "voice_id voice_sample voice_url"
-    ).split()  # noqa: SIM905 (a list of names reads better so)
+    ).split()
 )
 """Fields by which clients of other servers ask for another voice."""
 
