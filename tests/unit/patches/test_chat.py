@@ -23,6 +23,7 @@ from higgs_patches.lib.chat_completion import (  # noqa: E402
 )
 from higgs_patches.lib.chat_prompt import (  # noqa: E402
     begins_with_audio,
+    check_audios,
     clean_messages,
     longest_answer,
     with_voice,
@@ -307,10 +308,9 @@ def test_a_stop_of_the_client_may_end_the_answer_before_its_audio() -> None:
 
 def test_more_audios_than_a_prompt_may_have_are_refused() -> None:
     part = {"type": "audio_url", "audio_url": {"url": "data:"}}
-    completion = Completion(Serving(), asked(), "m", "id")
-    completion._check_audios([{"role": "user", "content": [part] * 2}])
+    check_audios([{"role": "user", "content": [part] * 2}], Serving.model_config)
     with pytest.raises(RefusedError, match="messages hold 3 audios; at most 2 are possible"):
-        completion._check_audios([{"role": "user", "content": [part] * 3}])
+        check_audios([{"role": "user", "content": [part] * 3}], Serving.model_config)
 
 
 def events(*results: Any, **fields: Any) -> list[Any]:

@@ -15,9 +15,9 @@ from typing import Any
 from higgs_patches.lib.audio import containers
 from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder
 from higgs_patches.lib.chat_choice import Choice
-from higgs_patches.lib.chat_messages import audio_parts
 from higgs_patches.lib.chat_prompt import (
     begins_with_audio,
+    check_audios,
     clean_messages,
     longest_answer,
     with_voice,
@@ -106,7 +106,7 @@ class Completion:
         stops = [text for text in request.stop if text not in added]
         stop_ids = [*request.stop_token_ids, *(added[x] for x in request.stop if x in added)]
         self._client_stops = {*stops, *stop_ids}
-        self._check_audios(messages)
+        check_audios(messages, serving.model_config)
         fields = ChatCompletionRequest.model_construct(
             messages=messages,
             model=self.model,
@@ -138,14 +138,6 @@ class Completion:
             self.id, text, params=parameters, lora_request=None, prompt_adapter_request=None
         )
         return prompt, parameters
-
-    def _check_audios(self, messages: list[dict[str, Any]]) -> None:
-        """Refuse more audios than a prompt may have, before any of them is fetched."""
-        limit = self.serving.model_config.multimodal_config.get_limit_per_prompt("audio")
-        if (count := len(audio_parts(messages))) > limit:
-            raise RefusedError(
-                f"messages hold {count} audios; at most {limit} are possible", "messages"
-            )
 
     async def _outputs_of_choices(self) -> AsyncGenerator[tuple[Choice, str, bytes], None]:
         """Give each choice that goes on, with its new text and sound, until all have ended.

@@ -10,10 +10,8 @@ are ended.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -32,6 +30,7 @@ from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder, NoAudio
 from higgs_patches.lib.errors import RefusedError, error_response, shown
 from higgs_patches.lib.http_trailers import set_trailers
 from higgs_patches.lib.special_tokens import clean, special_tokens_of
+from higgs_patches.lib.speech_events import chained, events
 from higgs_patches.lib.speech_length import is_blank
 from higgs_patches.lib.speech_prompt import build_prompt, sampling_params, sampling_settings
 from higgs_patches.lib.speech_request import SpeechRequest
@@ -166,8 +165,8 @@ async def _begun(speech: _Speech, pcm: AsyncGenerator[bytes, None]) -> Response:
     speech.body = body = containers.stream(pcm, request.response_format, **form)
     first = await anext(body)
     if request.stream_format == "sse":
-        return _Answer(_events(speech, first, body), speech, "text/event-stream")
-    return _Answer(_chained(first, body), speech, media_type)
+        return _Answer(events(speech, first, body), speech, "text/event-stream")
+    return _Answer(chained(first, body), speech, media_type)
 
 
 def _plain(request: SpeechRequest, special: tuple[str, ...]) -> tuple[str, str]:
@@ -279,29 +278,3 @@ class _Answer(StreamingResponse):
 
         self.body_iterator = with_trailer()
         await super().stream_response(send)
-
-
-async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for chunk in rest:
-        yield chunk
-
-
-async def _events(
-    speech: _Speech, first: bytes, rest: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
-    """Give the file as OpenAI's server-sent events."""
-    async for chunk in _chained(first, rest):
-        audio = base64.b64encode(chunk).decode()
-        yield _event({"type": "speech.audio.delta", "audio": audio})
-    usage = {
-        "input_tokens": speech.input_tokens,
-        "output_tokens": speech.output_tokens,
-        "total_tokens": speech.input_tokens + speech.output_tokens,
-    }
-    done = {"type": "speech.audio.done", "usage": usage, "finish_reason": speech.finish_reason}
-    yield _event(done)
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(content)}\n\n".encode()
