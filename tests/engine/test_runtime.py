@@ -208,6 +208,22 @@ def test_as_another_user_and_read_only(start: MakeContainer) -> None:
     assert container.speak("Hello")[0] == 200
 
 
+def test_driver_libraries_of_a_device_plugin_are_found(image: str, tmp_path: Path) -> None:
+    """GKE mounts them at /usr/local/nvidia, without the container toolkit's hook."""
+    source = PROJECT / "tests/support/nvml.c"
+    target = "/usr/local/nvidia/lib64"
+    docker(
+        "run", "--rm", f"--volume={source}:/nvml.c:ro", f"--volume={tmp_path}:{target}", image,
+        "gcc", "-shared", "-fPIC", "-o", f"{target}/libnvidia-ml.so.1", "/nvml.c",
+    )  # fmt: skip
+    fake = "--env=FAKE_NVML=driver=570.1;cuda=12080;gpu=NVIDIA GeForce RTX 5090,32607,32000,12,0"
+    done = subprocess.run(
+        ["docker", "run", "--rm", fake, f"--volume={tmp_path}:{target}:ro", image],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 12 and "RTX 5090 (sm_120)" in done.stderr, done.stderr
+
+
 def test_noexec_temporary_folder_is_refused(image: str) -> None:
     """Docker mounts --tmpfs with noexec: compiled GPU kernels could not be loaded from it."""
     options = ["docker", "run", "--rm", "--read-only"]
