@@ -110,6 +110,12 @@ class BusyError(HiggsError):
     transient = True
 
 
+class FileAccessError(HiggsError):
+    """A file or folder cannot be read or written: permissions, a read-only file system."""
+
+    exit_code = 24
+
+
 class RegistryAuthError(HiggsError):
     """The registry refused the credentials, or none were given (401, 403)."""
 

@@ -3,40 +3,109 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections import Counter
 
+import imageio_ffmpeg
 import pytest
 
 from higgs_image.errors import HiggsError
-from higgs_image.host import docker_install
+from higgs_image.host import docker_install, facts
 from higgs_image.workspace import Workspace
+from tests.support import debian
+
+_PERSONAL = (
+    "GITHUB_STEP_SUMMARY", "REGISTRY", "IMAGE_NAME", "COMPRESSION", "DEVICE_CLASS", "BASE_IMAGE",
+    "EXTRA_CA", "HIGGS_DEBUG", "HIGGS_STANDIN", "COSIGN_KEY", "COSIGN_PASSWORD", "PYTHONPATH",
+    "COLUMNS", "FORCE_COLOR",
+)  # fmt: skip
+"""Variables that a person or a workflow may have set, and that would change what tests see."""
 
 
 def pytest_configure() -> None:
-    """Let tests press Ctrl-C also where the shell started them in the background, deaf to it."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    """Give every machine the same surroundings, before any test or fixture runs."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(0o022)
+    os.environ["LC_ALL"] = "C.UTF-8"
+    for name in _PERSONAL:
+        os.environ.pop(name, None)
+    for name in ("no_proxy", "NO_PROXY"):  # tests' own servers are on loopback
+        known = [x for x in os.environ.get(name, "").split(",") if x]
+        os.environ[name] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost", "::1"]))
 
 
-@pytest.fixture(autouse=True)
-def _no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tests print is nothing for the summary of the workflow's job that runs them."""
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Give each reason for which tests were skipped one line."""
+    reasons = Counter(
+        str(report.longrepr[2]).removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        terminalreporter.section("skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.write_line(f"{count:>5}  {' '.join(reason.split())}")
 
 
 @pytest.fixture(scope="session")
-def machine() -> None:
-    """An engine and its tools: in CI they are installed, never skipped; else asked for."""
-    in_ci = os.environ.get("CI") == "true"
+def ffmpeg() -> str:
+    """The very ffmpeg that is in the image, whatever this machine has on PATH."""
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+@pytest.fixture(scope="session")
+def _ffmpeg_folder(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("ffmpeg")
+    (folder / "ffmpeg").symlink_to(ffmpeg)
+    return str(folder)
+
+
+@pytest.fixture
+def ffmpeg_on_path(_ffmpeg_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image's ffmpeg comes first on PATH."""
+    monkeypatch.setenv("PATH", f"{_ffmpeg_folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="session")
+def machine() -> facts.Machine:
+    """A machine with an engine, buildx and skopeo.
+
+    What is missing is installed on Debian as root, as `./inv test` does before any test runs. In
+    CI a missing tool is an error; elsewhere the tests that need it are skipped.
+    """
     try:
-        report = docker_install.run(
-            Workspace.default(), registry=True, signing=True, dry_run=not in_ci
+        docker_install.run(
+            Workspace.default(), registry=True, signing=True, dry_run=not debian.may_install()
         )
     except HiggsError as error:
-        if in_ci:
+        if debian.in_ci():
             raise
-        pytest.skip(f"{error.message} ({error.hint})")
-    if report.changed and not in_ci:
-        pytest.skip(
-            f"run ./inv engine --registry --signing first, it would: {'; '.join(report.done)}"
-        )
+        reason = error.message
+    else:
+        reason = "missing on this machine"
+    found = facts.look()
+    lack = docker_install.missing(found, registry=False)
+    if found.engine is None or lack:
+        pytest.skip("; ".join(lack.values()) or reason)
+    return found
+
+
+def _require(program: str, purpose: str) -> None:
+    if not shutil.which(program):
+        if debian.in_ci():
+            pytest.fail(f"{program} is not installed")
+        pytest.skip(f"{program} is not installed: {purpose}")
+
+
+@pytest.fixture(scope="session")
+def cosign(machine: facts.Machine) -> None:
+    """A machine that can sign."""
+    _require("cosign", "./inv install-docker --signing")
+
+
+@pytest.fixture(scope="session")
+def mmdebstrap(machine: facts.Machine) -> None:
+    """A machine that can make a base image."""
+    _require("mmdebstrap", "./inv install-docker --registry")

@@ -1,4 +1,4 @@
-"""What must hold before a change is taken: formatting, lint, types, and the tests."""
+"""What must hold before a change is merged: formatting, lint, types, import rules and tests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from higgs_image import process
-from higgs_image.errors import ChecksFailedError, UsageError
-from higgs_image.workspace import PROJECT
+from higgs_image.errors import ChecksFailedError, HiggsError, UsageError
+from higgs_image.host import docker_install
+from higgs_image.workspace import PROJECT, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +22,20 @@ SUITES = {
     "fork": "tests/fork",
     "gpu": "tests/gpu",
 }
-"""Suites of tests and where they lie: no engine; a real engine; the real fork; a GPU."""
+"""Folder of each test suite. They need: no engine; a real engine; the real fork; a GPU."""
 
 _STATIC = (
     ("ruff", "format", "--check", "--quiet", "."),
     ("ruff", "check", "--quiet", "."),
+    ("lint-imports", "--no-cache", "--no-logo"),
+    ("codespell",),
     ("mypy", "--no-error-summary"),
 )
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was run, and how it ended.
+class CheckRun:
+    """The checks that were run.
 
     Attributes:
         commands: command line to exit status, in order.
@@ -40,33 +44,54 @@ class Checked:
     commands: dict[str, int]
 
 
-def run(suites: Sequence[str], extra: Sequence[str] = ()) -> Checked:
-    """Run the static checks, then the chosen suites of tests in one pytest run.
+def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
+    """Run the static checks, and beside them the chosen test suites in one pytest run.
 
     Args:
-        suites: names of SUITES; none: all of them. A test that needs something absent is skipped
-            with its reason.
+        suites: names from SUITES; empty for all. Tests that need something this machine lacks
+            are skipped with the reason.
         extra: further arguments for pytest.
 
     Raises:
-        ChecksFailedError: at least one of them failed.
+        UsageError: a suite is unknown.
+        ChecksFailedError: at least one check or test failed.
     """
-    unknown = [name for name in suites if name not in SUITES]
-    if unknown:
-        raise UsageError(f"suite {unknown[0]!r} is unknown", f"use: {', '.join(SUITES)}")
-    paths = [SUITES[name] for name in (suites or SUITES) if (PROJECT / SUITES[name]).is_dir()]
-    commands = [*map(list, _STATIC), ["pytest", *paths, *extra]]
-    results: dict[str, int] = {}
+    if unknown := [name for name in suites if name not in SUITES]:
+        raise UsageError(f"unknown suite: {unknown[0]!r}", f"use: {', '.join(SUITES)}")
+    chosen = [name for name in (suites or SUITES) if (PROJECT / SUITES[name]).is_dir()]
     os.chdir(PROJECT)
-    for command in commands:
-        log.info("checks: %s", " ".join(command))
-        done = process.run(
-            [sys.executable, "-m", *command], on_line=lambda line: print(line, flush=True)
+    if set(chosen) & {"engine", "fork", "gpu"}:
+        _install_tools()
+    workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    tests = ["pytest", *(SUITES[name] for name in chosen), "-n", str(workers), *extra]
+    with ThreadPoolExecutor(1) as pool:
+        static = pool.submit(lambda: {" ".join(x): process.run(x) for x in _STATIC})
+        log.info("checks: %s", " ".join(tests))
+        tested = process.run(
+            [sys.executable, "-m", *tests], on_line=lambda line: print(line, flush=True)
         )
-        results[" ".join(command)] = done.code
-    failed = [command for command, code in results.items() if code != 0]
-    if failed:
+        results = static.result()
+    for command, done in results.items():
+        log.info("checks: %s", command)
+        if done.code != 0:
+            print(f"{done.out}{done.err}", flush=True)
+    codes = {command: done.code for command, done in results.items()}
+    codes[" ".join(tests)] = tested.code
+    if failed := [command for command, code in codes.items() if code != 0]:
         raise ChecksFailedError(
-            f"failed: {'; '.join(failed)}", "the output above says where; each runs alone, too"
+            f"failed: {'; '.join(failed)}", "see the output above; each command can be run alone"
         )
-    return Checked(results)
+    return CheckRun(codes)
+
+
+def _install_tools() -> None:
+    """Install what the tests need, on Debian as root; in CI a failure is an error."""
+    try:
+        report = docker_install.run(Workspace.default(), registry=True, signing=True)
+    except HiggsError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        log.info("checks: %s (%s); tests that need it are skipped", error.message, error.hint)
+    else:
+        if report.changed:
+            log.info("checks: %s", report.text())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
-from invoke.tasks import task
 
+from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from invoke.context import Context
-from invoke.tasks import task
 
+from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 
 from invoke.context import Context
-from invoke.tasks import task
 
+from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 
 

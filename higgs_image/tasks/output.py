@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import json
 import logging
 import os
@@ -13,7 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgs_image.errors import INTERRUPTED, HiggsError, UsageError
+from higgs_image.errors import (
+    INTERRUPTED,
+    DiskFullError,
+    FileAccessError,
+    HiggsError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -87,16 +94,23 @@ def output(json: bool = False) -> Iterator[Output]:
     except HiggsError as error:
         fail(error, as_json=json)
     except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept, run again to go on", file=sys.stderr)
+        print("\ninterrupted: finished steps are kept; run again to continue", file=sys.stderr)
         if json:
-            fail(_Interrupted("interrupted", "run again to go on"), as_json=True)
+            fail(_Interrupted("interrupted", "run again to continue"), as_json=True)
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            from higgs_image.errors import DiskFullError
-
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(DiskFullError(str(error), "free disk space, then run again"), as_json=json)
+        elif error.errno in _NO_ACCESS and error.filename is not None:
+            hint = f"make {error.filename} accessible to this user, then run again"
+            fail(FileAccessError(str(error), hint), as_json=json)
         raise
+
+
+_NO_ACCESS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 class _Interrupted(HiggsError):

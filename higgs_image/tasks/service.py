@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from invoke.context import Context
-from invoke.tasks import task
 
+from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
+from higgs_image.tasks.values import CONTAINER
 
 _NAME = "higgs-audio"
+_VALUES = {"name": CONTAINER}
 _NAME_HELP = f"name of the container (default: {_NAME})"
 
 
 @task(
+    values=_VALUES,
     iterable=["env", "flag"],
     help={
         "image": "name or digest of the image (default: the one that was built last)",
@@ -54,7 +57,7 @@ def start(
         out.result(found, found.text())
 
 
-@task(help={"name": _NAME_HELP, "json": JSON_HELP})
+@task(values=_VALUES, help={"name": _NAME_HELP, "json": JSON_HELP})
 def stop(_: Context, name: str = _NAME, json: bool = False) -> None:
     """End the container that was started; running requests are finished."""
     from higgs_image.host import service
@@ -64,7 +67,7 @@ def stop(_: Context, name: str = _NAME, json: bool = False) -> None:
         out.result(found, found.text())
 
 
-@task(help={"name": _NAME_HELP, "json": JSON_HELP})
+@task(values=_VALUES, help={"name": _NAME_HELP, "json": JSON_HELP})
 def status(_: Context, name: str = _NAME, json: bool = False) -> None:
     """Say whether it is loading, ready or ended, and how it is reached."""
     from higgs_image.host import service
@@ -75,11 +78,12 @@ def status(_: Context, name: str = _NAME, json: bool = False) -> None:
 
 
 @task(
+    values=_VALUES,
     help={
         "name": _NAME_HELP,
         "follow": "go on until it ends",
         "tail": "only so many lines of its end (default: all)",
-    }
+    },
 )
 def logs(_: Context, name: str = _NAME, follow: bool = False, tail: int = 0) -> None:
     """Print the log of the container that was started."""

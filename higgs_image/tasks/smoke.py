@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.tasks import task
 
+from higgs_image.tasks.command import task
 from higgs_image.tasks.output import output
+from higgs_image.tasks.values import PATH
 
 
 def names_an_image(words: list[str]) -> bool:
@@ -63,6 +64,7 @@ def make_way(path: Path, flag: str) -> None:
 
 
 @task(
+    values={"json": PATH},
     positional=["image"] if names_an_image(sys.argv) else [],
     iterable=["only"],
     help={

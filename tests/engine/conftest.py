@@ -13,7 +13,7 @@ import pytest
 
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import demo, fake_fork
-from higgs_image.host import base_image
+from higgs_image.host import base_image, facts
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.workspace import Workspace
 
@@ -33,7 +33,7 @@ MakeStandin = Callable[..., Workspace]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _machine(machine: None) -> None:
+def _machine(machine: facts.Machine) -> None:
     """Every test here needs the engine."""
 
 
@@ -46,7 +46,7 @@ def registry_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local
 
 
 @pytest.fixture(scope="session")
-def base(registry_for_all: LocalRegistry) -> str:
+def base(mmdebstrap: None, registry_for_all: LocalRegistry) -> str:
     """A base image, `name@sha256:...`; made once per checkout, it takes half a minute."""
     made = base_image.ensure(Workspace.default(), fake_fork.PYTHON)
     return base_image.publish(made, registry_for_all.address)

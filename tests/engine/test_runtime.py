@@ -18,6 +18,7 @@ import pytest
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from tests.support import debian
 
 pytestmark = pytest.mark.engine
 
@@ -220,8 +221,7 @@ def test_hooks(start: MakeContainer, tmp_path: Path) -> None:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    if not shutil.which("ssh") or not shutil.which("ssh-keygen"):
-        pytest.skip("needs an SSH client")
+    debian.require("openssh-client", lambda: bool(shutil.which("ssh-keygen")))
     path = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path

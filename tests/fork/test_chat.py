@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -55,14 +54,6 @@ def seconds(data: bytes, ffmpeg: str) -> float:
     done = subprocess.run([*command, "pipe:1"], input=data, capture_output=True, check=True)
     assert not done.stderr, done.stderr
     return len(done.stdout) / 48_000
-
-
-@pytest.fixture(scope="session")
-def ffmpeg() -> str:
-    if found := shutil.which("ffmpeg"):
-        return found
-    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="there is no ffmpeg")
-    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 # -- what is asked for comes -----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from higgs_image.smoke import audio
-from tests.support import hostile_audio
+from tests.support import debian, hostile_audio
 from tests.support.fuzz import Server
 
 pytestmark = pytest.mark.fork
@@ -530,8 +530,7 @@ def test_openai_client_sees_what_is_wrong(client: Any, model: str) -> None:
 
 
 def test_curl_gets_a_file(server: Any, request_body: dict[str, Any]) -> None:
-    if not shutil.which("curl"):
-        pytest.skip("curl is not installed")
+    debian.require("curl", lambda: bool(shutil.which("curl")))
     command = ["curl", "-sS", "--fail-with-body", "-H", "Content-Type: application/json"]
     body = json.dumps(request_body | {"response_format": "wav"})
     done = subprocess.run([*command, "-d", body, server.url + SPEECH], capture_output=True)

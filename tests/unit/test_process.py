@@ -181,6 +181,7 @@ def parent(tmp_path: Path) -> Callable[[str], tuple[subprocess.Popen[bytes], int
             start_new_session=True,
         )
         wait_for(pid.exists)
+        time.sleep(0.2)  # so that it is past Popen and waits
         assert alive(int(pid.read_text()))
         return started, int(pid.read_text())
 

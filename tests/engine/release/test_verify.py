@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import process
 from higgs_image.attest import layer_files, provenance, rebuild, signature
 from higgs_image.build.overrides import Overrides
-from higgs_image.errors import RegistryNotFoundError, SigningError, ToolMissingError, UsageError
+from higgs_image.errors import RegistryNotFoundError, SigningError, UsageError
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import layout, reference, skopeo
 from higgs_image.oci.artifacts import open_repository
@@ -29,12 +28,8 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def key(cosign: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A key pair of cosign; returns the public one."""
-    try:
-        process.find("cosign")
-    except ToolMissingError as error:
-        pytest.skip(f"{error.message} ({error.hint})")
     return make_key(tmp_path / "keys", monkeypatch)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -25,22 +24,9 @@ COMPRESSED = ("mp3", "flac", "opus", "aac")
 MAGIC = {"wav": b"RIFF", "flac": b"fLaC", "opus": b"OggS"}
 
 
-@pytest.fixture(scope="session")
-def ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the ffmpeg on PATH, or else the one of imageio-ffmpeg."""
-    found = shutil.which("ffmpeg")
-    if not found:
-        imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="there is no ffmpeg")
-        found = imageio_ffmpeg.get_ffmpeg_exe()
-    folder = tmp_path_factory.mktemp("ffmpeg")
-    (folder / "ffmpeg").symlink_to(found)
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def path(ffmpeg: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This ffmpeg first on PATH, and no process of it left behind, not even a zombie."""
-    monkeypatch.setenv("PATH", f"{ffmpeg}:{os.environ['PATH']}")
+def _no_process_left(ffmpeg_on_path: None) -> Iterator[None]:
+    """No ffmpeg outlives its test, not even as a zombie."""
     before = children()
     yield
     until = time.monotonic() + 10

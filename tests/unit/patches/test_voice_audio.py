@@ -6,7 +6,6 @@ import io
 import itertools
 import math
 import os
-import shutil
 import struct
 import subprocess
 import wave
@@ -16,22 +15,7 @@ import pytest
 from higgs_patches.lib import voice_audio
 from higgs_patches.lib.voice_audio import RATE, VoiceRefused
 
-
-@pytest.fixture(scope="module")
-def ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the ffmpeg on PATH, or else the one of imageio-ffmpeg."""
-    found = shutil.which("ffmpeg")
-    if not found:
-        imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="there is no ffmpeg")
-        found = imageio_ffmpeg.get_ffmpeg_exe()
-    folder = tmp_path_factory.mktemp("ffmpeg")
-    (folder / "ffmpeg").symlink_to(found)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _path(ffmpeg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{ffmpeg}:{os.environ['PATH']}")
+pytestmark = pytest.mark.usefixtures("ffmpeg_on_path")
 
 
 def make(path: Path, source: str, *options: str) -> Path:

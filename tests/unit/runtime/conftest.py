@@ -13,6 +13,7 @@ import pytest
 from higgs_runtime.image import Image, Weights
 
 from higgs_image.workspace import PROJECT
+from tests.support import debian
 from tests.support.hub_server import Hub, Server
 
 IMAGE = Image(
@@ -35,10 +36,14 @@ DRIVER = "driver=550.90.07;cuda=12040"
 
 
 @pytest.fixture(scope="session")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gcc() -> None:
+    """A C compiler and its headers, for a substitute of NVIDIA's library."""
+    debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
+
+
+@pytest.fixture(scope="session")
+def nvml(gcc: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a library that stands for NVIDIA's; FAKE_NVML says what it answers."""
-    if not shutil.which("gcc"):
-        pytest.skip("needs gcc, to build a stand-in for NVIDIA's library")
     folder = tmp_path_factory.mktemp("nvml")
     source = PROJECT / "tests/support/nvml.c"
     subprocess.run(

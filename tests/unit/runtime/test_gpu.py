@@ -121,7 +121,9 @@ def test_no_gpu(look, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[
     assert "--gpus all" in caught.value.hint and "HIGGS_DEVICE=cpu" in caught.value.hint
 
 
-def test_a_library_that_is_too_old_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_too_old_to_say(
+    gcc: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "old.c"
     source.write_text("int nvmlInit_v2(void) { return 0; }")
     monkeypatch.setattr(gpu, "LIBRARY", str(tmp_path / "old.so"))

@@ -7,11 +7,13 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import msgspec
 import pytest
 from invoke.config import Config
@@ -88,7 +90,7 @@ def test_a_class_is_no_value() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_error_gives_its_exit_code_and_way_out(
+def test_error_gives_its_exit_code_and_hint(
     kind: type[errors.HiggsError], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended, output():
@@ -129,9 +131,21 @@ def test_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     assert "/build/x" in capsys.readouterr().err
 
 
-def test_other_errors_are_ours_and_keep_their_trace() -> None:
-    with pytest.raises(PermissionError), output():
-        raise PermissionError(errno.EACCES, "denied")
+def test_inaccessible_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a checkout that is read-only, or below a file."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended, output():
+        (tmp_path / "file" / "build").mkdir()
+    assert ended.value.code == errors.FileAccessError.exit_code
+    shown = capsys.readouterr().err
+    assert f"{tmp_path}/file/build" in shown and "  hint: " in shown
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(OSError, match="bug"), output():
+        raise OSError("bug")
     with pytest.raises(ValueError, match="bug"), output():
         raise ValueError("bug")
 
@@ -215,7 +229,8 @@ def test_every_flag_has_help() -> None:
 def test_usage_error_through_invoke() -> None:
     done = invoke("build", "--push", "--dry-run", REGISTRY="not a registry")
     assert done.returncode == 2, done.stderr
-    assert "'not a registry' is no registry" in done.stderr
+    assert "error: REGISTRY: expected a registry" in done.stderr
+    assert "got 'not a registry'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -228,21 +243,26 @@ def test_json_through_invoke_is_nothing_but_json(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_through_invoke(tmp_path: Path) -> None:
-    """A task that waits for another run gets the signal: 130, no trace, at once."""
-    script = (
-        "import os, signal, sys, threading, time\n"
-        "from pathlib import Path\n"
-        "from higgs_image import workspace\n"
-        "from higgs_image.tasks.output import output\n"
-        "threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()\n"
-        "with output(): time.sleep(20)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=10
-    )
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert signal.SIGINT == 2
+    """A task that waits for another run ends at once with 130, no traceback and no half result."""
+    project = tmp_path / "project"
+    for name in ("docker", "higgs_image", "templates"):
+        shutil.copytree(PROJECT / name, project / name)
+    for name in ("invoke.yaml", "tasks.py", "versions.lock"):
+        shutil.copy(PROJECT / name, project / name)
+    (project / "build").mkdir()
+    with filelock.FileLock(project / "build" / ".source.lock"), subprocess.Popen(
+        [sys.executable, "-m", "invoke", "--search-root", project, "source", "--json"],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as task:  # fmt: skip
+        assert task.stderr is not None
+        first = task.stderr.readline()
+        assert first == "waiting: another run is busy with source\n"
+        task.send_signal(signal.SIGINT)
+        out, err = task.communicate(timeout=10)
+    assert task.returncode == 130
+    assert "interrupted" in err and "Traceback" not in err
+    assert json.loads(out)["ok"] is False
+    assert not (project / "build" / "source").exists()
 
 
 def test_lock_task_on_its_own_workspace(

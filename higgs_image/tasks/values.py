@@ -1,0 +1,159 @@
+"""What each flag of a task accepts: one table, applied before the task does anything."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from higgs_image.errors import UsageError
+
+Read = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one flag accepts.
+
+    Attributes:
+        expected: completes the sentence "expected ...".
+        read: turns the text into what the task gets; raises ValueError or UsageError.
+        setting: of invoke.yaml, and in capitals of the environment: used without the flag.
+        blank: an empty text stands for "not given", as an empty input of a workflow does.
+    """
+
+    expected: str
+    read: Read = str
+    setting: str = ""
+    blank: bool = False
+
+    def parse(self, text: str, source: str, hint: str = "") -> object:
+        """Return what the task gets.
+
+        Args:
+            text: as it was given.
+            source: the flag, variable or setting it was given by.
+            hint: where to read about it.
+
+        Raises:
+            UsageError: it is not what is expected.
+        """
+        try:
+            if all(unicodedata.category(x) not in ("Cc", "Cs") for x in text):
+                return self.read(text)
+        except UsageError as error:
+            hint = error.hint
+        except ValueError:
+            pass
+        raise UsageError(f"{source}: expected {self.expected}, got {text!r}", hint)
+
+
+def matching(pattern: str, expected: str, setting: str = "") -> Value:
+    """Accept text that a regular expression matches as a whole."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return Value(expected, read, setting)
+
+
+def one_of(*choices: str, setting: str = "") -> Value:
+    """Accept one of a few words."""
+    return matching("|".join(map(re.escape, choices)), " or ".join(choices), setting)
+
+
+def whole_number(least: int, most: int | None = None) -> Value:
+    """Accept a whole number in a range."""
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else least - 1
+        if number < least or (most is not None and number > most):
+            raise ValueError
+        return number
+
+    limit = f" from {least} to {most}" if most is not None else f", {least} or more"
+    return Value(f"a whole number{limit}", read)
+
+
+def _registry(text: str) -> str:
+    from higgs_image.oci import reference
+
+    reference.repository(text.lower(), "image")
+    return text
+
+
+def _image_name(text: str) -> str:
+    from higgs_image.oci import reference
+
+    try:
+        reference.repository("localhost", text)
+    except UsageError:
+        raise ValueError from None
+    return text
+
+
+def _existing_file(text: str) -> str:
+    if not Path(text).expanduser().is_file():
+        raise ValueError
+    return text
+
+
+def _address(text: str) -> str:
+    ipaddress.ip_address(text)
+    return text
+
+
+def _seconds(text: str) -> str:
+    if not 0 <= float(text) < float("inf"):
+        raise ValueError
+    return text
+
+
+TEXT = Value("text without control characters")
+FILE = Value("an existing file", _existing_file)
+PATH = Value("a path", matching(".+", "").read)
+IMAGE = matching(r"[\w.:/@\[\]-]+", "the name or digest of an image")
+CONTAINER = matching(r"[a-zA-Z0-9][\w.-]+", "the name of a container")
+
+VALUES: dict[str, Value] = {
+    "address": Value("an IP address", _address),
+    "base_image": Value(IMAGE.expected, IMAGE.read, "base_image"),
+    "cache": matching(r"\S.*", "a volume or a folder"),
+    "compression": one_of("gzip", "zstd", setting="compression"),
+    "device": one_of("auto", "gpu", "cpu"),
+    "device_class": one_of("gpu", "cpu", setting="device_class"),
+    "digest": IMAGE,
+    "env": matching(r"[A-Za-z_]\w*=.*", "NAME=VALUE"),
+    "extra_ca": Value(FILE.expected, FILE.read, "extra_ca"),
+    "file": FILE,
+    "flag": matching(r"-.+", "a flag of the server, such as --max-model-len=4096"),
+    "gpus": matching(r"all|[\w-]+(,[\w-]+)*", "all, or ids of GPUs such as 0,1"),
+    "identity": TEXT,
+    "image": IMAGE,
+    "junit": PATH,
+    "keep": whole_number(1),
+    "key": FILE,
+    "last": whole_number(0),
+    "match": TEXT,
+    "min_age": whole_number(0, 36500),
+    "moving": matching(r"\w[\w.-]{0,127}", "a tag"),
+    "name": Value("the name of an image, in lower case", _image_name, "image_name"),
+    "only": matching(r"[\w-]+", "the name of a check"),
+    "pins": FILE,
+    "port": whole_number(1, 65535),
+    "reason": Value(TEXT.expected, blank=True),
+    "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
+    "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
+    "suite": one_of("unit", "engine", "fork", "gpu"),
+    "tail": whole_number(0),
+    "timeout": Value("a number of seconds", _seconds),
+    "to": Value(IMAGE.expected, IMAGE.read, blank=True),
+    "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
+    "without": matching(r"[\w-]+", "the name of a patch"),
+}
+"""By the name of the parameter; a task overrides them where the same name means another thing."""
