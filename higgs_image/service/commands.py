@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import ipaddress
 import logging
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from higgs_image.errors import EngineError, ServiceError, UsageError
 from higgs_image.oci.container_spec import PORT
 from higgs_image.oci.daemon import docker_client
 from higgs_image.service.state import DEVICE, IMAGE, ServiceState, inspect, tail
-from higgs_image.smoke.device import CACHE, check_device, check_gpus, choose_device, spec_for
+from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.workspace import Workspace
 
@@ -70,47 +68,12 @@ class ServiceOptions:
     arguments: tuple[str, ...] = ()
     wait: bool = True
 
-    def check(self) -> None:
-        """Refuse values that cannot be used.
-
-        Raises:
-            UsageError: an option has such a value.
-        """
-        check_name(self.name)
-        check_device(self.device)
-        check_gpus(self.gpus)
-        if not 1 <= self.port <= 65535:
-            raise UsageError(f"--port {self.port} is not a port", "use 1 to 65535")
-        try:
-            ipaddress.ip_address(self.address)
-        except ValueError:
-            raise UsageError(
-                f"--address {self.address!r} is not an IP address",
-                "use 127.0.0.1 for this machine alone, 0.0.0.0 for all networks",
-            ) from None
-        for entry in self.variables:
-            if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", entry):
-                raise UsageError(f"--env {entry} has no value", "write it as NAME=VALUE")
-
     @property
     def key(self) -> str:
         """A hash of the options that need another container; it reveals no secret."""
         parts = [self.port, self.address, self.device, self.gpus, self.cache,
                  sorted(self.variables), self.arguments]  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that no container can have.
-
-    Raises:
-        UsageError: it has other characters than the engine allows.
-    """
-    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
-        raise UsageError(
-            f"--name {name!r} is not a name of a container",
-            "use letters, digits, underscore, dot and hyphen, two or more",
-        )
 
 
 def start(workspace: Workspace, options: ServiceOptions) -> ServiceState:
@@ -121,11 +84,10 @@ def start(workspace: Workspace, options: ServiceOptions) -> ServiceState:
         options: of the container.
 
     Raises:
-        UsageError: an option cannot be used, or another image runs under that name.
+        UsageError: another image, or one with other options, runs under that name.
         EngineError: no engine, no such image, or the engine refused to start it.
         ServiceError: the container ended before it was ready, or was not ready in time.
     """
-    options.check()
     with docker_client() as client, workspace.exclusive("service"):
         reference = options.image or last_built(workspace)
         identify(client, reference)  # pulls an image that the engine lacks
@@ -211,7 +173,6 @@ def _wait(container: Container) -> None:
 
 def status(name: str = NAME) -> ServiceState:
     """Return the state of the container; `absent` if there is none."""
-    check_name(name)
     with docker_client() as client:
         container = _find(client, name)
         return inspect(container) if container is not None else ServiceState(name, "absent")
@@ -223,7 +184,6 @@ def stop(name: str = NAME) -> ServiceState:
     Returns:
         Its last state; `absent` if there was none.
     """
-    check_name(name)
     with docker_client() as client:
         container = _find(client, name)
         if container is None:
@@ -245,7 +205,6 @@ def logs(name: str = NAME, *, follow: bool = False, last: int | None = None) -> 
     Raises:
         UsageError: there is no such container.
     """
-    check_name(name)
     with docker_client() as client:
         container = _find(client, name)
         if container is None:

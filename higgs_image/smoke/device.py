@@ -33,30 +33,6 @@ FAKE_FORK = {"HIGGS_DEVICE": "cpu", "HIGGS_MODEL": "/srv", "HIGGS_AUDIO_TOKENIZE
 """Environment of a container of a fake fork's image, which uses neither GPU nor weights."""
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that is not auto, gpu or cpu.
-
-    Raises:
-        UsageError: it is another one.
-    """
-    if device not in ("auto", "gpu", "cpu"):
-        raise UsageError(f"unknown device {device!r}", "use auto, gpu or cpu")
-
-
-def check_gpus(gpus: str) -> None:
-    """Refuse ids of GPUs that no engine could take.
-
-    Raises:
-        UsageError: it is neither `all` nor ids separated by commas.
-    """
-    ids = gpus.split(",")
-    if gpus != "all" and not all(x and set(x) <= _ID for x in ids):
-        raise UsageError(f"--gpus {gpus!r} is not a list of GPU ids", "use all, or ids: 0,1")
-
-
-_ID = frozenset("0123456789abcdefABCDEFGPUMIG-:")
-
-
 def find_device(client: DockerClient) -> DeviceType:
     """Return `gpu` if the engine can give one to a container, else `cpu`.
 
@@ -76,9 +52,15 @@ def find_device(client: DockerClient) -> DeviceType:
 
 
 def choose_device(client: DockerClient, device: str) -> DeviceType:
-    """Return the device type of `auto`, `gpu` or `cpu`."""
+    """Return the device type of `auto`, `gpu` or `cpu`.
+
+    Raises:
+        UsageError: it is another word.
+    """
     if device == "auto":
         return find_device(client)
+    if device not in ("gpu", "cpu"):
+        raise UsageError(f"unknown device {device!r}", "use auto, gpu or cpu")
     return "gpu" if device == "gpu" else "cpu"
 
 

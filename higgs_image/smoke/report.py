@@ -13,6 +13,7 @@ MARKS = {Verdict.PASS: "pass", Verdict.FAIL: "FAIL", Verdict.INCONCLUSIVE: "?"}
 LOG = "server.log"
 TAIL, LONGEST = 40, 300
 """Lines of the log that a report shows, and characters of each."""
+DECLARATION = b'<?xml version="1.0" encoding="utf-8"?>\n'
 WIDTH = 110
 """Characters of a line where the output is not a terminal."""
 
@@ -127,9 +128,10 @@ def junit(record: Record) -> bytes:
         if check.measured:
             case.system_out = printable(_figures(check))
         suite.add_testcase(case)
-    suite.update_statistics()
+    suite.update_statistics()  # type: ignore[no-untyped-call]
     suite.time = record.seconds
-    return b'<?xml version="1.0" encoding="utf-8"?>\n' + suite.tostring()  # type: ignore[no-untyped-call]
+    text: bytes = suite.tostring()  # type: ignore[no-untyped-call]
+    return DECLARATION + text
 
 
 def _figures(check: CheckResult) -> str:

@@ -25,7 +25,7 @@ from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import cpu_device, record, report, runner
 from higgs_image.smoke.checks import NAMES
 from higgs_image.smoke.checks.model import OWN_VOICE
-from higgs_image.smoke.device import CACHE, check_device, check_gpus, choose_device, spec_for
+from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.smoke.leftovers import no_leftovers, owner_labels
 from higgs_image.smoke.record import REQUIRED, DeviceType, Record, SmokeImage
@@ -72,14 +72,12 @@ class SmokeOptions:
     answer_timeout: float = 120.0
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Refuse values that cannot be used.
+    def require_known_checks(self) -> None:
+        """Refuse unknown checks.
 
         Raises:
-            UsageError: an option has such a value.
+            UsageError: one does not exist.
         """
-        check_device(self.device)
-        check_gpus(self.gpus)
         if unknown := sorted(self.only - set(NAMES)):
             raise UsageError(f"unknown check: {', '.join(unknown)}",
                              f"available: {', '.join(NAMES)}")  # fmt: skip
@@ -92,10 +90,10 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         The record and the folder that holds it.
 
     Raises:
-        UsageError: an option cannot be used, or no image was built yet.
+        UsageError: a check is unknown, or no image was built yet.
         EngineError: no engine, no such image, or the engine refused to start it.
     """
-    options.check()
+    options.require_known_checks()
     with (
         workspace.exclusive("smoke"),
         _sigterm_interrupts(),

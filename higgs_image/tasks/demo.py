@@ -16,7 +16,7 @@ from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
     }
 )
 def demo(c: Context, extra_ca: str | None = None, json: bool = False) -> None:
-    """Show the whole job on this machine: build, push, pull and run a small stand-in."""
+    """Show the whole job on this machine: build, push, pull and run a small fake fork."""
     from higgs_image.demo import demo as demo_demo
 
     with output(json) as out:

@@ -54,7 +54,8 @@ class ImageUnderTest:
         folder: takes recordings.
         device: type of the device; `gpu` means real weights.
         voice: the voice to ask for; chosen when it is first needed.
-        spoken: the sound of each format that was answered well, for TEXT with SEED.
+        spoken: the sound of each format that was answered well, for TEXT.
+        reference: the sound of TEXT with SEED; asked for when it is first needed.
         memory_mb: the largest memory that was seen.
     """
 
@@ -63,6 +64,7 @@ class ImageUnderTest:
     device: DeviceType
     voice: str = ""
     spoken: dict[str, Sound] = field(default_factory=dict)
+    reference: Sound | None = None
     memory_mb: float = 0.0
 
     @property
@@ -74,6 +76,11 @@ class ImageUnderTest:
     def real(self) -> bool:
         """Whether the weights are real, so that the sound has a meaning."""
         return self.device == "gpu"
+
+    @property
+    def seed(self) -> dict[str, int]:
+        """The seed of requests that are measured: with one, a GPU cannot use its prefix cache."""
+        return {} if self.real else {"seed": SEED}
 
     def judge(self, measured: Measured) -> Measured:
         """Return figures that are all within the limits of the device.
