@@ -58,7 +58,7 @@ SLOW = '''
             time.sleep(float(text.split()[1]))
         if text == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.server.speak(text)
+        return self.server.speak(text, voice)
 '''
 
 

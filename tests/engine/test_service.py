@@ -18,7 +18,7 @@ from higgs_image.errors import EngineError, ServiceError, UsageError
 from higgs_image.service import commands as service
 from higgs_image.service.commands import ServiceOptions
 from higgs_image.service.state import ServiceState
-from higgs_image.smoke import session
+from higgs_image.smoke.image import last_built
 from higgs_image.workspace import Workspace
 
 pytestmark = pytest.mark.engine
@@ -165,7 +165,7 @@ def test_other_containers_are_kept(workspace: Workspace) -> None:
         start(workspace, image=f"service-test:{_tag()}")
     assert service.status(NAME) == started
     service.stop(NAME)
-    image = session.last_built(workspace)
+    image = last_built(workspace)
     subprocess.run(["docker", "run", "--detach", "--name", NAME, "--entrypoint", "sleep", image,
                     "60"], check=True, capture_output=True)  # fmt: skip
     for call in (service.status, service.stop):

@@ -18,6 +18,7 @@ from higgs_image.lockfile import Lock
 from higgs_image.oci import layout
 from higgs_image.oci.layout import BuiltImage
 from higgs_image.smoke import record as smoke_record
+from higgs_image.verdict import Verdict
 
 CLEAN = Checkout("c" * 40, (), "https://git.invalid/project.git")
 
@@ -153,8 +154,8 @@ def smoke(digest: str, kind: str = "gpu", verdict: str = "pass") -> bytes:
     figures: smoke_record.Measured = {"first_audio_s": 0.5}
     checks = [
         smoke_record.CheckResult(
-            name, verdict, True, measured=figures if name == "speech-wav" else {}
-        )  # type: ignore[arg-type]
+            name, Verdict(verdict), True, measured=figures if name == "speech-wav" else {}
+        )
         for name in sorted(smoke_record.REQUIRED[kind])  # type: ignore[index]
     ]
     overall, reason = smoke_record.overall(checks)
