@@ -1,11 +1,11 @@
-"""Measures what the start code adds before the server's first line: the goal is 150 ms at most.
+"""Measures the time that the entrypoint adds before the server's first line: at most 150 ms.
 
     .venv/bin/python -m benchmarks.start [--runs 20]
 
-The server is a module that prints the time and ends. It is started by itself and by the start code,
-in turn, as on a second start: the weights are all there. GPUs are asked for through the stand-in
-of NVIDIA's library; a real one adds what the driver takes to answer. With the image's own Python
-(COPY is a copy of the checkout):
+The server is a module that prints the time and exits. It is started alternately by itself and by
+the entrypoint, as on a second start, when the weights are on disk. GPUs are probed through the fake
+NVML; a real one adds the time of the driver. With the image's own Python (COPY is a copy of the
+checkout):
 
     docker run --rm -v COPY:/p -w /p IMAGE python3 -m benchmarks.start
 """
@@ -32,10 +32,10 @@ REVISION = "1" * 40
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """Lay out weights, facts, a server and a GPU library; return the variables that lead there."""
+    """Create weights, facts, a server and a fake NVML; return the variables that select them."""
     server = folder / "site" / "vllm" / "entrypoints" / "bosonai"
     server.mkdir(parents=True)
-    for package in (server, *server.parents[:2]):  # before the image's own vllm, where there is one
+    for package in (server, *server.parents[:2]):  # before the image's own vllm
         (package / "__init__.py").touch()
     (server / "api_server.py").write_text("import time; print('first line', time.monotonic())\n")
     facts = {"tag": "benchmark", "patches": [], "weights": {}}
@@ -75,7 +75,7 @@ def measure(module: str, environment: dict[str, str]) -> float:
 
 
 def main() -> None:
-    """Print both, and the difference."""
+    """Print both times, and the difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     options = parser.parse_args()
@@ -85,7 +85,7 @@ def main() -> None:
         for _ in range(options.runs):
             direct.append(measure("vllm.entrypoints.bosonai.api_server", environment))
             ours.append(measure("higgs_runtime", environment))
-    for name, times in (("server alone", direct), ("with the start code", ours)):
+    for name, times in (("server alone", direct), ("with the entrypoint", ours)):
         print(f"{name:<20} {statistics.median(times):6.0f} ms (of {min(times):.0f} to "
               f"{max(times):.0f})")  # fmt: skip
     print(f"{'added':<20} {statistics.median(ours) - statistics.median(direct):6.0f} ms")

@@ -17,6 +17,8 @@ class HiggsError(Exception):
 
     exit_code = 1
     transient = False
+    retry_after = 0.0
+    """Seconds after which a server asked to be tried again (its Retry-After)."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

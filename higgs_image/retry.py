@@ -18,6 +18,9 @@ WAIT = 1.0
 ATTEMPTS = 4
 """How often a transient failure is tried."""
 
+LONGEST_WAIT = 120.0
+"""Seconds that a server may ask to wait before the next attempt."""
+
 T = TypeVar("T")
 
 
@@ -38,11 +41,18 @@ def attempts(what: str) -> Iterable[tenacity.AttemptManager]:
 
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential(multiplier=WAIT),
+        wait=_wait,
         retry=tenacity.retry_if_exception(_is_transient),
         before_sleep=report,
         reraise=True,
     )
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Double the wait each time; a server that asks for more time (Retry-After) gets it."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, HiggsError) else 0.0
+    return max(tenacity.wait_exponential(multiplier=WAIT)(state), min(asked, LONGEST_WAIT))
 
 
 def _is_transient(error: BaseException) -> bool:

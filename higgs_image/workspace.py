@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import filelock
 
+from higgs_image import process
 from higgs_image.errors import BusyError, DiskFullError
 from higgs_image.files import write_atomically
 
@@ -100,6 +102,30 @@ class Workspace:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def scratch(self, what: str) -> Iterator[Path]:
+        """Yield an empty folder below build/ that is removed at the end.
+
+        Folders of runs that were killed are removed first.
+
+        Args:
+            what: part of the folder's name.
+        """
+        root = self.build / "tmp"
+        root.mkdir(parents=True, exist_ok=True)
+        for left in root.iterdir():
+            pid, _, started = left.name.rpartition("-")[2].partition(".")
+            if not (pid.isdecimal() and process.is_alive(int(pid), started)):
+                shutil.rmtree(left, ignore_errors=True)
+        me = os.getpid()
+        owner = f"{secrets.token_hex(3)}-{me}.{process.started_at(me)}"
+        folder = root / f"{what}-{owner}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def read_state(self, stage: str) -> dict[str, Any]:
         """Return what a stage wrote down when it last finished; empty if it never did."""

@@ -6,14 +6,17 @@ import os
 import shutil
 import signal
 from collections import Counter
+from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
 
 from higgs_image.errors import HiggsError
-from higgs_image.host import docker_install, facts
+from higgs_image.host import docker_install, facts, install_plan
 from higgs_image.workspace import Workspace
 from tests.support import debian
+
+TESTS = Path(__file__).parent
 
 _PERSONAL = (
     "GITHUB_STEP_SUMMARY", "REGISTRY", "IMAGE_NAME", "COMPRESSION", "DEVICE_CLASS", "BASE_IMAGE",
@@ -34,6 +37,21 @@ def pytest_configure() -> None:
     for name in ("no_proxy", "NO_PROXY"):  # tests' own servers are on loopback
         known = [x for x in os.environ.get(name, "").split(",") if x]
         os.environ[name] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost", "::1"]))
+
+
+_TOGETHER = ("test_compose", "test_demo", "test_service", "test_tasks")
+"""Engine tests whose order or container names matter: one worker runs each of these modules."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests one worker has to run: the real image's, and those of _TOGETHER."""
+    for item in items:
+        suite = item.path.relative_to(TESTS).parts[0]
+        if suite in ("fork", "gpu"):
+            item.add_marker(pytest.mark.xdist_group("real"))
+        elif suite == "engine" and item.path.stem in _TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -85,8 +103,8 @@ def machine() -> facts.Machine:
         reason = error.message
     else:
         reason = "missing on this machine"
-    found = facts.look()
-    lack = docker_install.missing(found, registry=False)
+    found = facts.probe()
+    lack = install_plan.missing(found, registry=False)
     if found.engine is None or lack:
         pytest.skip("; ".join(lack.values()) or reason)
     return found

@@ -1,4 +1,4 @@
-"""What is in an image's layers, read from an OCI layout: no engine, no unpacking to disk."""
+"""The files in an image's layers, read from an OCI layout without an engine or unpacking."""
 
 from __future__ import annotations
 

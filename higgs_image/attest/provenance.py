@@ -11,22 +11,26 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from higgs_image.labels import LABEL
 from higgs_image.lockfile import Lock, requirements
 from higgs_image.oci.layout import BuiltImage
-from higgs_image.release.actor import Actor
 
-BUILD_TYPE = "https://github.com/boson-ai/higgs-audio-vllm#higgs-image-build-v1"
+BUILD_TYPE = "urn:higgs-image:build:v1"
+"""What `externalParameters` and the rest mean; images built before have another URI, which says
+the same, and nothing compares it."""
+
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 
 
-def predicate(built: BuiltImage, lock: Lock, by: Actor) -> dict[str, Any]:
+def predicate(built: BuiltImage, lock: Lock, invocation: str) -> dict[str, Any]:
     """Return the provenance of a built image.
 
     Args:
         built: the image.
         lock: what it was built from.
-        by: who built it.
+        invocation: the run of a workflow, or who built it.
     """
     checkout = built.checkout
     overrides = {
@@ -55,13 +59,13 @@ def predicate(built: BuiltImage, lock: Lock, by: Actor) -> dict[str, Any]:
         },
         "runDetails": {
             "builder": {"id": builder_id()},
-            "metadata": {"invocationId": by.run or by.name},
+            "metadata": {"invocationId": invocation},
         },
     }
 
 
 def builder_id() -> str:
-    """Return what built: the workflow in Actions, else only that it was somebody's machine."""
+    """Return the builder: the workflow in Actions, else only that it was a local machine."""
     workflow = os.environ.get("GITHUB_WORKFLOW_REF")
     server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
     return f"{server}/{workflow}" if workflow else "urn:higgs-image:local"
@@ -74,18 +78,18 @@ def _git(url: str, commit: str, name: str) -> dict[str, Any]:
 
 def _base(labels: Mapping[str, str]) -> dict[str, Any]:
     prefix = "org.opencontainers.image.base."
-    digest = labels.get(prefix + "digest", "").removeprefix("sha256:")  # none for a mere tag
+    digest = labels.get(prefix + "digest", "").removeprefix("sha256:")  # empty for a tag
     uri = f"pkg:docker/{labels.get(prefix + 'name', '')}"
     return {"name": "base image", "uri": uri, "digest": {"sha256": digest} if digest else {}}
 
 
 def disagreements(document: dict[str, Any], lock: Lock) -> list[str]:
-    """Return what a provenance says otherwise than the lock; empty if they agree."""
+    """Return where a provenance and the lock disagree, one line each."""
     definition = document["buildDefinition"]
     found = []
-    said = definition["externalParameters"]["lock"]["sha256"]
-    if said != lock.sha256:
-        found.append(f"it was built from the lock {said[:7]}, this one is {lock.sha256[:7]}")
+    built_from = definition["externalParameters"]["lock"]["sha256"]
+    if built_from != lock.sha256:
+        found.append(f"it was built from the lock {built_from[:7]}, this one is {lock.sha256[:7]}")
     digests = {x["name"]: set(x["digest"].values()) for x in definition["resolvedDependencies"]}
     wanted = {
         "fork": lock.fork.commit,
@@ -103,7 +107,7 @@ def disagreements(document: dict[str, Any], lock: Lock) -> list[str]:
 
 
 def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
-    """Compare the Python packages of a bill of materials with the lock.
+    """Compare the Python packages of an SBOM with the lock.
 
     Args:
         found: from `sbom.versions`.
@@ -115,7 +119,7 @@ def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
     entries = requirements(lock.file(lock.python.requirements).read_text())
     locked = {name: {line.split("==")[1].split()[0].strip() for line in _pins(text)}
               for name, text in entries.items()}  # fmt: skip
-    locked[lock.wheel.name.lower()] = {lock.wheel.version}
+    locked[canonicalize_name(lock.wheel.name)] = {lock.wheel.version}
     there = {x.removeprefix("pypi "): v for x, v in found.items() if x.startswith("pypi ")}
     return [
         f"{name}: in the image {there.get(name, 'absent')}, "
@@ -131,5 +135,5 @@ def _pins(text: str) -> list[str]:
 
 
 def encode(document: dict[str, Any]) -> bytes:
-    """Return a document as bytes, always the same."""
+    """Return a document as JSON; equal documents give equal bytes."""
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"

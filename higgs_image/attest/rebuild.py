@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +10,20 @@ from higgs_image.attest import layer_files, sbom
 from higgs_image.oci import layout
 from higgs_image.oci.artifacts import Repository
 from higgs_image.oci.layout import BuiltImage
+from higgs_image.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an image and one built here compare.
+    """The differences between an image and one built here.
 
     Attributes:
         image: digest of the image.
         rebuilt: digest of what was built here.
         layer: name of the first layer that differs; empty if none does.
         file: the first file in it that differs, and how.
-        packages: packages that differ, one line each: a package archive that has moved on is the
-            usual reason.
+        packages: packages that differ, one line each; usually because a package archive has newer
+            versions.
     """
 
     image: str
@@ -52,18 +52,19 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(repository: Repository, digest: str, built: BuiltImage) -> Comparison:
+def compare(
+    repository: Repository, digest: str, built: BuiltImage, workspace: Workspace
+) -> Comparison:
     """Compare an image in a registry with one that was built here.
 
-    Only where the digests differ are the image's layers fetched.
+    The image's layers are fetched only where the digests differ.
 
     Raises:
         HiggsError: the registry failed.
     """
     if built.image.digest == digest:
         return Comparison(digest, digest)
-    with tempfile.TemporaryDirectory(prefix="higgs-rebuild-") as folder:
-        root = Path(folder)
+    with workspace.scratch("rebuild") as root:
         repository.pull(digest, root, "image")
         image = layout.read(root, digest)
         layer, file = first_difference(root, image, built.layout, built.image)
@@ -91,7 +92,7 @@ def first_difference(
 
 def _first_file(old: list[layer_files.Member], new: list[layer_files.Member]) -> str:
     before, after = ({x.path: x for x in side} for side in (old, new))
-    # What was compiled from a file comes after it: the file is what a person wants to see.
+    # A compiled file comes after its source: the source is what a person wants to see.
     for path in sorted(before.keys() | after.keys(), key=lambda x: (x.endswith(".pyc"), x)):
         one, two = before.get(path), after.get(path)
         if one is None or two is None:

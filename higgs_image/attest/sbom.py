@@ -1,4 +1,4 @@
-"""The bill of materials of an image, from what is in its layers, as CycloneDX 1.6 JSON.
+"""The SBOM of an image, from what is in its layers, as CycloneDX 1.6 JSON.
 
 Debian's packages come from dpkg's own list, Python's from their metadata, the fork and its
 submodule from the image's labels. The same image gives the same bytes: nothing in it says when or
@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from packaging.utils import canonicalize_name
 
 from higgs_image.attest import layer_files
 from higgs_image.errors import BuildError
@@ -84,7 +86,7 @@ def packages(root: Path, image: layout.Image) -> tuple[list[Package], str]:
     if not any(x.kind == "deb" for x in everything):
         raise BuildError(
             f"the image {image.digest} has no list of Debian packages",
-            "the base image is not Debian's: take one that is",
+            "use a base image that is Debian",
         )
     everything += _from_labels(image.labels)
     return sorted(set(everything), key=lambda x: (x.kind, x.name, x.version)), release
@@ -116,7 +118,7 @@ def _python(metadata: bytes) -> Package:
     licence = fields.get("License-Expression") or ""
     return Package(
         "pypi",
-        re.sub(r"[-_.]+", "-", str(fields["Name"])).lower(),
+        canonicalize_name(str(fields["Name"])),
         str(fields["Version"]),
         licence=str(licence),
     )
@@ -142,7 +144,7 @@ def _os_release(data: bytes) -> str:
 
 
 def make(root: Path, image: layout.Image, name: str) -> bytes:
-    """Return the bill of materials of an image as JSON.
+    """Return the SBOM of an image as JSON.
 
     Args:
         root: an OCI layout.
@@ -205,7 +207,7 @@ def _component(package: Package, release: str) -> Component:
 
 
 def versions(data: bytes) -> dict[str, str]:
-    """Return name (with its kind) to version of everything in a bill of materials."""
+    """Return name (with its kind) to version of everything in an SBOM."""
     document: dict[str, Any] = json.loads(data)
     found = {}
     for component in document["components"]:

@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_image import process
-from higgs_image.errors import HiggsError, RegistryError, SigningError, UsageError
+from higgs_image import process, retry
+from higgs_image.errors import HiggsError, SigningError, UsageError
+from higgs_image.explain import Rule
+from higgs_image.explain import explain as first_match
 from higgs_image.files import sha256_bytes
-from higgs_image.oci import credentials, skopeo
+from higgs_image.oci import certificates, credentials, skopeo
 from higgs_image.oci import reference as oci_reference
 
 SECONDS = 180.0
 """How long one call of cosign may take."""
 
 ISSUER = "https://token.actions.githubusercontent.com"
-"""Who vouches for a workflow's identity."""
+"""The issuer of a workflow's identity."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class Signer:
             return ["--yes"]
         return ["--yes", "--key", str(self.key), "--tlog-upload=false"]
 
-    def words(self) -> str:
-        """Say it in plain words."""
+    def describe(self) -> str:
+        """Return it as a person reads it."""
         return "the workflow's identity" if self.key is None else "a key"
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose signature is believed.
+    """Whose signature is trusted.
 
     Attributes:
         key: public key of cosign.
@@ -70,8 +72,8 @@ class Trust:
             return ["--key", str(self.key), "--insecure-ignore-tlog=true"]
         return ["--certificate-identity-regexp", self.identity, "--certificate-oidc-issuer", ISSUER]
 
-    def words(self) -> str:
-        """Say it in plain words."""
+    def describe(self) -> str:
+        """Return it as a person reads it."""
         if self.key is not None:
             return f"the key {self.key.name} (SHA-256 {sha256_bytes(self.key.read_bytes())[:12]})"
         return f"a workflow whose identity matches {self.identity}"
@@ -95,7 +97,7 @@ def signer() -> Signer | None:
 
 
 def sign(repository: str, digest: str, how: Signer, attestations: Mapping[str, bytes]) -> None:
-    """Sign an image and attach signed statements about it; what is there is replaced.
+    """Sign an image and attach signed statements about it; existing ones are replaced.
 
     Args:
         repository: host and path.
@@ -108,20 +110,33 @@ def sign(repository: str, digest: str, how: Signer, attestations: Mapping[str, b
         HiggsError: the registry failed.
     """
     reference = f"{repository}@{digest}"
-    with _environment(repository) as (env, fds), tempfile.TemporaryDirectory() as folder:
-        if not _verified(["verify", *_as_trust(how)], reference, env, fds):
-            _cosign(["sign", *how.flags], reference, env, fds)
-        for number, (kind, predicate) in enumerate(attestations.items()):
-            path = Path(folder) / f"{number}.json"
-            path.write_bytes(predicate)
-            _cosign(
-                ["attest", "--replace", *how.flags, "--type", kind, "--predicate", str(path)],
-                reference, env, fds,
-            )  # fmt: skip
+    with _environment(repository) as (env, fds, flags):
+        if not _verified(["verify", *_as_trust(how), *flags], reference, env, fds):
+            _cosign(["sign", *how.flags, *flags], reference, env, fds)
+        for kind, predicate in attestations.items():
+            with _memory_file(predicate) as fd:
+                _cosign(
+                    ["attest", "--replace", *how.flags, *flags, "--type", kind,
+                     "--predicate", f"/proc/self/fd/{fd}"],
+                    reference, env, [*fds, fd],
+                )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _memory_file(data: bytes) -> Iterator[int]:
+    """Yield the descriptor of an anonymous file: a killed run leaves nothing behind."""
+    fd = os.memfd_create("predicate", 0)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        os.set_inheritable(fd, True)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _as_trust(how: Signer) -> list[str]:
-    """Flags that verify what this signer signed; a keyless one signs anew each time."""
+    """Return flags that verify what this signer signed; a keyless one signs anew each time."""
     public = how.key.with_suffix(".pub") if how.key else None
     return Trust(public).flags if public and public.is_file() else []
 
@@ -129,7 +144,7 @@ def _as_trust(how: Signer) -> list[str]:
 def _verified(
     command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]
 ) -> bool:
-    if len(command) == 1:
+    if "--key" not in command:
         return False
     with contextlib.suppress(SigningError):
         _cosign(command, reference, env, fds)
@@ -144,8 +159,8 @@ def verify(repository: str, digest: str, trust: Trust) -> None:
         SigningError: nobody did.
         HiggsError: the registry failed.
     """
-    with _environment(repository) as (env, fds):
-        _cosign(["verify", *trust.flags], f"{repository}@{digest}", env, fds)
+    with _environment(repository) as (env, fds, flags):
+        _cosign(["verify", *trust.flags, *flags], f"{repository}@{digest}", env, fds)
 
 
 def attested(repository: str, digest: str, trust: Trust, kind: str) -> list[Any]:
@@ -155,9 +170,9 @@ def attested(repository: str, digest: str, trust: Trust, kind: str) -> list[Any]
         SigningError: there is none.
         HiggsError: the registry failed.
     """
-    with _environment(repository) as (env, fds):
+    with _environment(repository) as (env, fds, flags):
         out = _cosign(
-            ["verify-attestation", *trust.flags, "--type", kind],
+            ["verify-attestation", *trust.flags, *flags, "--type", kind],
             f"{repository}@{digest}", env, fds,
         )  # fmt: skip
     return [_predicate(line, digest) for line in out.splitlines() if line.startswith("{")]
@@ -174,40 +189,63 @@ def _predicate(line: str, digest: str) -> Any:
 
 
 def _cosign(command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]) -> str:
-    verb, *flags = command
-    insecure = ["--allow-http-registry"] if oci_reference.is_loopback(reference) else []
-    done = process.run(
-        ["cosign", verb, *flags, *insecure, reference], env=env, pass_fds=fds, timeout=SECONDS
-    )
-    if done.code != 0:
-        raise _explain(done.err, verb, reference)
-    return done.out
+    verb = command[0]
+    for attempt in retry.attempts(f"cosign {verb}"):
+        with attempt:
+            done = process.run(
+                ["cosign", *command, reference], env=env, pass_fds=fds, timeout=SECONDS
+            )
+            if done.code == 0:
+                return done.out
+            raise explain(done.err, verb, reference)
+    raise AssertionError("unreachable")
 
 
-def _explain(output: str, verb: str, reference: str) -> HiggsError:
+_FAILED = "cosign {verb} of {reference} failed: {last}"
+_KEY_HINT = "with a key: COSIGN_KEY and COSIGN_PASSWORD; in Actions: permissions: id-token: write"
+
+RULES = (
+    Rule(r"no signatures found|no matching|none of the expected identities",
+         SigningError,
+         "{reference} has no signature or attestation that is trusted ({verb}): {last}",
+         "name the key it was signed with (--key), or the workflow's identity (--identity)"),
+    Rule(r"decrypt|reading key|loading (the )?(private|public) key|invalid pem|unsupported pem"
+         r"|password|no such file|unknown flag|invalid argument|unknown command|predicate|identity token"
+         r"|invalid signature|id[-_ ]token|no provider|getting signer|unmarshal",
+         SigningError, _FAILED, _KEY_HINT),
+)  # fmt: skip
+"""What cosign says of keys and signatures; the rest is the registry's, see `skopeo.RULES`."""
+
+
+def explain(output: str, verb: str, reference: str) -> HiggsError:
+    """Turn cosign's output into an error; what is not known to be final may be tried again."""
     lines = [x for x in output.strip().splitlines() if x.lower().startswith(("error", "main.go"))]
-    last = (lines or output.strip().splitlines() or ["no output"])[0]
-    last = last.removeprefix("Error: ")
-    if "no signatures found" in output or "no matching" in output:
-        return SigningError(
-            f"{reference} has no signature or attestation that is trusted ({verb}): {last}",
-            "name the key it was signed with (--key), or the workflow's identity (--identity)",
-        )
-    told = skopeo.explain(last, reference)
-    if type(told) is not RegistryError:
-        return told
-    return SigningError(
-        f"cosign {verb} of {reference} failed: {last}",
-        "with a key: COSIGN_KEY and COSIGN_PASSWORD; in Actions: permissions: id-token: write",
-    )
+    last = (lines or output.strip().splitlines() or ["no output"])[0].removeprefix("Error: ")
+    host = reference.split("/")[0]
+    if "x509" in last:  # cosign says "getting signer" of the registry's certificate, too
+        return skopeo.explain(last, reference)
+    found = first_match(RULES, last, verb=verb, reference=reference, last=last, host=host)
+    return found or skopeo.explain(last, reference)
 
 
 @contextlib.contextmanager
-def _environment(repository: str) -> Iterator[tuple[dict[str, str], Sequence[int]]]:
-    """Yield how cosign learns who we are: docker's configuration, or a link to a memory file."""
-    with credentials.credentials(repository) as auth, tempfile.TemporaryDirectory() as folder:
+def _environment(repository: str) -> Iterator[tuple[dict[str, str], Sequence[int], list[str]]]:
+    """Yield how cosign learns who we are and whom to trust: variables, descriptors, flags.
+
+    Credentials are a link to a memory file, or docker's own configuration.
+    """
+    host = repository.split("/")[0]
+    flags: list[str] = []
+    if oci_reference.is_loopback(host):
+        flags = ["--allow-http-registry", "--allow-insecure-registry"]
+    elif authority := certificates.authority(host):
+        flags = ["--registry-cacert", str(authority)]
+    with (
+        credentials.credentials(repository) as auth,
+        tempfile.TemporaryDirectory(prefix="higgs-cosign-") as folder,
+    ):
         env = {"COSIGN_PASSWORD": os.environ.get("COSIGN_PASSWORD", "")}
         if auth.fds:
             (Path(folder) / "config.json").symlink_to(f"/proc/self/fd/{auth.fds[0]}")
             env["DOCKER_CONFIG"] = folder
-        yield env, auth.fds
+        yield env, auth.fds, flags

@@ -1,4 +1,4 @@
-"""OCI image layouts: what a build leaves behind, what is pushed, and how large it is."""
+"""In-toto statements: what BuildKit and we attest of an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from higgs_image.errors import BuildError
-from higgs_image.oci.layout import _REFERS, _document, blob
+from higgs_image.oci.layout import blob, document
+
+_REFERS = "vnd.docker.reference.digest"
 
 
 def unwrap(layout: Path, digest: str) -> tuple[str, bytes]:
@@ -21,17 +23,17 @@ def unwrap(layout: Path, digest: str) -> tuple[str, bytes]:
         statement about it.
 
     Raises:
-        BuildError: it is no such index.
+        BuildError: the layout holds no such index.
     """
     try:
-        entries = _document(layout, digest)["manifests"]
+        entries = document(layout, digest)["manifests"]
         (image,) = [x for x in entries if _REFERS not in x.get("annotations", {})]
         (about,) = [x for x in entries if x.get("annotations", {}).get(_REFERS) == image["digest"]]
-        (layer,) = _document(layout, about["digest"])["layers"]
+        (layer,) = document(layout, about["digest"])["layers"]
         statement = blob(layout, layer["digest"]).read_bytes()
         (subject,) = json.loads(statement)["subject"]
         if f"sha256:{subject['digest']['sha256']}" != image["digest"]:
-            raise ValueError(f"its provenance is of {subject['digest']['sha256']}")
+            raise ValueError(f"its provenance is about {subject['digest']['sha256']}")
         return str(image["digest"]), statement
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(
@@ -41,5 +43,5 @@ def unwrap(layout: Path, digest: str) -> tuple[str, bytes]:
 
 
 def predicate(statement: bytes) -> bytes:
-    """Return what an in-toto statement says of its subject, without the statement around it."""
+    """Return the predicate of an in-toto statement: what it says of its subject."""
     return json.dumps(json.loads(statement)["predicate"]).encode()

@@ -29,8 +29,6 @@ from higgs_image.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-DOCUMENTATION = "https://github.com/boson-ai/higgs-audio-vllm"
-
 
 @dataclass(frozen=True)
 class Context:
@@ -206,7 +204,7 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
         "version": lock.tag,
         "created": lock.fork.date.isoformat(),
         "licenses": "Apache-2.0",
-        "documentation": DOCUMENTATION,
+        "documentation": lock.project.url if lock.project else "",
         "base.name": name,
         "base.digest": digest,
     }

@@ -62,8 +62,10 @@ def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
     os.chdir(PROJECT)
     if set(chosen) & {"engine", "fork", "gpu"}:
         _install_tools()
-    workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    tests = ["pytest", *(SUITES[name] for name in chosen), "-n", str(workers), *extra]
+    # Tests wait for programs and servers half of the time: two workers for each processor.
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    tests = ["pytest", *(SUITES[name] for name in chosen), f"--numprocesses={2 * processors}"]
+    tests += extra
     with ThreadPoolExecutor(1) as pool:
         static = pool.submit(lambda: {" ".join(x): process.run(x) for x in _STATIC})
         log.info("checks: %s", " ".join(tests))

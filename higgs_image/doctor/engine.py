@@ -13,7 +13,7 @@ from pathlib import Path
 
 from higgs_image.build import buildkit, image
 from higgs_image.doctor.model import ANSWER_SECONDS, Finding, Subject, last_line
-from higgs_image.host import docker_install
+from higgs_image.host import install_plan
 from higgs_image.host.facts import file_system, shown, store_of, version_in
 from higgs_image.process import ask
 from higgs_image.verdict import Verdict
@@ -35,7 +35,7 @@ def check_engine(name: str, subject: Subject) -> Finding:
         return Finding(name, Verdict.FAIL, f"no engine answers: {subject.refusal}", remedy)
     version = version_in(str(info.get("ServerVersion")))
     found = f"Docker {shown(version)}, {store_of(info)} image store"
-    if version is None or version < docker_install.MIN_ENGINE:
+    if version is None or version < install_plan.MIN_ENGINE:
         return Finding(
             name, Verdict.FAIL, f"{found}; 23 or later is needed", "upgrade it; see ./inv engine"
         )
@@ -68,7 +68,7 @@ def check_buildx(name: str, _: Subject) -> Finding:
     """The buildx command is there and new enough."""
     asked = ask("docker", "buildx", "version", timeout=ANSWER_SECONDS)
     version = version_in(asked.out) if asked.code == 0 else None
-    if version is None or version < docker_install.MIN_BUILDX:
+    if version is None or version < install_plan.MIN_BUILDX:
         found = f"buildx {shown(version)}" if version else "docker has no buildx command"
         return Finding(
             name,
@@ -103,7 +103,7 @@ def check_builder(name: str, subject: Subject) -> Finding:
 def check_skopeo(name: str, subject: Subject) -> Finding:
     """The program that moves images is there and new enough, also for this engine."""
     version = version_in(ask("skopeo", "--version", timeout=ANSWER_SECONDS).out)
-    if version is None or version < docker_install.MIN_SKOPEO:
+    if version is None or version < install_plan.MIN_SKOPEO:
         found = f"skopeo {shown(version)}" if version else "skopeo is not installed"
         return Finding(
             name,

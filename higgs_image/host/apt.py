@@ -1,4 +1,4 @@
-"""Debian's package manager: this machine's own archive, installing from it, and apt's errors."""
+"""Debian's package manager: the sources of this machine, installing packages, apt's errors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from higgs_image.errors import (
     NetworkError,
     ToolMissingError,
 )
+from higgs_image.explain import Rule
+from higgs_image.explain import explain as explain_by
 from higgs_image.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -31,9 +33,9 @@ PIN_FILE = Path("/etc/apt/preferences.d/higgs-image-trixie")
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
 
 LOCK_SECONDS = 300
-"""How long another apt may hold its lock."""
+"""How long to wait for another apt to release its lock."""
 
-MARK = "Written by ./inv engine"
+MARK = "Written by ./inv install-docker"
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class AptSource:
     """One entry of apt's sources, in either of the two formats.
 
     Attributes:
-        uris: where the archive is; cdroms are left out.
+        uris: addresses of the archive; CD-ROMs are left out.
         suites: such as bookworm, bookworm-updates.
         components: such as main.
-        options: what decides whether apt trusts it, by deb822 name; an inline key keeps its lines.
+        options: those that decide whether apt trusts it, by deb822 name.
     """
 
     uris: tuple[str, ...]
@@ -53,7 +55,6 @@ class AptSource:
     options: dict[str, str] = field(default_factory=dict)
 
 
-# Options that must be carried over to reach the same archive in the same way.
 _TRUST = {
     name.lower(): name
     for name in ("Signed-By", "Trusted", "Check-Valid-Until", "Check-Date", "Allow-Insecure")
@@ -61,7 +62,7 @@ _TRUST = {
 
 
 def parse_deb822(text: str) -> list[AptSource]:
-    """Read a `.sources` file; entries that are disabled or for source packages are left out."""
+    """Read a `.sources` file, without disabled entries and source packages."""
     found = []
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for stanza in re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines)):
@@ -87,7 +88,7 @@ _ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<rest>\S.*)$")
 
 
 def parse_list(text: str) -> list[AptSource]:
-    """Read a classic `sources.list`; cdroms and source packages are left out."""
+    """Read a classic `sources.list`, without CD-ROMs and source packages."""
     found = []
     for line in text.splitlines():
         entry = _ONE_LINE.match(line.partition("#")[0].strip())
@@ -116,10 +117,10 @@ def read_sources(etc_apt: Path = Path("/etc/apt")) -> tuple[AptSource, ...]:
 
 
 def archive(sources: Sequence[AptSource], suite: str) -> AptSource | None:
-    """Return the source through which this machine reaches a Debian release itself.
+    """Return the source from which this machine installs a Debian release.
 
-    Others may use the same suite name: the archive is the one whose key, updates or address say
-    Debian; without any such sign, the first.
+    Third-party archives may use the same suite name. Debian's own is the one whose key, updates or
+    address say so; without such a sign, the first.
     """
     offers = [x for x in sources if suite in x.suites and "main" in x.components]
     updated = {uri.rstrip("/") for x in sources if f"{suite}-updates" in x.suites for uri in x.uris}
@@ -135,7 +136,7 @@ def archive(sources: Sequence[AptSource], suite: str) -> AptSource | None:
 
 
 def render_source(own: AptSource) -> str:
-    """Return the deb822 file by which apt finds Debian 13 in the same archive."""
+    """Return the deb822 file that adds Debian 13 from the same archive."""
     options = "".join(f"{key}: {value}\n" for key, value in own.options.items())
     return (
         f"# {MARK}: Docker for Debian 12 comes from Debian 13.\n"
@@ -144,16 +145,16 @@ def render_source(own: AptSource) -> str:
 
 
 PIN = (
-    f"Explanation: {MARK}: nothing is taken from Debian 13 unless it is asked for.\n"
+    f"Explanation: {MARK}: use packages of Debian 13 only on request.\n"
     f"Package: *\nPin: release n={NEW}\nPin-Priority: 100\n"
 )
 
 
 @contextmanager
 def services_held(path: Path = POLICY_FILE) -> Iterator[None]:
-    """Keep packages from starting Docker (not configured yet) or a registry on port 5000.
+    """Keep new packages from starting Docker before it is configured, or a registry on port 5000.
 
-    policy-rc.d is how Debian's packages ask; one that is there already is left as it is.
+    Debian's packages ask policy-rc.d; an existing one is kept.
     """
     if path.exists() and MARK not in path.read_text(errors="replace"):
         yield
@@ -180,42 +181,42 @@ _SHOWN = re.compile(r"^(Get:|Err:|Need to get|After this|Unpacking|Setting up|Wa
 
 
 def install(packages: Sequence[str]) -> None:
-    """Install packages with apt; nothing is removed, and nothing else is upgraded.
+    """Install packages with apt, without removing or upgrading others.
 
-    What an earlier run that was killed left half-installed is finished first.
+    An installation that was interrupted earlier is finished first.
 
     Raises:
-        HiggsError: classified from apt's output.
+        HiggsError: apt failed; its output decides on the class.
     """
-    log.info("engine: asking the package archive")
-    _patiently(["dpkg", "--configure", "-a"])
-    updated = _patiently([*_APT, "update"])
+    log.info("install-docker: updating the package lists")
+    _run(["dpkg", "--configure", "-a"])
+    updated = _run([*_APT, "update"])
     if updated.code != 0:
         raise explain(updated.err)
-    log.info("engine: installing %s", " ".join(packages))
-    done = _patiently(
+    log.info("install-docker: installing %s", " ".join(packages))
+    done = _run(
         [*_APT, "--fix-broken", "--no-install-recommends", "--no-remove", "install", *packages]
     )
     if done.code != 0:
-        # `update` ends well although an archive is away: then that is the reason.
-        away = [x for x in updated.err.splitlines() if x.startswith("W: Failed to fetch")]
-        raise explain("\n".join([done.err, *away]))
+        # `update` succeeds although an archive does not answer: then that is the reason.
+        failed = [x for x in updated.err.splitlines() if x.startswith("W: Failed to fetch")]
+        raise explain("\n".join([done.err, *failed]))
 
 
 _LOCKED = re.compile(r"could not get lock|unable to lock|locked by another process", re.IGNORECASE)
 
 
-def _patiently(command: Sequence[str]) -> process.Completed:
-    """Run apt or dpkg with its progress shown; wait while another one holds the lock.
+def _run(command: Sequence[str]) -> process.Completed:
+    """Run apt or dpkg and show its progress; wait while another process holds the lock.
 
-    Only dpkg's frontend lock has a timeout of apt's own; the lists and dpkg itself have none.
+    apt has a timeout for dpkg's frontend lock only.
     """
     last = ""
 
     def on_line(line: str) -> None:
         nonlocal last
         if line != last and _SHOWN.match(line):
-            log.info("engine: %s", line)
+            log.info("install-docker: %s", line)
         last = line
 
     deadline = time.monotonic() + LOCK_SECONDS
@@ -223,56 +224,46 @@ def _patiently(command: Sequence[str]) -> process.Completed:
         done = process.run(command, env=_ENV, on_line=on_line)
         if done.code == 0 or not _LOCKED.search(done.err) or time.monotonic() > deadline:
             return done
-        log.info("engine: another apt or dpkg is running, waiting for it to end")
+        log.info("install-docker: waiting for another apt or dpkg to end")
         time.sleep(3)
 
 
+def _line(pattern: str) -> str:
+    """Return a pattern for the whole line that contains another pattern."""
+    return f"(?P<line>.*(?:{pattern}).*)"
+
+
+_RULES = (
+    Rule(_line("no space left on device|enough free space"), DiskFullError,
+         "apt: {line}", "free disk space (apt-get clean), then run again"),
+    Rule(_line(f"{_LOCKED.pattern}|unable to acquire the dpkg frontend lock"), BusyError,
+         "another apt has held its lock for {seconds} s: {line}",
+         "wait for it to end, then run again"),
+    *(Rule(_line(pattern), EngineError,
+           "apt does not trust the archive: {line}",
+           "apt-get install debian-archive-keyring, then run again")
+      for pattern in ("no_pubkey", "is not signed|missing key")),
+    Rule(_line("temporary failure resolving|could not resolve|could not connect|"
+               "connection (?:refused|timed out|failed)|network is unreachable|failed to fetch|"
+               "certificate verification failed|unable to connect"), NetworkError,
+         "the package archive did not answer: {line}",
+         "check the network, and http_proxy or apt's own proxy setting; then run again"),
+    Rule(_line("remove is disabled"), EngineError,
+         "apt refused because it would have to remove installed packages: {line}",
+         "see what conflicts: apt-get --simulate install docker.io; remove it yourself if you do "
+         "not need it, then run again"),
+    Rule(_line("unable to locate package|candidate|was not found"), ToolMissingError,
+         "the package archive does not have it: {line}",
+         "use a complete mirror, or install Docker Engine 23 or later with buildx 0.13 and skopeo "
+         "1.9.3 by other means"),
+    Rule("^(?P<line>E: .*)", EngineError,
+         "apt failed: {line}", "fix what it names (apt-get check), then run again"),
+)  # fmt: skip
+
+
 def explain(output: str) -> HiggsError:
-    """Turn apt's output into the error that says what to do."""
-    lines = [x for x in output.splitlines() if x.startswith(("E: ", "W: ", "Err:"))]
-    lower = output.lower()
-
-    def saying(pattern: str) -> str:
-        found = [x for x in lines if re.search(pattern, x.lower())]
-        return (found or lines or output.strip().splitlines() or ["no output"])[-1]
-
-    if "no space left on device" in lower or "enough free space" in lower:
-        return DiskFullError(
-            f"apt: {saying('space')}", "free disk space (apt-get clean), then run again"
-        )
-    if _LOCKED.search(output) or "unable to acquire the dpkg frontend lock" in lower:
-        return BusyError(
-            f"another apt has held its lock for {LOCK_SECONDS} s: {saying('lock')}",
-            "wait for it to end, then run again",
-        )
-    if "no_pubkey" in lower or "is not signed" in lower or "missing key" in lower:
-        return EngineError(
-            f"apt does not trust the archive: {saying('pubkey|signed|key')}",
-            "apt-get install debian-archive-keyring, then run again",
-        )
-    if re.search(
-        r"temporary failure resolving|could not resolve|could not connect|connection (refused|timed"
-        r" out|failed)|network is unreachable|failed to fetch|certificate verification failed"
-        r"|unable to connect",
-        lower,
-    ):
-        return NetworkError(
-            f"the package archive did not answer: {saying('fetch|resolv|connect|certificate')}",
-            "check the network, and http_proxy or apt's own proxy setting; then run again",
-        )
-    if "remove is disabled" in lower:
-        return EngineError(
-            "apt would have to remove installed packages, and was kept from it: "
-            f"{saying('remove')}",
-            "see what conflicts with: apt-get --simulate install docker.io; remove it yourself if "
-            "you can do without it, then run again",
-        )
-    if "unable to locate package" in lower or re.search(r"(candidate|was not found)", lower):
-        return ToolMissingError(
-            f"the package archive does not have it: {saying('locate|candidate|not found')}",
-            "use a mirror that is complete, or install Docker Engine 23 or later with buildx 0.13 "
-            "and skopeo 1.9.3 by other means",
-        )
-    return EngineError(
-        f"apt failed: {saying('^e: ')}", "correct what it names (apt-get check), then run again"
+    """Turn apt's output into an error with a hint."""
+    last = (output.strip().splitlines() or ["no output"])[-1]
+    return explain_by(_RULES, output, seconds=LOCK_SECONDS) or EngineError(
+        f"apt failed: {last}", "see the lines above, then run again"
     )

@@ -1,8 +1,7 @@
-"""A base image made of Debian's packages alone, for machines that can pull none.
+"""A base image made of Debian's packages, for machines that cannot pull the pinned one.
 
-mmdebstrap installs a minimal Debian as Debian's own slim images have it; the result becomes an OCI
-layout, which skopeo copies to a registry. It is not the base that versions.lock pins: an image
-built on it is marked and cannot be released.
+mmdebstrap installs a minimal Debian, as in Debian's slim images. skopeo copies the resulting OCI
+layout to a registry. An image that is built on it is marked and cannot be released.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import datetime
 import gzip
 import hashlib
-import json
 import logging
 import os
 import re
@@ -19,10 +17,11 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from higgs_image import process
 from higgs_image.errors import BuildError, DiskFullError, HiggsError, NetworkError, UsageError
+from higgs_image.explain import Rule
+from higgs_image.explain import explain as explain_by
 from higgs_image.files import replace_folder, sha256_bytes, sha256_file
 from higgs_image.oci import credentials, reference, skopeo
 from higgs_image.oci import layout as oci_layout
@@ -33,15 +32,15 @@ log = logging.getLogger(__name__)
 NAME = "debian-base"
 
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
-"""Debian's suite for each of the Python versions that Debian packages."""
+"""Python version to the Debian suite that packages it."""
 
 EPOCH = int(datetime.datetime(2025, 7, 30, tzinfo=datetime.UTC).timestamp())
-"""No file is younger than this: the same packages give the same image on any day."""
+"""Latest modification time of any file, so that the same packages give the same image."""
 
-# As in Debian's slim images. dpkg keeps the list, so that later installations obey it too.
+# As in Debian's slim images. dpkg keeps the list for later installations.
 _EXCLUDES = ("doc/*", "groff/*", "info/*", "linda/*", "lintian/*", "locale/*", "man/*")
 
-# Of the machine that made it, or different at every run.
+# From the machine that made it, or different in every run.
 _LEFTOVERS = (
     "etc/hostname", "etc/resolv.conf", "var/cache/debconf/*-old", "var/cache/ldconfig/aux-cache",
     "var/lib/dpkg/*-old", "var/log/*.log",
@@ -53,15 +52,15 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseImage:
     """A base image in a layout.
 
     Attributes:
-        suite: Debian's name of the release.
+        suite: codename of the Debian release.
         layout: the OCI layout.
         digest: of the manifest.
         size: compressed, in bytes.
-        skipped: it was there already.
+        skipped: whether an earlier one was used.
     """
 
     suite: str
@@ -71,13 +70,13 @@ class Base:
     skipped: bool
 
 
-def ensure(workspace: Workspace, python: str = "3.11", *, refresh: bool = False) -> Base:
-    """Make the base image, or take the one that was made before.
+def ensure(workspace: Workspace, python: str = "3.11", *, refresh: bool = False) -> BaseImage:
+    """Return the base image; make it unless an earlier run has.
 
     Args:
-        workspace: where; it is kept in `build/base`.
-        python: version that the image will install, which decides on Debian's suite.
-        refresh: make it anew, with Debian's packages of today.
+        workspace: it is kept in its `build/base`.
+        python: version that the image will install, which determines the Debian suite.
+        refresh: make it again, with the current Debian packages.
 
     Raises:
         ToolMissingError: mmdebstrap is not installed.
@@ -94,11 +93,11 @@ def ensure(workspace: Workspace, python: str = "3.11", *, refresh: bool = False)
             except (BuildError, KeyError):
                 pass
             else:
-                log.info("base: debian %s of %s is there", suite, state.get("made", "?"))
-                return Base(suite, goal, image.digest, image.size, skipped=True)
+                log.info("base: using debian %s of %s", suite, state.get("made", "?"))
+                return BaseImage(suite, goal, image.digest, image.size, skipped=True)
         workspace.require_disk(goal.parent, 1.0, "a base image")
         goal.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in goal.parent.glob(f".{suite}.new-*"):  # of a run that was killed
+        for leftover in goal.parent.glob(f".{suite}.new-*"):  # from a killed run
             shutil.rmtree(leftover, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix=f".{suite}.new-", dir=goal.parent))
         try:
@@ -112,10 +111,10 @@ def ensure(workspace: Workspace, python: str = "3.11", *, refresh: bool = False)
             f"base-{suite}", {"digest": image.digest, "made": made, "recipe": _recipe(suite)}
         )
     log.info("base: debian %s, %.0f MB, %s", suite, image.size / oci_layout.MB, image.digest)
-    return Base(suite, goal, image.digest, image.size, skipped=False)
+    return BaseImage(suite, goal, image.digest, image.size, skipped=False)
 
 
-def publish(base: Base, to: str) -> str:
+def publish(base: BaseImage, to: str) -> str:
     """Copy a base image to a registry.
 
     Args:
@@ -132,7 +131,7 @@ def publish(base: Base, to: str) -> str:
     by_digest = f"{target}@{base.digest}"
     with credentials.credentials(target) as auth:
         if skopeo.digest_of(by_digest, auth) == base.digest:
-            log.info("base: %s is there already", by_digest)
+            log.info("base: %s exists already", by_digest)
             return by_digest
         tag = f"{target}:{base.suite}-{base.digest[7:19]}"
         done = process.run(
@@ -147,35 +146,35 @@ def publish(base: Base, to: str) -> str:
 
 
 def suite_for(python: str) -> str:
-    """Return the suite of Debian that packages this Python.
+    """Return the Debian suite that packages a Python version.
 
     Raises:
-        UsageError: none does.
+        UsageError: no known suite does.
     """
     if python not in SUITES:
         raise UsageError(
-            f"no release of Debian that is known here packages Python {python}",
+            f"no known Debian release packages Python {python}",
             f"give a base image that has it with --base-image (known: {', '.join(SUITES)})",
         )
     return SUITES[python]
 
 
 def _recipe(suite: str) -> str:
-    """What decides on the content, apart from Debian's packages."""
+    """Return a hash of what determines the content besides Debian's packages."""
     return sha256_bytes(
         repr((_arguments(suite), EPOCH, _EXCLUDES, _LEFTOVERS, "empty /dev")).encode()
     )
 
 
 def _arguments(suite: str) -> list[str]:
-    # A name with a pattern stays unquoted: the shell expands it below the new root.
+    # Patterns are not quoted: the shell expands them below the new root.
     leftovers = " ".join(f'"$1"/{path}' for path in _LEFTOVERS)
     return [
         "--variant=minbase",
         "--architectures=amd64",
         "--format=tar",
         "--skip=output/dev",
-        # Spares usrmerge, and with it all of Perl, where the release is not merged by itself.
+        # Without it bookworm installs usrmerge, and with that Perl.
         *([f"--hook-dir={_MERGED_USR}"] if suite == "bookworm" and _MERGED_USR.is_dir() else []),
         *(f"--dpkgopt=path-exclude=/usr/share/{pattern}" for pattern in _EXCLUDES),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
@@ -199,48 +198,48 @@ def _bootstrap(suite: str, tar: Path) -> None:
     )
     if done.code != 0:
         raise explain(done.err, suite, mode)
-    # Without its devices /dev is left out whole. As an empty folder it has to be there: else the
-    # first container makes it, and the layer of that build step carries the time of day.
+    # --skip=output/dev removes all of /dev. Without an empty folder there, the first container
+    # would make one, and the layer of that build step would contain the current time.
     with tarfile.open(tar, "a") as archive:
         dev = tarfile.TarInfo("./dev/")
         dev.type, dev.mode, dev.mtime = tarfile.DIRTYPE, 0o755, EPOCH
         archive.addfile(dev)
 
 
+_RULES = (
+    Rule("no space left", DiskFullError,
+         "{what}", "free disk space (also in {tmp}), then run again"),
+    Rule(r"could not (?:resolve|connect)|temporary failure|failed to fetch|timed out", NetworkError,
+         "{what}", "check the network (./inv doctor); behind a proxy set http_proxy"),
+    Rule("no_pubkey|keyring", BuildError, "{what}", "install debian-archive-keyring"),
+)  # fmt: skip
+
+
 def explain(output: str, suite: str, mode: str) -> HiggsError:
-    """Turn mmdebstrap's output into the error that says what to do."""
+    """Turn mmdebstrap's output into an error with a hint."""
     errors = [x for x in output.splitlines() if re.match(r"(E|Err):?\d* ?", x)]
     last = (errors or output.splitlines()[-1:] or ["no output"])[0].removeprefix("E: ")
-    lower = output.lower()
-    what = f"debian {suite} could not be made: {last}"
-    if "no space left" in lower:
-        return DiskFullError(what, f"free disk space (also in {tempfile.gettempdir()}), run again")
-    if re.search(r"could not (resolve|connect)|temporary failure|failed to fetch|timed out", lower):
-        return NetworkError(
-            what,
-            "check the network (invoke doctor); behind a proxy set http_proxy",
-        )
-    if "no_pubkey" in lower or "keyring" in lower:
-        return BuildError(what, "install debian-archive-keyring")
+    what = f"mmdebstrap could not make debian {suite}: {last}"
+    hint = "see the lines above; HIGGS_DEBUG=1 shows the command"
     if mode == "unshare":
-        return BuildError(what, "run as root, or allow unprivileged user namespaces")
-    return BuildError(what, "the lines above say more: HIGGS_DEBUG=1 shows the command")
+        hint = "run as root, or allow unprivileged user namespaces"
+    found = explain_by(_RULES, output, what=what, tmp=tempfile.gettempdir())
+    return found or BuildError(what, hint)
 
 
 def _write_layout(tar: Path, target: Path, suite: str) -> oci_layout.Image:
     """Write an OCI layout with one image of one layer; the same tar gives the same bytes."""
+    oci_layout.create(target)
     blobs = target / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    (target / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     unpacked = hashlib.sha256()
     with (
         tar.open("rb") as source,
         (blobs / "layer").open("wb") as file,
         gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
     ):
-        while piece := source.read(1 << 20):
-            unpacked.update(piece)
-            packed.write(piece)
+        while chunk := source.read(1 << 20):
+            unpacked.update(chunk)
+            packed.write(chunk)
     name = sha256_file(blobs / "layer")
     size = (blobs / "layer").stat().st_size
     (blobs / "layer").rename(blobs / name)
@@ -253,25 +252,9 @@ def _write_layout(tar: Path, target: Path, suite: str) -> oci_layout.Image:
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{unpacked.hexdigest()}"]},
         "history": [{"created": created, "created_by": f"mmdebstrap {suite}"}],
     }
-    kind = "application/vnd.oci.image"
     layer = {
-        "mediaType": f"{kind}.layer.v1.tar+gzip",
+        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
         "digest": f"sha256:{name}",
         "size": size,
     }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": f"{kind}.manifest.v1+json",
-        "config": {"mediaType": f"{kind}.config.v1+json"} | _add(blobs, config),
-        "layers": [layer],
-    }
-    digest = str(_add(blobs, manifest)["digest"])
-    image = oci_layout.read(target, digest)
-    oci_layout.keep_only(target, image, suite)
-    return image
-
-
-def _add(blobs: Path, value: dict[str, Any]) -> dict[str, Any]:
-    data = json.dumps(value, separators=(",", ":")).encode()
-    (blobs / sha256_bytes(data)).write_bytes(data)
-    return {"digest": f"sha256:{sha256_bytes(data)}", "size": len(data)}
+    return oci_layout.add_image(target, config, [layer], suite)

@@ -1,4 +1,4 @@
-"""Starts the engine's daemon, as a service or detached, and explains why it does not come up."""
+"""Start Docker's daemon, as a service or detached, and explain why it does not start."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_image import process
 from higgs_image.errors import EngineError
 from higgs_image.host.facts import DAEMON_JSON, engine_info, read_text
 from higgs_image.process import ask
+from higgs_image.retry import wait_until
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +24,17 @@ START_SECONDS = 20.0
 def start(log_file: Path, endpoint: str, *, systemd: bool) -> None:
     """Start the daemon and wait until it answers.
 
-    With systemd as a service that is there after a reboot; without, detached from this task.
+    With systemd it becomes a service that is started at boot; without, a detached process.
 
     Args:
-        log_file: receives what it writes, without systemd.
-        endpoint: where it shall listen, without systemd.
-        systemd: this machine has it.
+        log_file: receives its output; without systemd only.
+        endpoint: its socket; without systemd only.
+        systemd: whether this machine runs systemd.
 
     Raises:
-        EngineError: it does not come up; the message has the end of its log.
+        EngineError: it does not start; the message has the end of its log.
     """
-    log.info("engine: starting the daemon")
+    log.info("install-docker: starting the daemon")
     if systemd:
         done = process.run(["systemctl", "enable", "--now", "docker"], timeout=120)
         if done.code == 0 and wait_until(answers, START_SECONDS):
@@ -45,8 +45,9 @@ def start(log_file: Path, endpoint: str, *, systemd: bool) -> None:
     if not running():
         nest_cgroups()
         daemon = spawn(["dockerd", "--host", endpoint], log_file)
-    alive: Callable[[], bool] = lambda: daemon is None or daemon.poll() is None  # noqa: E731
-    if not wait_until(answers, START_SECONDS, alive):
+    wait_until(lambda: answers() or (daemon is not None and daemon.poll() is not None),
+               START_SECONDS)  # fmt: skip
+    if not answers():
         raise did_not_start(read_text(log_file) or "", str(log_file))
 
 
@@ -56,7 +57,7 @@ def answers() -> bool:
 
 
 def running(pid_file: Path = Path("/var/run/docker.pid")) -> bool:
-    """Tell whether a daemon is there already, if only on its way up."""
+    """Tell whether a daemon is running, also one that is still starting."""
     pid = (read_text(pid_file) or "").strip()
     return pid.isdigit() and "dockerd" in (read_text(Path("/proc") / pid / "comm") or "")
 
@@ -69,7 +70,7 @@ def spawn(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [process.find(command[0]), *command[1:]],
             cwd="/",
-            env=os.environ | {"PATH": path},  # it looks for iptables there
+            env=os.environ | {"PATH": path},  # iptables is in sbin
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -77,26 +78,12 @@ def spawn(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_until(
-    condition: Callable[[], bool], seconds: float, alive: Callable[[], bool] = lambda: True
-) -> bool:
-    """Ask again and again until `condition` holds; give up when the time is over or all is lost."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        if not alive():
-            return False
-        time.sleep(0.2)
-    return False
-
-
 def nest_cgroups(root: Path = Path("/sys/fs/cgroup")) -> None:
-    """In a container with cgroup v2, make room for the engine's own groups.
+    """In a container with cgroup v2, allow the engine to create its own groups.
 
-    A group may hold processes or pass on controllers, not both (cgroups(7), "no internal
-    processes"): so the processes move one level down. The machine's own root group, which has no
-    `cgroup.type`, is free of that rule and left alone.
+    A group either holds processes or delegates controllers (cgroups(7), "no internal processes"),
+    so the processes move one level down. The root group of a machine has no `cgroup.type` and
+    needs no change.
     """
     if not (root / "cgroup.controllers").exists() or not (root / "cgroup.type").exists():
         return
@@ -106,19 +93,19 @@ def nest_cgroups(root: Path = Path("/sys/fs/cgroup")) -> None:
         for pid in (root / "cgroup.procs").read_text().split():
             try:
                 (group / "cgroup.procs").write_text(pid)
-            except OSError as error:  # it has ended in between
-                log.debug("engine: process %s stays where it is: %s", pid, error)
+            except OSError as error:  # it ended meanwhile
+                log.debug("install-docker: process %s was not moved: %s", pid, error)
         names = (root / "cgroup.controllers").read_text().split()
         (root / "cgroup.subtree_control").write_text(" ".join(f"+{x}" for x in names))
     except OSError as error:
-        log.info("engine: cgroups could not be nested, containers may not start: %s", error)
+        log.info("install-docker: cgroups could not be nested, containers may not start: %s", error)
 
 
-_DAEMON_HINTS = (
-    (r"unable to configure the daemon|daemon\.json", f"correct {DAEMON_JSON}"),
+_HINTS = (
+    (r"unable to configure the daemon|daemon\.json", f"fix {DAEMON_JSON}"),
     (
         r"iptables|nf_tables|nat table",
-        "the kernel lacks what this iptables needs: update-alternatives --set iptables "
+        "the kernel does not support this iptables: update-alternatives --set iptables "
         "/usr/sbin/iptables-legacy (and ip6tables), then run again",
     ),
     (
@@ -131,7 +118,7 @@ _DAEMON_HINTS = (
         r"operation not permitted|permission denied",
         "in a container: start it with --privileged and a volume at /var/lib/docker",
     ),
-    (r"still running", "another dockerd is there: end it, or remove /var/run/docker.pid"),
+    (r"still running", "another dockerd is running: stop it, or remove /var/run/docker.pid"),
     (
         r"failed to mount overlay|driver not supported",
         "in a container: start it with a volume at /var/lib/docker",
@@ -140,12 +127,12 @@ _DAEMON_HINTS = (
 
 
 def did_not_start(text: str, where: str) -> EngineError:
-    """Return the error for a daemon that did not come up: the end of its log, and a way out."""
+    """Return the error for a daemon that did not start: the end of its log, and a hint."""
     lines = [x for x in text.strip().splitlines() if x.strip()]
     errors = "\n".join(x for x in lines if "level=info" not in x).lower()
-    hint = next((hint for pattern, hint in _DAEMON_HINTS if re.search(pattern, errors)), "")
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, errors)), "see its log")
     tail = "\n".join(f"    {x}" for x in lines[-12:])
     return EngineError(
-        f"the engine did not come up within {START_SECONDS:.0f} s:\n{tail}",
-        f"{hint or 'see what it says'}; the whole log: {where}",
+        f"the engine did not start within {START_SECONDS:.0f} s:\n{tail}",
+        f"{hint}; the whole log: {where}",
     )

@@ -1,4 +1,4 @@
-"""What this machine has: its system, its engine, its tools. Looks only, changes nothing."""
+"""What this machine has: its system, its engine, its tools. Changes nothing."""
 
 from __future__ import annotations
 
@@ -23,37 +23,44 @@ LOCAL_SOCKETS = ("unix:///var/run/docker.sock", "unix:///run/docker.sock")
 
 
 def version_in(text: str) -> Version | None:
-    """Return the first version number in a program's answer; None if there is none."""
+    """Return the first version number in a program's output; None if there is none."""
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
 
 
 def shown(version: Version | None) -> str:
-    """Return a version as people write it."""
+    """Return a version as text."""
     return "none" if version is None else ".".join(map(str, version))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found on this machine; None where a program is missing.
+    """The facts about this machine; a version is None where the program is missing.
 
     Attributes:
         os_id: from os-release, such as debian; empty where there is none.
         os_version: from os-release, such as 12; empty for Debian testing.
-        root: may install.
-        systemd: it is PID 1.
-        endpoint: where the docker client looks for the engine.
+        root: whether this user may install packages.
+        systemd: whether PID 1 is systemd.
+        endpoint: the engine's address, as the docker client has it.
         engine: version of the engine that answers there.
-        store: containerd or classic: how that engine keeps images.
+        store: image store of that engine: containerd or classic.
         refusal: why no engine answers.
-        listening: something accepts connections at the endpoint on this machine.
+        listening: whether a local endpoint accepts connections.
         dockerd: version of the daemon's program.
-        certificates: the bundle of certificate authorities is there.
+        client: version of the docker command.
+        buildx: version of its plugin.
+        skopeo: its version.
+        registry: whether docker-registry is installed.
+        mmdebstrap: whether it is installed.
+        cosign: whether it is installed.
+        certificates: whether the bundle of certificate authorities exists.
+        sources: apt's package sources.
         daemon_json: content of the daemon's configuration.
-        images: a daemon that is not running keeps images of the classic store.
-        data_root: where the daemon keeps everything.
+        images: whether the classic image store contains images.
+        data_root: the daemon's folder.
         data_root_type: type of that file system.
-        privileged: may mount, as a daemon must.
+        privileged: whether this process may mount, as a daemon must.
     """
 
     os_id: str
@@ -82,10 +89,10 @@ class Machine:
 
     @property
     def local(self) -> bool:
-        """The docker client looks for the engine on this machine, where one can be started.
+        """Whether the endpoint is on this machine, where an engine can be started.
 
-        With systemd that is at the usual socket only. In a container DOCKER_HOST may name another
-        one: GitHub's runners mount the host's engine at the usual one.
+        With systemd that is the default socket only. In a container DOCKER_HOST may name another
+        one: GitHub's runners mount the host's engine at the default one.
         """
         return self.endpoint in LOCAL_SOCKETS or (
             not self.systemd and self.endpoint.startswith("unix://")
@@ -93,12 +100,12 @@ class Machine:
 
     @property
     def unasked(self) -> bool:
-        """There may well be an engine, only the client to ask it with is missing."""
+        """Whether there may be an engine that cannot be asked, because the client is missing."""
         return self.client is None and (self.listening or not self.local)
 
 
 def engine_info(timeout: float = 10) -> tuple[dict[str, Any], str]:
-    """Return what `docker info` says of the engine, and why there is none (empty if there is)."""
+    """Return the output of `docker info`, and why no engine answers (empty if one does)."""
     asked = ask("docker", "info", "--format", "{{json .}}", timeout=timeout)
     try:
         info = json.loads(asked.out)
@@ -114,14 +121,14 @@ def engine_info(timeout: float = 10) -> tuple[dict[str, Any], str]:
 
 
 def store_of(info: dict[str, Any]) -> str:
-    """Return how an engine keeps images: containerd or classic."""
+    """Return the image store of an engine: containerd or classic."""
     return (
         "containerd" if "io.containerd.snapshotter" in str(info.get("DriverStatus")) else "classic"
     )
 
 
 def file_system(path: Path, mounts: str) -> str:
-    """Return the type of the file system that a path is on.
+    """Return the type of the file system that contains a path.
 
     Args:
         path: need not exist.
@@ -137,6 +144,7 @@ def file_system(path: Path, mounts: str) -> str:
 
 
 def read_text(path: Path) -> str | None:
+    """Return the content of a file; None if it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -144,7 +152,7 @@ def read_text(path: Path) -> str | None:
 
 
 def decode(daemon_json: str | None) -> dict[str, Any] | None:
-    """Return the daemon's configuration; None if it cannot be read."""
+    """Return the daemon's configuration; None if it is not valid."""
     try:
         config = json.loads(daemon_json) if daemon_json and daemon_json.strip() else {}
     except ValueError:
@@ -152,8 +160,8 @@ def decode(daemon_json: str | None) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def look() -> Machine:
-    """Find out what this machine has. Changes nothing."""
+def probe() -> Machine:
+    """Collect the facts about this machine."""
     try:
         system = platform.freedesktop_os_release()
     except OSError:

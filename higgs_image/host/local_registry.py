@@ -1,32 +1,31 @@
-"""A registry of our own on loopback: for the demonstration, the tests, and a base image.
+"""A registry on loopback, for the demonstration and the tests.
 
-Debian's docker-registry as a child process; where that is not installed, the registry:2 image.
+It is Debian's docker-registry as a child process, or the registry:2 image where that is missing.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import os
 import socket
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 
-from higgs_image import process
-from higgs_image.errors import EngineError, RegistryUnavailableError, ToolMissingError
+from higgs_image import http, process
+from higgs_image.errors import EngineError, NetworkError, RegistryUnavailableError, ToolMissingError
 from higgs_image.files import write_atomically
+from higgs_image.retry import wait_until
 
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 IMAGE = "registry:2"
-"""Used where the program is missing; it has to be pulled from Docker Hub."""
+"""Used where docker-registry is not installed; pulled from Docker Hub."""
 
-PATIENCE = 60.0
-"""Seconds until it must answer (with the image, after it was pulled)."""
+TIMEOUT = 60.0
+"""Seconds until it must answer."""
 
 _LEVEL = "warn"
 
@@ -53,9 +52,9 @@ class LocalRegistry:
     """A registry on loopback, without TLS, that ends with this process.
 
     Args:
-        folder: receives its configuration, log and storage; what was pushed stays there.
-        port: 0 takes a free one, and keeps it when started again.
-        htpasswd: file with logins (bcrypt); None: no login is asked for.
+        folder: for its configuration, log and storage; it is kept.
+        port: 0 for a free one, which is used again by the next start.
+        htpasswd: file with logins (bcrypt); None for a registry without a login.
     """
 
     def __init__(self, folder: Path, port: int = 0, htpasswd: Path | None = None) -> None:
@@ -64,21 +63,21 @@ class LocalRegistry:
         self._htpasswd = htpasswd.resolve() if htpasswd else None
         self._child: subprocess.Popen[bytes] | None = None
         self.command: list[str] = []
-        """How it was started, and can be by hand."""
+        """The command that started it."""
 
     @property
     def address(self) -> str:
-        """Host and port, as they stand in an image's name."""
+        """Host and port, as in an image's name."""
         return f"{HOST}:{self.port}"
 
     @property
     def config(self) -> Path:
-        """Its configuration."""
+        """Its configuration file."""
         return self.folder / "config.yml"
 
     @property
     def log_file(self) -> Path:
-        """What it writes while it runs."""
+        """Its log file."""
         return self.folder / "registry.log"
 
     def __enter__(self) -> LocalRegistry:
@@ -97,31 +96,29 @@ class LocalRegistry:
         """Start it and wait until it answers.
 
         Raises:
-            RegistryUnavailableError: its port is taken, or it does not come up.
-            ToolMissingError: neither docker-registry nor an engine for its image is there.
+            RegistryUnavailableError: its port is in use, or it does not start.
+            ToolMissingError: neither docker-registry nor an engine is installed.
         """
         if self.port and not is_free(self.port):
             raise RegistryUnavailableError(
-                f"port {self.port} on {HOST} is taken by another program",
-                f"end it (ss -ltnp 'sport = :{self.port}' names it), or take another port",
+                f"port {self.port} on {HOST} is in use by another program",
+                f"stop it (ss -ltnp 'sport = :{self.port}' names it), or use another port",
             )
         self.port = self.port or free_port()
         self.command = self._command()
-        self._child = process.start(self.command, self.log_file)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            if self._child.poll() is not None:
-                raise self._failed(f"ended at once with status {self._child.returncode}")
-            if self._answers() and self._child.poll() is None:
-                break
-            if time.monotonic() > deadline:
-                self.stop()
-                raise self._failed(f"did not answer within {PATIENCE:.0f} s")
-            time.sleep(0.05)
+        child = self._child = process.start(self.command, self.log_file)
+        answered = wait_until(
+            lambda: child.poll() is not None or self._answers(), TIMEOUT, interval=0.05
+        )
+        if child.poll() is not None:
+            raise self._failed(f"exited with status {child.returncode}")
+        if not answered:
+            self.stop()
+            raise self._failed(f"did not answer within {TIMEOUT:.0f} s")
         log.info("registry: %s (%s)", self.address, self.folder)
 
     def stop(self) -> None:
-        """End it; what was pushed stays."""
+        """Stop it; its storage is kept."""
         if self._child is None:
             return
         self._child.terminate()
@@ -133,7 +130,7 @@ class LocalRegistry:
         self._child = None
 
     def _command(self) -> list[str]:
-        """Write the configuration and return how to start it."""
+        """Write the configuration and return the command that starts it."""
         try:
             process.find("docker-registry")
         except ToolMissingError as missing:
@@ -143,8 +140,7 @@ class LocalRegistry:
 
     def _container(self, missing: ToolMissingError) -> list[str]:
         try:
-            there = process.run(["docker", "image", "inspect", IMAGE]).code == 0
-            if not there:
+            if process.run(["docker", "image", "inspect", IMAGE]).code != 0:
                 log.info("registry: docker-registry is not installed; pulling %s", IMAGE)
                 pulled = process.run(["docker", "pull", "--quiet", IMAGE])
                 if pulled.code != 0:
@@ -177,18 +173,15 @@ class LocalRegistry:
         }
         if htpasswd:
             settings["auth"] = {"htpasswd": {"realm": "local", "path": str(htpasswd)}}
-        # JSON is YAML too.
+        # JSON is valid YAML.
         write_atomically(self.config, json.dumps(settings, indent=2).encode() + b"\n")
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
         try:
-            connection.request("GET", "/v2/")
-            return connection.getresponse().status in (200, 401)
-        except (OSError, http.client.HTTPException):
+            status = http.request("GET", f"http://{self.address}/v2/", timeout=2).status
+        except NetworkError:
             return False
-        finally:
-            connection.close()
+        return status in (200, 401)
 
     def _failed(self, what: str) -> RegistryUnavailableError:
         tail = self.log_file.read_text(errors="replace").splitlines()[-8:]
@@ -196,5 +189,5 @@ class LocalRegistry:
         return RegistryUnavailableError(
             f"the local registry on {self.address} {what}\n"
             + "\n".join(f"    {line}" for line in tail),
-            f"the whole log is {self.log_file}",
+            f"the whole log: {self.log_file}",
         )

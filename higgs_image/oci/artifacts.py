@@ -1,37 +1,29 @@
 """One repository in a registry: manifests, tags, and small artifacts beside the images.
 
-Everything is done by skopeo, which keeps digests. An artifact is an OCI manifest of its own type
-with a record in its annotations and files as layers. It has no `subject`: some registries delete
-what refers to an image together with it, and the journal has to outlive what it tells of.
+An artifact is an OCI manifest of its own type with a record in its annotations and files as
+layers. It has no `subject`: some registries delete what refers to an image together with it, and
+the journal must outlive the images.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from higgs_image import process, retry
-from higgs_image.errors import (
-    RegistryConflictError,
-    RegistryError,
-    RegistryNotFoundError,
-)
+from higgs_image.errors import RegistryConflictError, RegistryError, RegistryNotFoundError
 from higgs_image.files import sha256_bytes
-from higgs_image.oci import credentials, skopeo
+from higgs_image.oci import credentials, read_back, skopeo
 from higgs_image.oci import reference as oci_reference
+from higgs_image.oci.layout import MANIFEST, descriptor
+from higgs_image.oci.registry import CONNECTIONS, RegistryClient
 
-log = logging.getLogger(__name__)
-
-
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 EMPTY = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
 
@@ -39,6 +31,16 @@ INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
+
+_DAMAGED = "the registry, or a proxy in front of it, is damaged: nothing was done"
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+def is_zstd(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether an image's layers are compressed with zstd (else with gzip)."""
+    return any(str(layer["mediaType"]).endswith("zstd") for layer in manifest["layers"])
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,16 @@ class Artifact:
 
 
 class Repository:
-    """A repository, with the credentials for it.
+    """A repository, with the credentials for it. Safe to read from in several threads.
 
     Attributes:
-        name: host and path, from `registry.repository`.
+        name: host and path, from `reference.repository`.
     """
 
     def __init__(self, name: str, auth: credentials.Credentials) -> None:
         self.name = name
         self._auth = auth
+        self._client = RegistryClient(name, auth)
         self._known: dict[str, dict[str, Any]] = {}  # what a digest names never changes
 
     @property
@@ -79,127 +82,127 @@ class Repository:
 
     def digest(self, what: str) -> str | None:
         """Return the digest of a tag's (or digest's) manifest; None if there is none."""
-        return skopeo.digest_of(self.reference(what), self._auth)
+        found = self._client.manifest(what)
+        return None if found is None else f"sha256:{sha256_bytes(found[0])}"
 
     def manifest(self, what: str) -> dict[str, Any] | None:
         """Return a manifest; None if there is none.
 
         Raises:
-            RegistryConflictError: the registry answers with another content than the digest names.
+            RegistryConflictError: the registry answers with other content than the digest names.
         """
         if what in self._known:
             return self._known[what]
-        data = skopeo.manifest_of(self.reference(what), self._auth)
-        if data is None:
+        found = self._client.manifest(what)
+        if found is None:
             return None
-        found = f"sha256:{sha256_bytes(data)}"
-        if what.startswith("sha256:") and found != what:
+        digest = f"sha256:{sha256_bytes(found[0])}"
+        if what.startswith("sha256:") and digest != what:
             raise RegistryConflictError(
-                f"{self.reference(what)} was answered with another manifest, {found}",
-                "the registry, or a proxy before it, is damaged or lies: nothing was done",
+                f"{self.reference(what)} was answered with another manifest, {digest}", _DAMAGED
             )
-        document: dict[str, Any] = json.loads(data)
+        document: dict[str, Any] = json.loads(found[0])
         if what.startswith("sha256:"):
             self._known[what] = document
         return document
 
     def config(self, digest: str) -> dict[str, Any]:
-        """Return an image's configuration."""
-        if (known := self._known.get(f"config of {digest}")) is not None:
-            return known
-        data = skopeo.inspect(self.reference(digest), self._auth, "--config", "--raw")
-        if data is None:
+        """Return an image's configuration.
+
+        Raises:
+            RegistryNotFoundError: there is no such image.
+            RegistryConflictError: the configuration is not what its digest says.
+        """
+        manifest = self.manifest(digest)
+        if manifest is None:
             raise RegistryNotFoundError(
                 f"{self.reference(digest)} was not found", "check the name and the digest"
             )
-        manifest = self.manifest(digest) or {}
-        wanted = manifest.get("config", {}).get("digest")
-        if f"sha256:{sha256_bytes(data)}" != wanted:
-            raise RegistryConflictError(
-                f"the configuration of {self.reference(digest)} is not {wanted}",
-                "the registry, or a proxy before it, is damaged or lies: nothing was done",
-            )
-        document: dict[str, Any] = json.loads(data)
-        self._known[f"config of {digest}"] = document
-        return document
+        wanted = str(manifest.get("config", {}).get("digest"))
+        if wanted not in self._known:
+            self._known[wanted] = json.loads(self._client.blob(wanted))
+        return self._known[wanted]
 
     def tags(self) -> list[str]:
         """Return all tags, sorted; none where the repository does not exist yet."""
-        for attempt in retry.attempts("list"):
-            with attempt:
-                done = self._skopeo("list-tags", *self._auth.flags(""), f"docker://{self.name}")
-                if done.code == 0:
-                    return sorted(json.loads(done.out)["Tags"] or [])
-                error = skopeo.explain(done.err, self.name)
-                if isinstance(error, RegistryNotFoundError):
-                    return []
-                raise error
-        raise AssertionError("unreachable")
+        return sorted(self._client.tags() or [])
+
+    def each(self, read: Callable[[T], Result], items: Iterable[T]) -> list[Result]:
+        """Read many things at the same time; the results have the order of the items."""
+        with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
+            return list(pool.map(read, items))
 
     def point(self, tag: str, digest: str) -> None:
         """Let a tag name a manifest that the repository has, and read it back.
 
         Raises:
-            RegistryConflictError: it reads back as something else.
+            RegistryNotFoundError: it does not have it.
+            RegistryConflictError: it still reads back as something else after `read_back.LAG`.
         """
-        for attempt in retry.attempts("copy"):
-            with attempt:
-                done = self._skopeo(
-                    "copy", "--all", "--preserve-digests",
-                    *self._auth.flags("src"), *self._auth.flags("dest"),
-                    f"docker://{self.reference(digest)}", f"docker://{self.reference(tag)}",
-                )  # fmt: skip
-                if done.code != 0:
-                    raise skopeo.explain(done.err, self.reference(tag))
-        found = self.digest(tag)
-        if found != digest:
-            raise RegistryConflictError(
-                f"{self.reference(tag)} was set to {digest} and reads back as {found}",
-                "somebody else moved it at the same time: see invoke history",
+        found = self._client.manifest(digest)
+        if found is None:
+            raise RegistryNotFoundError(
+                f"{self.reference(digest)} was not found", "check the name and the digest"
             )
+        if f"sha256:{sha256_bytes(found[0])}" != digest:
+            raise RegistryConflictError(
+                f"{self.reference(digest)} was answered with another manifest", _DAMAGED
+            )
+        media_type = json.loads(found[0]).get("mediaType") or found[1]
+        self._client.put_manifest(tag, found[0], media_type)
+        self._require(tag, digest, "somebody else moved it at the same time: see invoke history")
 
     def put(self, tag: str, artifact: Artifact) -> str:
         """Push an artifact, read it back, and return its digest.
 
         Raises:
-            RegistryConflictError: the tag reads back as something else.
+            RegistryConflictError: the tag still reads back as something else after
+                `read_back.LAG`.
         """
-        with tempfile.TemporaryDirectory(prefix="higgs-artifact-") as folder:
-            digest = _write_layout(Path(folder), artifact)
-            for attempt in retry.attempts("write"):
-                with attempt:
-                    done = self._skopeo(
-                        "copy", "--preserve-digests", *self._auth.flags("dest"),
-                        f"oci:{folder}:artifact", f"docker://{self.reference(tag)}",
-                    )  # fmt: skip
-                    if done.code != 0:
-                        raise skopeo.explain(done.err, self.reference(tag))
-        found = self.digest(tag)
-        if found != digest:
-            raise RegistryConflictError(
-                f"{self.reference(tag)} was written as {digest} and reads back as {found}",
-                "somebody else wrote the same record: see invoke history",
-            )
+        layers = [
+            descriptor(data, kind) | {"annotations": {TITLE: name}}
+            for name, (data, kind) in sorted(artifact.files.items())
+        ]
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": artifact.kind,
+            "config": descriptor(b"{}", EMPTY),
+            "layers": layers or [descriptor(b"{}", EMPTY)],
+            "annotations": dict(artifact.annotations),
+        }
+        data = json.dumps(manifest, ensure_ascii=False).encode()
+        for content in [b"{}", *(x for x, _ in artifact.files.values())]:
+            self._client.put_blob(f"sha256:{sha256_bytes(content)}", content)
+        self._client.put_manifest(tag, data, MANIFEST)
+        digest = f"sha256:{sha256_bytes(data)}"
+        self._require(tag, digest, "somebody else wrote the same record: see invoke history")
         return digest
 
+    def _require(self, tag: str, digest: str, hint: str) -> None:
+        """Read a tag that was written until it names the digest."""
+        found = read_back.until(lambda: self.digest(tag), digest, self.reference(tag))
+        if found != digest:
+            raise RegistryConflictError(
+                f"{self.reference(tag)} was set to {digest} and reads back as {found}", hint
+            )
+
     def files(self, what: str) -> dict[str, bytes]:
-        """Return the files of an artifact; skopeo compares each with its digest."""
-        with tempfile.TemporaryDirectory(prefix="higgs-artifact-") as folder:
-            goal = Path(folder) / "content"
-            for attempt in retry.attempts("read"):
-                with attempt:
-                    done = self._skopeo(
-                        "copy", *self._auth.flags("src"),
-                        f"docker://{self.reference(what)}", f"dir:{goal}",
-                    )  # fmt: skip
-                    if done.code != 0:
-                        raise skopeo.explain(done.err, self.reference(what))
-            manifest = json.loads((goal / "manifest.json").read_bytes())
-            return {
-                layer["annotations"][TITLE]: (goal / layer["digest"][7:]).read_bytes()
-                for layer in manifest["layers"]
-                if TITLE in layer.get("annotations", {})
-            }
+        """Return the files of an artifact, each compared with its digest.
+
+        Raises:
+            RegistryNotFoundError: there is no such artifact.
+        """
+        manifest = self.manifest(what)
+        if manifest is None:
+            raise RegistryNotFoundError(
+                f"{self.reference(what)} was not found", "check the name and the tag"
+            )
+        return {
+            layer["annotations"][TITLE]: self._client.blob(layer["digest"])
+            for layer in manifest["layers"]
+            if TITLE in layer.get("annotations", {})
+        }
 
     def pull(self, digest: str, layout: Path, name: str) -> None:
         """Copy an image into an OCI layout; blobs that it has are not fetched again.
@@ -211,15 +214,15 @@ class Repository:
         for attempt in retry.attempts("pull"):
             with attempt:
                 done = process.run(
-                    ["skopeo", *skopeo.patience(size), "copy",
+                    ["skopeo", *skopeo.timeout_flags(size), "copy",
                      "--preserve-digests", *self._auth.flags("src"),
                      f"docker://{self.reference(digest)}", f"oci:{layout}:{name}"],
                     env=self._auth.env, pass_fds=self._auth.fds,
                 )  # fmt: skip
                 if wrong := re.search(r"Digest did not match, expected (\S+), got", done.err):
                     raise RegistryConflictError(
-                        f"{self.name} answered with another content than {wrong[1].rstrip(',')}",
-                        "the registry, or a proxy before it, is damaged or lies: nothing was done",
+                        f"{self.name} answered with other content than {wrong[1].rstrip(',')}",
+                        _DAMAGED,
                     )
                 if done.code != 0:
                     raise skopeo.explain(done.err, self.reference(digest))
@@ -230,29 +233,15 @@ class Repository:
         Raises:
             RegistryError: the registry does not allow it.
         """
-        for attempt in retry.attempts("delete"):
-            with attempt:
-                done = self._skopeo(
-                    "delete", *self._auth.flags(""), f"docker://{self.reference(digest)}"
-                )
-                if done.code == 0 or self.digest(digest) is None:
-                    return
-                error = skopeo.explain(done.err, self.reference(digest))
-                if "unsupported" in done.err.lower():
-                    raise RegistryError(
-                        f"{self.name.split('/')[0]} does not let images be deleted: "
-                        f"{error.message}",
-                        "allow it there (docker-registry: storage.delete.enabled)",
-                    )
-                raise error
-
-    def _skopeo(self, *arguments: str) -> process.Completed:
-        return process.run(
-            ["skopeo", *arguments],
-            env=self._auth.env,
-            pass_fds=self._auth.fds,
-            timeout=skopeo.TIMEOUT,
-        )
+        try:
+            self._client.delete_manifest(digest)
+        except RegistryError as error:
+            if "UNSUPPORTED" not in error.message.upper():
+                raise
+            raise RegistryError(
+                f"{self.name.split('/')[0]} does not allow images to be deleted: {error.message}",
+                "allow it there (docker-registry: storage.delete.enabled)",
+            ) from None
 
 
 @contextmanager
@@ -260,32 +249,3 @@ def open_repository(name: str) -> Iterator[Repository]:
     """Yield a repository with the credentials that the environment or docker has for it."""
     with credentials.credentials(name) as auth:
         yield Repository(name, auth)
-
-
-def _write_layout(folder: Path, artifact: Artifact) -> str:
-    """Write an OCI layout with one artifact; the same artifact gives the same bytes."""
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-
-    def add(data: bytes, media_type: str) -> dict[str, Any]:
-        name = hashlib.sha256(data).hexdigest()
-        (blobs / name).write_bytes(data)
-        return {"mediaType": media_type, "digest": f"sha256:{name}", "size": len(data)}
-
-    layers = [
-        add(data, kind) | {"annotations": {TITLE: name}}
-        for name, (data, kind) in sorted(artifact.files.items())
-    ]
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "artifactType": artifact.kind,
-        "config": add(b"{}", EMPTY),
-        "layers": layers or [add(b"{}", EMPTY)],
-        "annotations": dict(artifact.annotations),
-    }
-    entry = add(json.dumps(manifest, ensure_ascii=False).encode(), MANIFEST)
-    entry["annotations"] = {"org.opencontainers.image.ref.name": "artifact"}
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    return str(entry["digest"])

@@ -1,14 +1,13 @@
-"""Stage `build`: from the rendered context to an OCI layout, and from there into the engine.
+"""OCI image layouts: the folders in which images lie before they are pushed or loaded.
 
-The layout is the product: its manifest digest is what is run, tested and pushed. Layers carry no
-time of the build (docker/build/step.py sees to that), so one lock gives one digest.
+The layout is the product of a build: its manifest digest is what is run, tested and pushed.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,10 @@ from higgs_image.checkout import UNKNOWN, Checkout
 from higgs_image.errors import BuildError
 from higgs_image.files import sha256_bytes, write_atomically
 
-log = logging.getLogger(__name__)
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+
+MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,6 @@ class BuiltImage:
     seconds: dict[str, float] = field(default_factory=dict)
     checkout: Checkout = UNKNOWN
     provenance: Path | None = None
-
-
-MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ def read(layout: Path, digest: str) -> Image:
         BuildError: the layout lacks something or is damaged.
     """
     try:
-        manifest = _document(layout, digest)
-        config = _document(layout, manifest["config"]["digest"])
+        manifest = document(layout, digest)
+        config = document(layout, manifest["config"]["digest"])
         for entry in [manifest["config"], *manifest["layers"]]:
             found = blob(layout, entry["digest"]).stat().st_size
             if found != entry["size"]:
@@ -123,12 +122,18 @@ def read(layout: Path, digest: str) -> Image:
         ) from None
 
 
-def _document(layout: Path, digest: str) -> dict[str, Any]:
+def document(layout: Path, digest: str) -> dict[str, Any]:
+    """Return a JSON document of a layout, compared with its digest.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: its content does not have that digest, or is not JSON.
+    """
     data = blob(layout, digest).read_bytes()
     if f"sha256:{sha256_bytes(data)}" != digest:
-        raise ValueError(f"the content of {digest} is another")
-    document: dict[str, Any] = json.loads(data)
-    return document
+        raise ValueError(f"the content of {digest} has another digest")
+    found: dict[str, Any] = json.loads(data)
+    return found
 
 
 def describe(digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Image:
@@ -142,9 +147,6 @@ def describe(digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> I
     )
     labels = config.get("config", {}).get("Labels") or {}
     return Image(digest, manifest["config"]["digest"], layers, labels)
-
-
-_REFERS = "vnd.docker.reference.digest"
 
 
 def keep_only(layout: Path, image: Image, reference: str) -> None:
@@ -162,3 +164,51 @@ def keep_only(layout: Path, image: Image, reference: str) -> None:
     for path in (layout / "blobs" / "sha256").iterdir():
         if f"sha256:{path.name}" not in used:
             path.unlink()
+
+
+def descriptor(data: bytes, media_type: str) -> dict[str, Any]:
+    """Return what a manifest or index says of a blob with this content."""
+    return {
+        "mediaType": media_type,
+        "digest": f"sha256:{sha256_bytes(data)}",
+        "size": len(data),
+    }
+
+
+def create(layout: Path) -> None:
+    """Make an empty layout."""
+    (layout / "blobs" / "sha256").mkdir(parents=True)
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def add(layout: Path, data: bytes, media_type: str) -> dict[str, Any]:
+    """Write a blob into a layout and return its descriptor."""
+    found = descriptor(data, media_type)
+    blob(layout, found["digest"]).write_bytes(data)
+    return found
+
+
+def add_image(
+    layout: Path, config: dict[str, Any], layers: Sequence[dict[str, Any]], name: str
+) -> Image:
+    """Make one image of layers that the layout has its only one, and return it.
+
+    Args:
+        layout: from `create`.
+        config: the image's configuration.
+        layers: descriptors, from the base upwards.
+        name: the image's name in the layout.
+    """
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": add(layout, _encode(config), CONFIG),
+        "layers": list(layers),
+    }
+    image = read(layout, str(add(layout, _encode(manifest), MANIFEST)["digest"]))
+    keep_only(layout, image, name)
+    return image
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,23 +1,11 @@
-"""Stage `push`: the layout's image to a registry, by skopeo, with its digest kept and read back.
-
-Credentials come from docker's configuration or credential helpers, which skopeo reads itself, or
-from REGISTRY_USER and REGISTRY_PASSWORD (GITHUB_ACTOR and GITHUB_TOKEN for ghcr.io). Those are
-handed over in an anonymous memory file: never in an argument, a log or a file on disk.
-"""
+"""Names of images in registries: how they are joined, checked and split."""
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
 
-from higgs_image.errors import (
-    UsageError,
-)
-from higgs_image.oci import reference
-
-log = logging.getLogger(__name__)
-
+from higgs_image.errors import UsageError
 
 _REPOSITORY = re.compile(
     r"(?P<host>[\w.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?)(?P<path>(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
@@ -27,26 +15,35 @@ _REPOSITORY = re.compile(
 def repository(registry: str, name: str) -> str:
     """Join registry and image name, and check them.
 
+    Registries know lower case only, but the name of a GitHub account may have capitals: the
+    registry is put into lower case.
+
     Args:
         registry: host with an optional path, such as `ghcr.io/your-org`.
         name: the image's name.
 
     Raises:
-        UsageError: this is no registry.
+        UsageError: one of them is malformed.
     """
-    joined = f"{registry.rstrip('/')}/{name}"
+    registry = registry.rstrip("/").lower()
+    joined = f"{registry}/{name}"
     host = joined.split("/")[0]
-    if not _REPOSITORY.fullmatch(joined) or not (set(".:") & set(host) or host == "localhost"):
+    if not _REPOSITORY.fullmatch(registry) or not (set(".:") & set(host) or host == "localhost"):
         raise UsageError(
-            f"{registry!r} is no registry",
-            "give host and path in lower case and without https://, "
-            "such as REGISTRY=ghcr.io/your-org",
+            f"{registry!r} is not a registry",
+            "give host and path without https://, such as REGISTRY=ghcr.io/your-org",
+        )
+    if not _REPOSITORY.fullmatch(joined) or not name:
+        raise UsageError(
+            f"{name!r} is not a name of an image in the registry {registry}",
+            "use lower case letters, digits and single separators, such as "
+            "IMAGE_NAME=higgs-audio-vllm (the registry is REGISTRY=...)",
         )
     return joined
 
 
 def is_loopback(registry: str) -> bool:
-    """Tell whether a registry is on this machine, where plain HTTP is the custom (as in Docker)."""
+    """Tell whether a registry is on this machine, where plain HTTP is usual (as in Docker)."""
     host = re.sub(r":\d+$", "", registry.split("/")[0]).strip("[]")
     if host == "localhost":
         return True
@@ -67,7 +64,8 @@ def split(image: str) -> tuple[str, str]:
         name, _, what = image.rpartition(":")
     if not name or not what or "/" in what or "/" not in name:
         raise UsageError(
-            f"{image!r} is no image in a registry",
+            f"{image!r} is not an image in a registry",
             "write it as host/path@sha256:... or host/path:tag",
         )
-    return reference.repository(*name.rsplit("/", 1)), what
+    registry, _, last = name.rpartition("/")
+    return repository(registry, last), what

@@ -1,9 +1,4 @@
-"""Stage `push`: the layout's image to a registry, by skopeo, with its digest kept and read back.
-
-Credentials come from docker's configuration or credential helpers, which skopeo reads itself, or
-from REGISTRY_USER and REGISTRY_PASSWORD (GITHUB_ACTOR and GITHUB_TOKEN for ghcr.io). Those are
-handed over in an anonymous memory file: never in an argument, a log or a file on disk.
-"""
+"""Images to and from registries by skopeo, which keeps their digests; each push is read back."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from higgs_image import process
+from higgs_image import process, retry
 from higgs_image.errors import (
     DiskFullError,
     HiggsError,
@@ -22,18 +17,21 @@ from higgs_image.errors import (
     RegistryNotFoundError,
     RegistryUnavailableError,
 )
+from higgs_image.explain import Rule
+from higgs_image.explain import explain as first_match
 from higgs_image.files import sha256_bytes
+from higgs_image.oci import certificates, read_back, registry
 from higgs_image.oci.credentials import Credentials, credentials
 from higgs_image.oci.layout import BuiltImage
-from higgs_image.retry import attempts
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 120.0
-"""Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
-
 SLOWEST = 1e6
 """Bytes per second: an image that comes slower than that is taken for stuck."""
+
+RATE_LIMITED = 20
+"""How often longer than after other failures to wait when a registry limits requests: skopeo does
+not say how long the registry asked to wait."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
 
     Args:
         built: the image and its layout.
-        target: repository, from `repository()`.
+        target: repository, from `reference.repository`.
 
     Raises:
         RegistryConflictError: the tag names another image; immutable tags are never overwritten.
@@ -89,22 +87,22 @@ def push(built: BuiltImage, target: str) -> Pushed:
             )
         transfer = _Transfer(built)
         log.info("push: %s", reference)
-        for attempt in attempts("push"):
+        for attempt in retry.attempts("push"):
             with attempt:
                 done = process.run(
-                    ["skopeo", "--debug", *patience(built.image.size), "copy",
+                    ["skopeo", "--debug", *timeout_flags(built.image.size), "copy",
                      "--preserve-digests", *auth.flags("dest"),
                      f"oci:{built.layout}:{built.tag}", f"docker://{reference}"],
                     on_line=transfer.feed, env=auth.env, pass_fds=auth.fds,
                 )  # fmt: skip
                 if done.code != 0:
                     raise explain(done.err, reference)
-                back = digest_of(reference, auth)
-                if back != digest:
-                    raise RegistryConflictError(
-                        f"{reference} was pushed as {digest} and reads back as {back}",
-                        "another run pushed the same tag at the same time: build and push again",
-                    )
+        back = read_back.until(lambda: digest_of(reference, auth), digest, reference)
+        if back != digest:
+            raise RegistryConflictError(
+                f"{reference} was pushed as {digest} and reads back as {back}",
+                "another run pushed the same tag at the same time: build and push again",
+            )
     seconds = time.monotonic() - started
     uploaded = transfer.uploaded_bytes
     log.info("push: %s in %.1f s, %.1f MB uploaded", by_digest, seconds, uploaded / 1e6)
@@ -138,13 +136,13 @@ class _Transfer:
             log.info("push: the registry has layer %s", layer.name)
 
 
-def patience(size: int) -> list[str]:
+def timeout_flags(size: int) -> list[str]:
     """Return the flags of skopeo that end a copy which makes no progress.
 
     Args:
         size: of what is copied, in bytes.
     """
-    return ["--command-timeout", f"{TIMEOUT + size / SLOWEST:.0f}s"]
+    return ["--command-timeout", f"{registry.TIMEOUT + size / SLOWEST:.0f}s"]
 
 
 def digest_of(reference: str, auth: Credentials) -> str | None:
@@ -158,16 +156,11 @@ def digest_of(reference: str, auth: Credentials) -> str | None:
 
 def manifest_of(reference: str, auth: Credentials) -> bytes | None:
     """Return a manifest's bytes; None if there is none."""
-    return inspect(reference, auth, "--raw")
-
-
-def inspect(reference: str, auth: Credentials, *flags: str) -> bytes | None:
-    """Return what `skopeo inspect` says of a reference; None if the registry does not know it."""
-    for attempt in attempts("read"):
+    for attempt in retry.attempts("read"):
         with attempt:
             found = process.run(
-                ["skopeo", "inspect", *flags, *auth.flags(""), f"docker://{reference}"],
-                env=auth.env, pass_fds=auth.fds, timeout=TIMEOUT,
+                ["skopeo", "inspect", "--raw", *auth.flags(""), f"docker://{reference}"],
+                env=auth.env, pass_fds=auth.fds, timeout=registry.TIMEOUT,
             )  # fmt: skip
             if found.code == 0:
                 return found.out.encode()
@@ -178,44 +171,48 @@ def inspect(reference: str, auth: Credentials, *flags: str) -> bytes | None:
     raise AssertionError("unreachable")
 
 
+_AGAIN = "run again when it does: what has arrived is not sent again"
+_FAILED = "{host} did not answer as expected for {reference}: {last}"
+_REFUSED = "{host} refused {reference}: {last}"
+
+RULES = (
+    Rule(r"no space left on device", DiskFullError, "{reference}: {last}",
+         "free disk space, then run again"),
+    Rule(r"toomanyrequests|too many requests|\b429\b", RegistryUnavailableError, _FAILED, _AGAIN),
+    Rule(r"upload unknown|upload invalid|blob unknown", RegistryUnavailableError, _FAILED, _AGAIN),
+    Rule(r"unauthorized|authentication required|denied|forbidden|invalid username"
+         r"|status(?: code)?:? (?:401|403)|\b40[13]\b",
+         RegistryAuthError, "{host} refused the login for {reference}: {last}", "{login}"),
+    Rule(r"x509|certificate", RegistryError,
+         "the certificate of {host} is not trusted: {last}", certificates.HINT),
+    Rule(r"^(?!.*pinging container registry).*(manifest unknown|name unknown|not found|\b404\b)",
+         RegistryNotFoundError, "{reference} was not found: {last}", "check the name and the tag"),
+    Rule(r"statuscode: (400|404|405|406|410|411|413|414|415|422|431|451|501)|unsupported"
+         r"|http response to https client|http request to an https server|no such file or directory"
+         r"|manifest invalid|name invalid|invalid reference|digest did not match|size invalid"
+         r"|unknown flag|unrecognized|permission denied|not a directory"
+         r"|unsupported protocol|invalid character",
+         RegistryError, _REFUSED, "correct what it names"),
+)  # fmt: skip
+"""What is known to be final, in order. Everything else may pass, and is tried again."""
+
+
 def explain(output: str, reference: str) -> HiggsError:
-    """Turn skopeo's output into an error: refused, away, or a definitive answer."""
+    """Turn skopeo's output into an error: refused, unavailable, or a definitive answer."""
     text = output.strip()
     fatal = [x for x in text.splitlines() if "level=fatal" in x] or text.splitlines()[-1:]
     last = fatal[-1] if fatal else "no output"
     if message := re.search(r'msg="(.*)"$', last):
         last = message[1].replace('\\"', '"')
-    lower = last.lower()
     host = reference.split("/")[0]
+    bare = last
     for own in (reference, re.sub(r"@.*|:[^:/]*$", "", reference), host):
-        lower = lower.replace(own.lower(), "")  # a name may well have a 403 in it
-    if "no space left on device" in lower:
-        return DiskFullError(f"{reference}: {last}", "free disk space, then run again")
-    if re.search(
-        r"unauthorized|authentication required|denied|forbidden|invalid username"
-        r"|status(?: code)?:? (?:401|403)|\b40[13]\b",
-        lower,
-    ):
-        return RegistryAuthError(
-            f"{host} refused the login for {reference}: {last}",
-            f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD; on ghcr.io the "
-            "token needs write:packages (in Actions: permissions: packages: write)",
-        )
-    if "pinging container registry" not in lower and re.search(
-        r"manifest unknown|name unknown|not found|\b404\b", lower
-    ):
-        return RegistryNotFoundError(
-            f"{reference} was not found: {last}", "check the name and the tag"
-        )
-    if re.search(
-        r"\b5\d\d\b|internal server error|bad gateway|unavailable|too ?many ?requests|\b429\b"
-        r"|timeout|timed out|deadline|connection refused|connection reset|closed network connection"
-        r"|broken pipe|\beof\b"
-        r"|no such host|network is unreachable|i/o timeout|tls handshake|server misbehaving",
-        lower,
-    ):
-        return RegistryUnavailableError(
-            f"{host} did not answer as it should for {reference}: {last}",
-            "run again when it does: what has arrived is not sent again",
-        )
-    return RegistryError(f"{host} refused {reference}: {last}", "correct what it names")
+        bare = re.sub(re.escape(own), "", bare, flags=re.IGNORECASE)  # a name may have a 403 in it
+    values = {"reference": reference, "last": last, "host": host,
+              "login": registry.login_hint(host)}  # fmt: skip
+    error = first_match(RULES, bare, **values) or RegistryUnavailableError(
+        _FAILED.format(**values), _AGAIN
+    )
+    if error.transient and re.search(r"too ?many ?requests|\b429\b", bare, re.IGNORECASE):
+        error.retry_after = RATE_LIMITED * retry.WAIT
+    return error

@@ -28,8 +28,8 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     machine: str = ""
     process: str = ""
 
-    def words(self) -> str:
-        """Return who it is, for a person."""
+    def describe(self) -> str:
+        """Return it as a person reads it."""
         return f"{self.name} ({self.run})" if self.run else self.name
 
 

@@ -1,4 +1,4 @@
-"""What is known of an image: its labels, who pushed it, and its smoke tests."""
+"""Evidence about an image: its labels, who pushed it, and its smoke tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from higgs_image.errors import UsageError
 from higgs_image.files import sha256_bytes
-from higgs_image.oci.artifacts import Repository
 from higgs_image.release import records
 from higgs_image.release.actor import actor
 from higgs_image.release.journal import Journal
@@ -20,12 +19,13 @@ SMOKE = "smoke.json"
 JSON = "application/json"
 
 
-def gather(repository: Repository, history: Journal, digest: str) -> tuple[Known, list[Entry]]:
+def gather(history: Journal, digest: str) -> tuple[Known, list[Entry]]:
     """Return what is known of an image, and the journal's entries that say so.
 
     A smoke test counts by the record that is kept with its entry, read strictly: it must be of
     this digest, and its verdict must be what its checks say.
     """
+    repository = history.repository
     entries = [entry for entry in history.of(digest) if isinstance(entry.record, Push | Smoke)]
     pushes = [entry.record for entry in entries if isinstance(entry.record, Push)]
     smokes = [
@@ -34,7 +34,7 @@ def gather(repository: Repository, history: Journal, digest: str) -> tuple[Known
         if isinstance(entry.record, Smoke)
     ]
     labels = repository.config(digest).get("config", {}).get("Labels") or {}
-    clean = [push for push in pushes if push and push.clean]  # one is enough: it is the same digest
+    clean = [push for push in pushes if push.clean]  # one is enough: it is the same digest
     push = next(reversed(clean or pushes), None)
     tagged = repository.digest(push.tag) if push else None
     return Known(digest, labels, push, smokes, repository.is_local, tagged), entries
@@ -68,7 +68,7 @@ def load_smoke(data: bytes, digest: str | None = None) -> smoke_record.Record:
 
 
 def record_smoke(history: Journal, data: bytes) -> Entry:
-    """Write the record of a smoke test to the journal; one that is there is not written again.
+    """Write the record of a smoke test to the journal, unless the journal has it.
 
     Raises:
         UsageError: the record is malformed, or names no digest.
@@ -78,7 +78,7 @@ def record_smoke(history: Journal, data: bytes) -> Entry:
     assert record.image.digest is not None  # noqa: S101 (load_smoke)
     digest = record.image.digest
     repository = history.repository
-    repository.config(digest)  # it must be there
+    repository.config(digest)  # raises where there is no such image
     for entry in history.of(digest):
         if isinstance(entry.record, Smoke):
             kept = repository.files(entry.tag).get(SMOKE, b"")

@@ -31,7 +31,7 @@ class Release:
     Attributes:
         digest: of the image.
         push: the record of its push.
-        image: layers and labels; None if the registry has it no more.
+        image: layers and labels; None if the registry no longer has it.
         lock: the decoded versions.lock that it was built from.
         versions: name to version of everything in it.
     """
@@ -100,7 +100,7 @@ def document(
 ) -> dict[str, Any]:
     """Return the manifest of a release: everything that the notes say, for programs."""
     before = pins(old.lock) if old else {}
-    there = {layer.digest for layer in old.layers} if old else set()
+    old_layers = {layer.digest for layer in old.layers} if old else set()
     smokes = [
         {
             "device": f"{x.device.kind} ({x.device.name})",
@@ -130,9 +130,9 @@ def document(
         "patches_gone": [x for x in old.patches if x not in new.patches] if old else [],
         "size": new.size,
         "layers": [
-            {"name": x.name, "size": x.size, "new": x.digest not in there} for x in new.layers
+            {"name": x.name, "size": x.size, "new": x.digest not in old_layers} for x in new.layers
         ],
-        "download": sum(x.size for x in new.layers if x.digest not in there),
+        "download": sum(x.size for x in new.layers if x.digest not in old_layers),
         "packages": len(new.versions),
         "smoke": smokes,
         "forced": list(record.forced),

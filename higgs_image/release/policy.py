@@ -1,9 +1,9 @@
-"""What an image needs before a moving tag may name it. A pure function of what is known of it."""
+"""What an image needs before a floating tag may name it: a pure function of what is known of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from higgs_image.labels import LABEL
 from higgs_image.release.records import Push
@@ -13,6 +13,8 @@ FORK = LABEL + "fork"
 SOURCE = "org.opencontainers.image.source"
 
 LOCK = LABEL + "lock-sha256"
+
+DEVICE_TYPES = ("gpu", "cpu")
 
 _OF_THE_MACHINE = {"base-image": "its base image is not the locked one"}
 """Overrides that a machine without access to the locked base needs; a rehearsal allows them."""
@@ -46,14 +48,47 @@ class Refusal:
     Attributes:
         reason: in plain words, with the value.
         remedy: what to do.
-        forcible: --force, with a reason, goes over it.
-        rehearsable: a rehearsal on loopback goes over it.
+        forcible: --force, with a reason, overrides it.
+        rehearsable: a rehearsal on loopback allows it.
     """
 
     reason: str
     remedy: str
     forcible: bool = True
-    rehearsable: bool = field(default=False)
+    rehearsable: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided on an image; nothing refused means that it may be promoted.
+
+    Attributes:
+        refused: what stands against it.
+        forced: what was overridden by force.
+        rehearsed: what a rehearsal allows.
+    """
+
+    refused: tuple[Refusal, ...]
+    forced: tuple[Refusal, ...]
+    rehearsed: tuple[Refusal, ...]
+
+
+def decide(
+    known: Known, device_class: str, *, force: bool = False, rehearsal: bool = False
+) -> Decision:
+    """Decide whether an image may be promoted.
+
+    Args:
+        known: what is known of the image.
+        device_class: type of device on which a smoke test must have passed: gpu or cpu.
+        force: override what can be overridden.
+        rehearsal: allow what a rehearsal may have.
+    """
+    against = refusals(known, device_class)
+    rehearsed = tuple(x for x in against if rehearsal and x.rehearsable)
+    forced = tuple(x for x in against if x not in rehearsed and force and x.forcible)
+    refused = tuple(x for x in against if x not in rehearsed and x not in forced)
+    return Decision(refused, forced, rehearsed)
 
 
 def refusals(known: Known, device_class: str) -> list[Refusal]:
@@ -61,14 +96,14 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
 
     Args:
         known: what is known of the image.
-        device_class: on which a smoke test must have passed: gpu or cpu.
+        device_class: type of device on which a smoke test must have passed: gpu or cpu.
     """
     found = [*_origin(known), *_overrides(known), *_smoke(known, device_class)]
     if device_class != "gpu":
         found.append(
             Refusal(
-                f"a smoke test on a {device_class} decides nothing about kernels and sound",
-                f"test it on a GPU: ./inv record {known.digest} --device-class gpu",
+                f"a smoke test on a {device_class} says nothing about kernels and sound",
+                f"test it on a GPU: ./inv smoke-pushed {known.digest} --device-class gpu",
                 rehearsable=True,
             )
         )
@@ -81,8 +116,8 @@ def _origin(known: Known) -> list[Refusal]:
     if source.startswith("file://"):
         found.append(
             Refusal(
-                "it is a stand-in, not the speech server: its source is a folder of one machine",
-                "build the real image; a stand-in can be promoted on loopback, with --rehearsal",
+                "it is built from a fake fork, not the speech server: its source is a local folder",
+                "build the real image; a fake fork can be promoted on loopback, with --rehearsal",
                 forcible=known.local,
                 rehearsable=True,
             )
@@ -92,7 +127,7 @@ def _origin(known: Known) -> list[Refusal]:
     if push is None:
         return [*found, Refusal("no record says who built it, and from what", again)]
     if push.commit is None:
-        found.append(Refusal("it was built outside of git: nobody can say from what", again))
+        found.append(Refusal("it was built outside git, so it cannot be traced to a commit", again))
     elif not push.clean:
         found.append(
             Refusal(
@@ -103,8 +138,8 @@ def _origin(known: Known) -> list[Refusal]:
     if known.tagged != known.digest:
         found.append(
             Refusal(
-                f"its immutable tag {push.tag} names {known.tagged or 'nothing'} by now",
-                "find out who moved it (invoke history); let it name this digest again",
+                f"its immutable tag {push.tag} now points to {known.tagged or 'nothing'}",
+                "check who moved it (invoke history), then point it back at this digest",
             )
         )
     if known.labels.get(LOCK) != push.lock_sha256:
@@ -138,7 +173,7 @@ def _overrides(known: Known) -> list[Refusal]:
 
 def _smoke(known: Known, device_class: str) -> list[Refusal]:
     records = [x for x in known.smokes if x.device.kind == device_class]
-    how = f"on a machine with one: ./inv record {known.digest} --device-class {device_class}"
+    how = f"on a machine with one: ./inv smoke-pushed {known.digest} --device-class {device_class}"
     if not records:
         others = sorted({x.device.kind for x in known.smokes})
         more = f", only on {', '.join(others)}" if others else ""

@@ -1,40 +1,32 @@
-"""Promotion and rollback: a moving tag gets exactly the digest that was tested, or an earlier one.
-
-First a plan, which reads only; then it is applied, and written down. No image is rebuilt or copied
-as something else: the tag is set to a manifest that the repository has.
-"""
+"""Promotion: a floating tag goes to exactly the digest that was tested."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from higgs_image.build.image import COMPRESSIONS
-from higgs_image.errors import HiggsError, RegistryNotFoundError, ReleaseRefusedError, UsageError
-from higgs_image.oci.artifacts import INDEX_TYPES, Repository
-from higgs_image.release import evidence, journal, lease, policy
-from higgs_image.release import records as release_records
+from higgs_image.errors import ReleaseRefusedError, UsageError
+from higgs_image.files import write_atomically
+from higgs_image.oci import layout
+from higgs_image.oci.reference import is_loopback
+from higgs_image.release import evidence, move_plan, notes, policy, records
 from higgs_image.release.actor import actor
 from higgs_image.release.journal import Journal
-from higgs_image.release.records import Move, Promote, Rollback
-
-log = logging.getLogger(__name__)
-
-MOVING = "custom"
-"""The tag that people pull; the variant's ending is appended."""
+from higgs_image.release.move_plan import Moved, MovePlan, TagState
+from higgs_image.release.records import Promote, Push
+from higgs_image.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for.
+class PromotionConditions:
+    """What a promotion requires.
 
     Attributes:
-        device_class: on which the smoke test must have passed.
-        force: go over what is refused; needs a reason.
-        reason: why; written down.
-        rehearsal: on loopback only: allow a stand-in and the overrides that a machine without
+        device_class: type of device on which the smoke test must have passed: gpu or cpu.
+        force: override refusals; needs a reason.
+        reason: why; written to the journal.
+        rehearsal: on loopback only: allow a fake fork and the overrides that a machine without
             access to the locked base needs. The record says so.
     """
 
@@ -43,356 +35,142 @@ class Request:
     reason: str = ""
     rehearsal: bool = False
 
+    def require_valid(self, repository: str) -> None:
+        """Refuse conditions that contradict each other or the repository.
 
-@dataclass(frozen=True)
-class Plan:
-    """What a promotion or rollback would do.
-
-    Attributes:
-        repository: host and path.
-        move: the record that announces it.
-        nothing_to_do: the tag names that digest already, and the journal says so.
-        notes: what a person should know before.
-        undo: the command that takes it back.
-    """
-
-    repository: str
-    move: Move
-    nothing_to_do: bool = False
-    notes: tuple[str, ...] = ()
-    undo: str = ""
-
-    def text(self) -> str:
-        """Return the plan as a person reads it."""
-        record = self.move
-        reference = f"{self.repository}:{record.moving}"
-        if self.nothing_to_do:
-            return f"nothing to do: {reference} is {record.digest}"
-        return "\n".join(
-            [
-                "would do:",
-                f"  {reference}",
-                f"    from  {record.previous or 'nothing'}",
-                f"    to    {record.digest}  ({record.immutable or 'no immutable tag known'})",
-                *(f"  note: {note}" for note in self.notes),
-            ]
-        )
+        Raises:
+            UsageError: naming the flag.
+        """
+        if self.device_class not in policy.DEVICE_TYPES:
+            raise UsageError(
+                f"--device-class {self.device_class!r} is not a type of device",
+                f"give one of: {', '.join(policy.DEVICE_TYPES)}",
+            )
+        if self.force and not self.reason.strip():
+            raise UsageError(
+                "--force needs a reason, which is written to the journal",
+                "--force --reason 'why it must be'",
+            )
+        if self.rehearsal and not is_loopback(repository):
+            raise UsageError(
+                f"--rehearsal is for registries on loopback, {repository} is not one",
+                "release the real image, or use a registry such as 127.0.0.1:5000",
+            )
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What a promotion or rollback did.
+class PromotionPlan:
+    """A planned promotion, and what it was decided on.
 
     Attributes:
-        reference: the moving tag's full name.
-        by_digest: the image, by a name that never moves.
-        digest: what the tag names now, read back.
-        previous: what it named before.
-        skipped: there was nothing to do.
-        record: tag of the journal's record.
-        undo: the command that takes it back.
+        steps: what would be done.
+        record: the record that announces it.
+        known: everything that is known of the image.
+        before: the tag and its moves when it was planned.
     """
 
-    reference: str
-    by_digest: str
-    digest: str
-    previous: str | None
-    skipped: bool
-    record: str
-    undo: str
-
-    def text(self) -> str:
-        """Return the report as a person reads it."""
-        lines = [f"{self.reference} is {self.digest}" + (" already" if self.skipped else "")]
-        if self.undo and not self.skipped:
-            lines.append(f"undo:  {self.undo}")
-        return "\n".join(lines)
+    steps: MovePlan
+    record: Promote
+    known: policy.Known
+    before: TagState
 
 
-def plan_promotion(repository: Repository, history: Journal, what: str, request: Request) -> Plan:
-    """Say what a promotion would do.
+def plan_promotion(history: Journal, what: str, conditions: PromotionConditions) -> PromotionPlan:
+    """Plan a promotion. Reads only.
 
     Args:
-        repository: where.
-        history: its journal.
+        history: the journal of the repository.
         what: a digest, or an immutable tag.
-        request: with which conditions.
+        conditions: what it requires.
 
     Raises:
-        ReleaseRefusedError: naming every reason; none is gone over without --force and a reason.
+        ReleaseRefusedError: naming every reason; only --force with a reason overrides them.
         RegistryNotFoundError: there is no such image.
         UsageError: the conditions contradict each other.
     """
-    _require_sense(repository, request)
-    digest, manifest = _find(repository, what)
-    moving = MOVING + _variant(manifest)
-    known, records = evidence.gather(repository, history, digest)
-    against = policy.refusals(known, request.device_class)
-    waived = [x for x in against if request.rehearsal and x.rehearsable]
-    open_ = [x for x in against if x not in waived]
-    forced = [x for x in open_ if request.force and x.forcible]
-    if left := [x for x in open_ if x not in forced]:
+    repository = history.repository
+    conditions.require_valid(repository.name)
+    digest, manifest = move_plan.find_image(repository, what)
+    floating = move_plan.floating_tag(manifest)
+    known, entries = evidence.gather(history, digest)
+    decision = policy.decide(known, conditions.device_class,
+                             force=conditions.force, rehearsal=conditions.rehearsal)  # fmt: skip
+    if left := decision.refused:
+        overridable = all(x.forcible for x in left)
         raise ReleaseRefusedError(
             f"{repository.reference(digest)} is not promoted: " + "; ".join(x.reason for x in left),
             "; ".join(dict.fromkeys(x.remedy for x in left))
             + (
-                "; --force with --reason goes over it, and is written down"
-                if all(x.forcible for x in left)
+                "; --force with --reason overrides it, and is written to the journal"
+                if overridable
                 else ""
             ),
         )
-    previous = repository.digest(moving)
+    before = move_plan.tag_state(history, floating)
     push = known.push
     record = Promote(
         digest=digest,
-        at=release_records.now(),
+        at=records.now(),
         by=actor(),
-        moving=moving,
-        previous=previous,
+        moving=floating,
+        previous=before.present,
         immutable=push.tag if push else "",
         lock_sha256=push.lock_sha256 if push else known.labels.get(policy.LOCK, ""),
-        reason=request.reason,
-        forced=[x.reason for x in forced],
-        rehearsal=request.rehearsal,
-        evidence=[entry.tag for entry in records],
+        reason=conditions.reason,
+        forced=[x.reason for x in decision.forced],
+        rehearsal=conditions.rehearsal,
+        evidence=[entry.tag for entry in entries],
     )
-    moves = journal.promoted(history.read(_is_move), moving)
-    return Plan(
+    steps = MovePlan(
         repository.name,
         record,
-        nothing_to_do=previous == digest and journal.stack(moves)[-1:] == [digest],
+        nothing_to_do=before.present == digest and before.agrees,
         notes=tuple(
-            [f"forced although {x.reason}" for x in forced]
-            + [f"allowed in a rehearsal: {x.reason}" for x in waived]
+            [f"forced although {x.reason}" for x in decision.forced]
+            + [f"allowed in a rehearsal: {x.reason}" for x in decision.rehearsed]
         ),
-        undo=_undo(repository, moving, previous),
+        undo=move_plan.undo(repository, floating, before.present),
     )
+    return PromotionPlan(steps, record, known, before)
 
 
-def plan_rollback(
-    repository: Repository, history: Journal, reason: str, moving: str, to: str | None = None
-) -> Plan:
-    """Say what a rollback would do.
+def promote_with_notes(
+    history: Journal, what: str, conditions: PromotionConditions, workspace: Workspace
+) -> tuple[Moved, Path]:
+    """Promote an image and keep release notes and manifest with the record.
 
-    Args:
-        repository: where.
-        history: its journal.
-        reason: why; written down.
-        moving: the tag that goes back.
-        to: the digest to go back to; by default the one before the present one.
-
-    Raises:
-        UsageError: no reason is given.
-        ReleaseRefusedError: the tag never named that digest, or there is none before.
-        RegistryNotFoundError: the image is gone.
+    Returns:
+        What was done, and the file with the notes.
     """
-    if not reason.strip():
-        raise UsageError(
-            "a rollback needs a reason, which is written down", "--reason 'what is wrong with it'"
-        )
-    present = repository.digest(moving)
-    moves = journal.promoted(history.read(_is_move), moving)
-    earlier = journal.stack(moves)
-    if present is None or not moves:
-        raise ReleaseRefusedError(
-            f"{repository.reference(moving)} was never promoted: there is nothing to go back from",
-            "see invoke history",
-        )
-    notes = []
-    if earlier[-1:] == [present]:
-        earlier = earlier[:-1]
-    else:
-        notes.append(f"{moving} names {present}, which no record of the journal put there")
-    if to is None and not earlier:
-        raise ReleaseRefusedError(
-            f"no image was promoted before {present}", "promote another one: invoke promote DIGEST"
-        )
-    digest, _ = _find(repository, to or earlier[-1])
-    past = [entry for entry in moves if entry.record.digest == digest]
-    if not past:
-        raise ReleaseRefusedError(
-            f"{moving} never named {digest}",
-            "go back to one that it did name (invoke history), or promote it: invoke promote",
-        )
-    before = past[-1].record
-    assert isinstance(before, Promote | Rollback)  # noqa: S101 (by promoted())
-    notes += [f"it was in force since {before.at:%Y-%m-%d %H:%M} UTC, by {before.by.words()}"]
-    notes += [f"it had been forced although {reason}" for reason in before.forced]
-    record = Rollback(
-        digest=digest,
-        at=release_records.now(),
-        by=actor(),
-        moving=moving,
-        previous=present,
-        immutable=before.immutable,
-        lock_sha256=before.lock_sha256,
-        reason=reason,
-        rehearsal=before.rehearsal,
-        evidence=[past[-1].tag],
-    )
-    return Plan(
-        repository.name,
-        record,
-        nothing_to_do=present == digest,
-        notes=tuple(notes),
-        undo=_undo(repository, moving, present),
-    )
+    move_plan.settle(history)
+    plan = plan_promotion(history, what, conditions)
+    manifest = release_manifest(history, plan)
+    text = notes.render(manifest)
+    folder = workspace.build / "release" / (manifest["tag"] or plan.record.digest[7:19])
+    write_atomically(folder / notes.NOTES, text.encode())
+    write_atomically(folder / notes.MANIFEST, notes.encode(manifest))
+    files = {
+        notes.NOTES: (text.encode(), "text/markdown"),
+        notes.MANIFEST: (notes.encode(manifest), evidence.JSON),
+    }
+    return move_plan.apply(history, plan.steps, files), folder / notes.NOTES
 
 
-def apply(
-    repository: Repository,
-    history: Journal,
-    plan: Plan,
-    files: Mapping[str, tuple[bytes, str]] | None = None,
-) -> Moved:
-    """Move the tag as planned, and write it down. Run again after a crash it goes on.
-
-    Args:
-        repository: where.
-        history: its journal.
-        plan: what to do.
-        files: kept with the record: release notes and manifest.
-
-    Raises:
-        PromotionConflictError: another one came first.
-        HiggsError: the registry failed; nothing is half done: see `claim.move`.
-    """
-    record = plan.move
-    reference = repository.reference(record.moving)
-    tag = ""
-    if not plan.nothing_to_do:
-        tag = lease.move(_Board(repository, history, files or {}), record, record.by)
-        log.info("promote: %s is %s", reference, record.digest)
-    return Moved(
-        reference,
-        repository.reference(record.digest),
-        record.digest,
-        record.previous,
-        plan.nothing_to_do,
-        tag,
-        plan.undo,
-    )
+def release_manifest(history: Journal, plan: PromotionPlan) -> dict[str, Any]:
+    """Return the manifest of a planned release, with the differences to the last one."""
+    record = plan.record
+    earlier = [x.record.digest for x in plan.before.moves if x.record.digest != record.digest]
+    old = _release(history, earlier[-1]) if earlier else None
+    new = _release(history, record.digest)
+    return notes.document(history.repository.name, record, plan.known, new, old)
 
 
-def state(repository: Repository, history: Journal) -> list[str]:
-    """Say of each moving tag what it names, and whether the journal says the same."""
-    lines = []
-    moves = history.read(_is_move, newest=20)  # each is a request
-    for moving in (MOVING + ending for ending in COMPRESSIONS.values()):
-        digest = repository.digest(moving)
-        if digest and not journal.promoted(moves, moving):
-            moves = history.read(_is_move)
-        done = journal.promoted(moves, moving)
-        told = done[-1].record.digest if done else None
-        begun = [
-            x for x in moves
-            if isinstance(x.record, Promote | Rollback)
-            and (x.record.moving, x.record.digest, x.outcome) == (moving, digest, None)
-        ]  # fmt: skip
-        if begun:
-            lines.append(
-                f"{moving} names {digest}, by {begun[-1].record.by.words()}, whose record is not "
-                "finished: should it have died, the next promotion finishes it"
-            )
-        elif digest != told:
-            lines.append(
-                f"{moving} names {digest or 'nothing'}, BUT BY THE JOURNAL {told or 'nothing'}: "
-                "somebody moved it by hand"
-            )
-        elif digest:
-            lines.append(f"{moving} names {digest}")
-    return lines
-
-
-def settle(repository: Repository, history: Journal) -> None:
-    """Finish or drop what earlier runs that have ended left under way."""
-    lease.settle(_Board(repository, history, {}), actor())
-
-
-class _Board:
-    """The registry, as the claim protocol sees it."""
-
-    def __init__(
-        self, repository: Repository, history: Journal, files: Mapping[str, tuple[bytes, str]]
-    ) -> None:
-        self._repository, self._history, self._files = repository, history, files
-
-    def tags(self) -> list[str]:
-        return self._repository.tags()
-
-    def record(self, tag: str) -> Move:
-        record = self._history.record(tag)
-        if not isinstance(record, Promote | Rollback):
-            raise HiggsError(f"{tag} is no move", "see invoke history")
-        return record
-
-    def write(self, record: Move | release_records.Outcome, tag: str) -> None:
-        files = self._files if isinstance(record, Promote | Rollback) else {}
-        self._history.write(record, files, tag)
-
-    def digest(self, tag: str) -> str | None:
-        return self._repository.digest(tag)
-
-    def point(self, tag: str, digest: str) -> None:
-        self._repository.point(tag, digest)
-
-
-def _is_move(tag: str) -> bool:
-    return journal.event_of(tag) in ("promote", "rollback")
-
-
-def _require_sense(repository: Repository, request: Request) -> None:
-    if request.force and not request.reason.strip():
-        raise UsageError(
-            "--force needs a reason, which is written down", "--force --reason 'why it must be'"
-        )
-    if request.rehearsal and not repository.is_local:
-        raise UsageError(
-            f"--rehearsal is for registries on loopback, {repository.name} is none",
-            "release the real image, or use a registry such as 127.0.0.1:5000",
-        )
-
-
-def digest_of(repository: Repository, what: str) -> str:
-    """Return the digest of an image.
-
-    Raises:
-        RegistryNotFoundError: there is no such image.
-        UsageError: it is an index.
-    """
-    return _find(repository, what)[0]
-
-
-def _find(repository: Repository, what: str) -> tuple[str, dict[str, Any]]:
-    """Return digest and manifest of an image."""
-    digest = what if what.startswith("sha256:") else repository.digest(what)
-    manifest = repository.manifest(digest) if digest else None
-    if digest is None or manifest is None:
-        raise RegistryNotFoundError(
-            f"{repository.reference(what)} was not found", "check the name and the digest"
-        )
-    if manifest.get("mediaType") in INDEX_TYPES or "layers" not in manifest:
-        raise UsageError(
-            f"{repository.reference(what)} is an index, not one image",
-            "give the digest of the image itself",
-        )
-    return digest, manifest
-
-
-def _variant(manifest: dict[str, Any]) -> str:
-    """Return the ending of the tags of an image's variant, told from its layers."""
-    zstd = any(str(layer["mediaType"]).endswith("zstd") for layer in manifest["layers"])
-    return COMPRESSIONS["zstd" if zstd else "gzip"]
-
-
-def command(task: str, repository: Repository) -> str:
-    """Return a task's command line with the flags that name a repository."""
-    registry, _, name = repository.name.rpartition("/")
-    return f"./inv {task} --registry {registry} --name {name}"
-
-
-def _undo(repository: Repository, moving: str, previous: str | None) -> str:
-    if previous is None:
-        return ""
-    rollback = command(f"rollback --to {previous} --moving {moving}", repository)
-    return f"{rollback} --reason 'why' --yes"
+def _release(history: Journal, digest: str) -> notes.Release:
+    repository = history.repository
+    pushed = [x for x in history.of(digest) if isinstance(x.record, Push)]
+    files = repository.files(pushed[-1].tag) if pushed else {}
+    push = pushed[-1].record if pushed else None
+    manifest = repository.manifest(digest)
+    image = layout.describe(digest, manifest, repository.config(digest)) if manifest else None
+    assert push is None or isinstance(push, Push)  # noqa: S101 (filtered above)
+    return notes.release(digest, push, image, files)

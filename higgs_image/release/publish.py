@@ -1,4 +1,4 @@
-"""Push, and write down what was pushed: who built it from which commit, and what is in it."""
+"""Publish a built image: push it, and record who built it from which commit and what is in it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ TYPES = {
 
 
 def push(built: BuiltImage, lock: Lock, target: str, folder: Path) -> tuple[Pushed, Entry]:
-    """Push a built image under its immutable tag, and record it; what is there is left as it is.
+    """Push a built image under its immutable tag and record it; existing ones are kept.
 
     Args:
         built: the image.
         lock: what it was built from.
-        target: repository, from `registry.repository`.
+        target: repository, from `reference.repository`.
         folder: receives the copy of the journal.
 
     Returns:
         What the registry holds, and the journal's entry.
 
     Raises:
-        HiggsError: see `registry.push`; the journal is written after the image is there.
+        HiggsError: see `skopeo.push`; the journal is written after the image is there.
     """
     pushed = skopeo.push(built, target)
     with open_repository(target) as repository:
@@ -54,7 +54,7 @@ def push(built: BuiltImage, lock: Lock, target: str, folder: Path) -> tuple[Push
             at=records.now(),
             by=actor(),
             tag=built.tag,
-            compression=built.compression,
+            compression="zstd" if built.compression == "zstd" else "gzip",
             lock_sha256=lock.sha256,
             commit=checkout.commit,
             clean=checkout.clean,
@@ -80,7 +80,9 @@ def _files(built: BuiltImage, lock: Lock, record: Push) -> dict[str, tuple[bytes
     contents = {
         LOCK: lock.path.read_bytes(),
         SBOM: sbom.make(built.layout, built.image, name),
-        PROVENANCE: provenance.encode(provenance.predicate(built, lock, record.by)),
+        PROVENANCE: provenance.encode(
+            provenance.predicate(built, lock, record.by.run or record.by.name)
+        ),
     }
     if built.provenance is not None:
         contents[BUILDKIT] = built.provenance.read_bytes()

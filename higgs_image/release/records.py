@@ -1,39 +1,44 @@
-"""The journal: what happened to a repository's images, kept beside them in the same registry.
+"""The records of the journal: what happened to an image, when, and who did it.
 
-Each record is an OCI artifact under a tag of its own, which is written once:
-
-    journal-20261124T120000123456Z-promote-4f2a9c1-0c1d2e
-            time (UTC)             event   digest  random
-
-A record that announces the move of a tag is followed by one more, which says how it ended
-(`...-0c1d2e.done`). So the list of tags alone shows what is under way. A copy of everything that
-this machine wrote is appended to `build/journal/`.
-
-The time in the tag gives the order. Clocks differ between machines: so a record that follows
-another one is never given an earlier time there than that; `at` is what the clock said.
+They are read strictly, and each proves itself: its text is written together with its SHA-256.
+Records of earlier versions have none and stay readable.
 """
 
 from __future__ import annotations
 
 import datetime
-import logging
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+from higgs_image.files import sha256_bytes
+from higgs_image.lockfile import Digest, Sha256
 from higgs_image.release.actor import Actor
-
-log = logging.getLogger(__name__)
-
 
 KIND = "application/vnd.higgs-image.journal.v1+json"
 RECORD = "org.higgs-image.record"
+RECORD_SHA256 = "org.higgs-image.record-sha256"
 
-_TIME = "%Y%m%dT%H%M%S%fZ"
+OutcomeName = Literal["done", "lost", "abandoned"]
 
-DONE, LOST, ABANDONED = "done", "lost", "abandoned"
+DONE: Final = "done"
+LOST: Final = "lost"
+ABANDONED: Final = "abandoned"
+
+Tag = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]{0,127}\Z")]
+Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?\Z")]
+Utc = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
 
-class Push(msgspec.Struct, frozen=True, omit_defaults=True, tag="push", tag_field="event"):
+class Push(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="push",
+    tag_field="event",
+):
     """An image was pushed under its immutable tag.
 
     Attributes:
@@ -49,25 +54,32 @@ class Push(msgspec.Struct, frozen=True, omit_defaults=True, tag="push", tag_fiel
         size: compressed size of all layers in bytes.
     """
 
-    digest: str
-    at: datetime.datetime
+    digest: Digest
+    at: Utc
     by: Actor
-    tag: str
-    compression: str
-    lock_sha256: str
-    commit: str | None
+    tag: Tag
+    compression: Literal["gzip", "zstd"]
+    lock_sha256: Sha256
+    commit: Commit | None
     clean: bool
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
     url: str | None = None
 
-    def words(self) -> str:
-        """Say it in plain words."""
+    def describe(self) -> str:
+        """Return it as a person reads it."""
         commit = f"commit {self.commit[:7]}" if self.commit else "no known commit"
         state = "" if self.clean else ", with changes that are in no commit"
         return f"pushed as {self.tag}, built from {commit}{state}, {self.size / 1e6:.0f} MB"
 
 
-class Smoke(msgspec.Struct, frozen=True, omit_defaults=True, tag="smoke", tag_field="event"):
+class Smoke(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="smoke",
+    tag_field="event",
+):
     """A smoke test of an image ended with a verdict.
 
     Attributes:
@@ -79,43 +91,43 @@ class Smoke(msgspec.Struct, frozen=True, omit_defaults=True, tag="smoke", tag_fi
         summary: one line.
     """
 
-    digest: str
-    at: datetime.datetime
+    digest: Digest
+    at: Utc
     by: Actor
-    device_class: str
-    verdict: str
+    device_class: Literal["gpu", "cpu"]
+    verdict: Literal["pass", "fail", "inconclusive"]
     device: str = ""
     seconds: float = 0.0
     figures: dict[str, float] = {}
     summary: str = ""
 
-    def words(self) -> str:
-        """Say it in plain words."""
+    def describe(self) -> str:
+        """Return it as a person reads it."""
         on = f"{self.device_class} ({self.device})" if self.device else self.device_class
         more = f": {self.summary}" if self.summary else ""
         return f"smoke test on {on}: {self.verdict}{more}"
 
 
-class _Move(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A moving tag is to name another image.
+class _Move(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A floating tag is to name another image.
 
     Attributes:
-        digest: what it shall name.
+        digest: what it will name.
         moving: the tag.
         previous: what it named before; None if it did not exist.
         immutable: the immutable tag of the image.
         lock_sha256: hash of the versions.lock that the image was built from.
-        reason: why, in the words of the one who does it.
+        reason: why, as given on the command line.
         forced: what would have been refused without --force.
-        rehearsal: it happened in a registry on loopback, where less is asked for.
+        rehearsal: it happened in a registry on loopback, where less is required.
         evidence: tags of the records that it relies on.
     """
 
-    digest: str
-    at: datetime.datetime
+    digest: Digest
+    at: Utc
     by: Actor
-    moving: str
-    previous: str | None
+    moving: Tag
+    previous: Digest | None
     immutable: str = ""
     lock_sha256: str = ""
     reason: str = ""
@@ -123,7 +135,7 @@ class _Move(msgspec.Struct, frozen=True, omit_defaults=True):
     rehearsal: bool = False
     evidence: list[str] = []
 
-    def _words(self, what: str) -> str:
+    def _describe(self, what: str) -> str:
         before = f", before: {self.previous[7:19]}" if self.previous else ", for the first time"
         notes = [f"reason: {self.reason}"] if self.reason else []
         notes += [f"FORCED although {'; '.join(self.forced)}"] if self.forced else []
@@ -132,23 +144,44 @@ class _Move(msgspec.Struct, frozen=True, omit_defaults=True):
         return "; ".join([f"{what} {self.moving} to {image}{before}", *notes])
 
 
-class Promote(_Move, frozen=True, omit_defaults=True, tag="promote", tag_field="event"):
-    """A tested image gets a moving tag."""
+class Promote(
+    _Move,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="promote",
+    tag_field="event",
+):
+    """A floating tag goes to a tested image."""
 
-    def words(self) -> str:
-        """Say it in plain words."""
-        return self._words("promotes")
+    def describe(self) -> str:
+        """Return it as a person reads it."""
+        return self._describe("promotes")
 
 
-class Rollback(_Move, frozen=True, omit_defaults=True, tag="rollback", tag_field="event"):
-    """A moving tag goes back to an image that it named before."""
+class Rollback(
+    _Move,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="rollback",
+    tag_field="event",
+):
+    """A floating tag goes back to an image that it named before."""
 
-    def words(self) -> str:
-        """Say it in plain words."""
-        return self._words("rolls back")
+    def describe(self) -> str:
+        """Return it as a person reads it."""
+        return self._describe("rolls back")
 
 
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, tag="outcome", tag_field="event"):
+class Outcome(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="outcome",
+    tag_field="event",
+):
     """How the move that an earlier record announced ended.
 
     Attributes:
@@ -157,15 +190,15 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, tag="outcome", ta
         why: in plain words.
     """
 
-    digest: str
-    at: datetime.datetime
+    digest: Digest
+    at: Utc
     by: Actor
-    of: str
-    outcome: str
+    of: Tag
+    outcome: OutcomeName
     why: str = ""
 
-    def words(self) -> str:
-        """Say it in plain words."""
+    def describe(self) -> str:
+        """Return it as a person reads it."""
         return f"{self.outcome}{': ' + self.why if self.why else ''}"
 
 
@@ -177,8 +210,8 @@ class Entry(msgspec.Struct, frozen=True):
     """A record and where it lies.
 
     Attributes:
-        tag: under which it was written; sorts by time.
-        record: what it says.
+        tag: its tag in the registry; sorts by time.
+        record: its content.
         outcome: of a move: done, lost or abandoned; None while it is under way.
     """
 
@@ -187,13 +220,42 @@ class Entry(msgspec.Struct, frozen=True):
     outcome: str | None = None
 
     def text(self) -> str:
-        """Return one line for a person."""
+        """Return one line as a person reads it."""
         record = self.record
         end = f" [{self.outcome or 'under way'}]" if isinstance(record, Promote | Rollback) else ""
         when = f"{record.at:%Y-%m-%d %H:%M:%S}"
-        return f"{when}  {record.digest[7:19]}  {record.words()}{end}  by {record.by.words()}"
+        return f"{when}  {record.digest[7:19]}  {record.describe()}{end}  by {record.by.describe()}"
 
 
 def now() -> datetime.datetime:
     """Return the time of a record."""
     return datetime.datetime.now(datetime.UTC)
+
+
+_DECODER = msgspec.json.Decoder(Record)
+"""Made once, when the module is loaded: see docs/adr/0011-decoders-before-threads.md."""
+
+
+def encode(record: Record) -> dict[str, str]:
+    """Return the annotations that hold a record."""
+    text = msgspec.json.encode(record)
+    return {RECORD: text.decode(), RECORD_SHA256: sha256_bytes(text)}
+
+
+def decode(annotations: Mapping[str, str]) -> Record:
+    """Return the record that annotations hold.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    text = annotations.get(RECORD)
+    if text is None:
+        raise ValueError(f"the annotation {RECORD} is missing")
+    wanted, found = annotations.get(RECORD_SHA256), sha256_bytes(text.encode())
+    if wanted not in (None, found):
+        raise ValueError(f"expected SHA-256 {wanted}, got {found}")
+    try:
+        found: Record = _DECODER.decode(text)
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
+    return found

@@ -1,4 +1,4 @@
-"""`invoke cleanup`: old images go; what was ever promoted, what is pinned, and the newest stay.
+"""`invoke cleanup`: which old images are deleted, and which stay and why.
 
 A registry deletes by digest, and every tag of that digest with it: so what is decided on is a
 digest with all its tags, and one reason to keep is enough. Signatures and attestations stay and go
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
-from higgs_image.github import api
-from higgs_image.oci.artifacts import INDEX_TYPES, Repository
-from higgs_image.release import journal, promote
+from higgs_image.oci.artifacts import INDEX_TYPES
+from higgs_image.release import record_tags
+from higgs_image.release.image_store import ImageStore, StoredManifest
 from higgs_image.release.journal import Journal
+from higgs_image.release.move_plan import FLOATING_TAG
 from higgs_image.release.records import Promote, Rollback
 
 log = logging.getLogger(__name__)
@@ -30,82 +29,7 @@ _PIN = re.compile(rf"sha256:[0-9a-f]{{64}}|\b{_IMMUTABLE.pattern}")
 
 
 @dataclass(frozen=True)
-class Version:
-    """One manifest in the registry.
-
-    Attributes:
-        digest: of it.
-        tags: all that name it; none for one that is reached by its digest alone.
-        key: how the store names it.
-    """
-
-    digest: str
-    tags: tuple[str, ...]
-    key: str = ""
-
-
-class Store(Protocol):
-    """Where the images lie, as far as they can be listed and deleted."""
-
-    def versions(self) -> list[Version]:
-        """Return every manifest that the store lists."""
-
-    def delete(self, version: Version) -> None:
-        """Delete a manifest with all its tags."""
-
-
-class RegistryStore:
-    """A registry that deletes by the distribution API. It lists tags only."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-
-    def versions(self) -> list[Version]:
-        """Return what has a tag."""
-        tags = self._repository.tags()
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            digests = list(pool.map(self._repository.digest, tags))
-        named: dict[str, list[str]] = {}
-        for tag, digest in zip(tags, digests, strict=True):
-            if digest is not None:
-                named.setdefault(digest, []).append(tag)
-        return [Version(digest, tuple(found)) for digest, found in named.items()]
-
-    def delete(self, version: Version) -> None:
-        """Delete by digest."""
-        self._repository.delete(version.digest)
-
-
-class GitHubStore:
-    """ghcr.io, which deletes by GitHub's own API only, and lists what has no tag, too."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._path = api.versions_path(repository.name)
-
-    def versions(self) -> list[Version]:
-        """Return every version of the package."""
-        return [
-            Version(
-                str(entry["name"]),
-                tuple(entry.get("metadata", {}).get("container", {}).get("tags", [])),
-                str(entry["id"]),
-            )
-            for entry in api.pages(self._path)
-        ]
-
-    def delete(self, version: Version) -> None:
-        """Delete a version."""
-        api.call("DELETE", f"{self._path}/{version.key}")
-
-
-def store_of(repository: Repository) -> Store:
-    """Return the store behind a repository."""
-    on_github = repository.name.split("/")[0] == "ghcr.io"
-    return GitHubStore(repository) if on_github else RegistryStore(repository)
-
-
-@dataclass(frozen=True)
-class Plan:
+class CleanupPlan:
     """What a cleanup would do.
 
     Attributes:
@@ -114,8 +38,8 @@ class Plan:
         moves: tags of the promotions and rollbacks that it knows of.
     """
 
-    delete: tuple[Version, ...]
-    keep: tuple[tuple[Version, str], ...]
+    delete: tuple[StoredManifest, ...]
+    keep: tuple[tuple[StoredManifest, str], ...]
     moves: tuple[str, ...] = ()
 
     def text(self) -> str:
@@ -136,7 +60,7 @@ def pins_in(paths: Iterable[Path]) -> set[str]:
     """Return every digest and immutable tag that files name.
 
     Raises:
-        UsageError: a file is not there: what it pins would be deleted.
+        UsageError: a file cannot be read: what it pins would be deleted.
     """
     found: set[str] = set()
     for path in paths:
@@ -144,19 +68,19 @@ def pins_in(paths: Iterable[Path]) -> set[str]:
             text = path.read_text(errors="replace")
         except OSError as error:
             raise UsageError(
-                f"pin file {path}: {error.strerror}", "name a file that is there"
+                f"pin file {path}: {error.strerror}", "name a file that can be read"
             ) from None
         found |= {match[0] for match in _PIN.finditer(text)}
     return found
 
 
 def plan(
-    versions: Sequence[Version],
+    versions: Sequence[StoredManifest],
     keep_last: int,
     promoted: set[str],
     pinned: set[str],
     children: set[str],
-) -> Plan:
+) -> CleanupPlan:
     """Decide what goes. Pure: the same lists give the same plan.
 
     Args:
@@ -166,7 +90,7 @@ def plan(
         pinned: digests and tags that somebody names.
         children: digests that an index names.
     """
-    pushed = _pushed(versions)
+    pushed = record_tags.pushed_at(tag for version in versions for tag in version.tags)
     images = [x for x in versions if _is_image(x)]
     newest = sorted(images, key=lambda x: _age(x, pushed), reverse=True)[: max(keep_last, 0)]
     kept: dict[str, str] = {}
@@ -176,9 +100,9 @@ def plan(
             why = "it was promoted"
         elif version.digest in pinned or pinned & set(version.tags):
             why = "a pin names it"
-        elif any(tag.startswith(promote.MOVING) for tag in version.tags):
-            why = "a moving tag names it"
-        elif any(map(journal.is_record, version.tags)):
+        elif any(tag.startswith(FLOATING_TAG) for tag in version.tags):
+            why = "a floating tag names it"
+        elif any(map(record_tags.is_record, version.tags)):
             why = "the journal"
         elif version in newest:
             why = f"among the last {keep_last}"
@@ -194,56 +118,46 @@ def plan(
         if any(f"sha256:{digest}" in kept for digest in about):
             kept.setdefault(version.digest, "it is about an image that stays")
     gone = [x for x in versions if x.digest not in kept]
-    return Plan(
+    return CleanupPlan(
         tuple(sorted(gone, key=lambda x: (not _is_image(x), x.tags, x.digest))),
         tuple((x, kept[x.digest]) for x in versions if x.digest in kept),
     )
 
 
-def _is_image(version: Version) -> bool:
+def _is_image(version: StoredManifest) -> bool:
     return any(_IMMUTABLE.fullmatch(tag) for tag in version.tags)
 
 
-def _pushed(versions: Sequence[Version]) -> dict[str, str]:
-    """Return the time of the last push by the first digits of the digest, from the journal."""
-    found: dict[str, str] = {}
-    for tag in sorted(x for version in versions for x in version.tags):
-        if journal.event_of(tag) == "push":
-            _, when, _, digest, _ = tag.split("-")
-            found[digest] = when
-    return found
-
-
-def _age(version: Version, pushed: dict[str, str]) -> str:
+def _age(version: StoredManifest, pushed: dict[str, str]) -> str:
     dates = [tag for tag in version.tags if _IMMUTABLE.fullmatch(tag)]
     return pushed.get(version.digest[7:14]) or max(dates)
 
 
-def look(
-    repository: Repository, history: Journal, store: Store, keep_last: int, pinned: set[str]
-) -> Plan:
+def plan_cleanup(
+    history: Journal, store: ImageStore, keep_last: int, pinned: set[str]
+) -> CleanupPlan:
     """Plan a cleanup. Reads only.
 
     Raises:
         HiggsError: something could not be read: then nothing may be deleted.
     """
-    entries = history.read(_is_move)  # first: what is promoted from now on, apply() notices
+    repository = history.repository
+    entries = history.read(record_tags.is_move)  # first: apply() notices later promotions
     versions = store.versions()
     moves = [x.record for x in entries]
     promoted = {x.digest for x in moves if isinstance(x, Promote | Rollback)}
     promoted |= {x.previous for x in moves if isinstance(x, Promote | Rollback) and x.previous}
+    digests = {x.digest for x in versions}
+    named = [x.digest for x in versions if x.tags and not any(map(record_tags.is_record, x.tags))]
     children: set[str] = set()
-    known = {x.digest for x in versions}
-    for version in versions:
-        if not any(map(journal.is_record, version.tags)) and version.tags:
-            manifest = repository.manifest(version.digest) or {}
-            if manifest.get("mediaType") in INDEX_TYPES:
-                children |= {x["digest"] for x in manifest["manifests"]} & known
+    for manifest in repository.each(repository.manifest, named):
+        if manifest and manifest.get("mediaType") in INDEX_TYPES:
+            children |= {x["digest"] for x in manifest["manifests"]} & digests
     found = plan(versions, keep_last, promoted, pinned, children)
     return replace(found, moves=tuple(x.tag for x in entries))
 
 
-def apply(repository: Repository, store: Store, planned: Plan) -> list[Version]:
+def apply(history: Journal, store: ImageStore, planned: CleanupPlan) -> list[StoredManifest]:
     """Delete what a plan says; run again it goes on with what is left.
 
     Raises:
@@ -251,19 +165,26 @@ def apply(repository: Repository, store: Store, planned: Plan) -> list[Version]:
         RegistryError: some were refused (GitHub keeps what was pulled 5000 times); the others went.
         HiggsError: the registry failed; what was deleted until then is gone.
     """
-    deleted: list[Version] = []
-    refused: list[str] = []
-    for version in planned.delete:
-        _require_quiet(repository, planned)
+
+    def delete(version: StoredManifest) -> str:
         log.info("cleanup: deleting %s %s", version.digest, " ".join(version.tags))
         try:
             store.delete(version)
         except RegistryError as error:
             if type(error) is not RegistryError:  # one that all the others would meet, too
                 raise
-            refused.append(f"{version.digest[7:19]} ({error.message})")
-        else:
-            deleted.append(version)
+            return f"{version.digest[7:19]} ({error.message})"
+        return ""
+
+    deleted: list[StoredManifest] = []
+    refused: list[str] = []
+    for batch in _batches(planned.delete, store.at_once):
+        _require_quiet(history, planned)
+        for version, refusal in zip(batch, history.repository.each(delete, batch), strict=True):
+            if refusal:
+                refused.append(refusal)
+            else:
+                deleted.append(version)
     if refused:
         raise RegistryError(
             f"{len(deleted)} were deleted, {len(refused)} were not: {'; '.join(refused)}",
@@ -272,8 +193,8 @@ def apply(repository: Repository, store: Store, planned: Plan) -> list[Version]:
     return deleted
 
 
-def _require_quiet(repository: Repository, planned: Plan) -> None:
-    ends = journal.outcomes(repository.tags())
+def _require_quiet(history: Journal, planned: CleanupPlan) -> None:
+    ends = record_tags.outcomes(history.repository.tags())
     if busy := [tag for tag, end in ends.items() if end is None]:
         raise PromotionConflictError(
             f"a promotion is under way: {busy[0]}", "run again when it has ended"
@@ -284,5 +205,6 @@ def _require_quiet(repository: Repository, planned: Plan) -> None:
         )
 
 
-def _is_move(tag: str) -> bool:
-    return journal.event_of(tag) in ("promote", "rollback")
+def _batches(versions: Sequence[StoredManifest], size: int) -> Iterator[Sequence[StoredManifest]]:
+    for start in range(0, len(versions), size):
+        yield versions[start : start + size]

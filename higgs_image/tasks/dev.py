@@ -1,4 +1,4 @@
-"""invoke test."""
+"""invoke test, docs, workflows, free-disk."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def test(_: Context, suite: list[str], match: str | None = None) -> None:
 
     with output():
         lint.run(suite, ["-k", match] if match else [])
+
+
+@task(help={"check": "change nothing; fail if a page is out of date", "json": JSON_HELP})
+def docs(_: Context, check: bool = False, json: bool = False) -> None:
+    """Render the tables of docs/ from the code."""
+    from higgs_image.dev import docs as rendering
+    from higgs_image.workspace import Workspace
+
+    with output(json) as out:
+        done = rendering.render(Workspace.default().root, check=check)
+        out.result(done, f"changed: {', '.join(done.changed) or 'nothing'}")
 
 
 @task(help={"json": JSON_HELP})

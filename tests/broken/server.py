@@ -202,6 +202,8 @@ def sound_fault(now: str, body: bytes, request: dict[str, Any]) -> bytes:
     start = body.find(b"data") + 8 if form == "wav" else 0
     if now == "zero-bytes":
         return b""
+    if now == "in-one-piece":
+        return body
     if now == "header-only":
         return wav(b"")
     if now == "two-files":

@@ -138,7 +138,7 @@ def test_killed_then_made_whole_and_damage_is_noticed(
         base_image.ensure(workspace)
 
 
-def packages(made: base_image.Base) -> str:
+def packages(made: base_image.BaseImage) -> str:
     """What is installed in a base image, from its layer."""
     tar = layout.blob(made.layout, layout.read(made.layout, made.digest).layers[0].digest)
     return subprocess.run(

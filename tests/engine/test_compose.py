@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from higgs_runtime import settings
+from higgs_runtime import settings_table
 
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
@@ -26,7 +26,7 @@ from tests.support import debian
 pytestmark = pytest.mark.engine
 
 DEPLOY = PROJECT / "deploy"
-VARIABLES = {row.variable for row in settings.TABLE}
+VARIABLES = {row.name for row in settings_table.TABLE}
 NAME = "higgs-compose-test"
 
 
@@ -65,7 +65,7 @@ def test_gpu() -> None:
     assert found["image"] == "x@sha256:abc"
     [device] = found["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia" and device["count"] == 1
-    port = next(row.value for row in settings.TABLE if row.name == "port")
+    port = next(row.value for row in settings_table.TABLE if row.field == "port")
     assert found["ports"][0]["target"] == port and found["ports"][0]["host_ip"] == "127.0.0.1"
     assert [x["target"] for x in found["volumes"]] == ["/workspace"]
     assert found["environment"].keys() <= VARIABLES
@@ -117,7 +117,7 @@ def test_the_server_runs_and_ends(image: str, tmp_path: Path) -> None:
             assert time.monotonic() < deadline, compose("logs", files=files, **variables)
             time.sleep(0.1)
         compose("stop", files=files, **variables)
-        assert "no request is running" in compose("logs", files=files, **variables)
+        assert "all requests have finished" in compose("logs", files=files, **variables)
         state = ["ps", "--all", "--format", "{{.State}} {{.ExitCode}}"]
         assert compose(*state, files=files, **variables).strip() == "exited 0"
     finally:

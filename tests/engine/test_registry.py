@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image import retry
+from higgs_image import process, retry
 from higgs_image.errors import (
     RegistryAuthError,
     RegistryConflictError,
@@ -232,7 +232,7 @@ def test_a_registry_that_lies_about_what_it_stored(
     """Somebody overwrites the tag between our push and our read-back."""
     where = target(served.address, request)
     other = make_built(tmp_path / "other", seed=7)
-    real = skopeo.process.run
+    real = process.run
 
     def racing(command, **options):  # type: ignore[no-untyped-def]
         done = real(command, **options)
@@ -241,7 +241,7 @@ def test_a_registry_that_lies_about_what_it_stored(
             real([*racer, f"oci:{other.layout}:{other.tag}", f"docker://{where}:{built.tag}"])
         return done
 
-    monkeypatch.setattr(skopeo.process, "run", racing)
+    monkeypatch.setattr(process, "run", racing)
     with pytest.raises(RegistryConflictError, match="reads back as"):
         skopeo.push(built, where)
 

@@ -1,4 +1,4 @@
-"""The stand-in image started by its own entrypoint: states, signals, processes, SSH, programs."""
+"""The image of the fake fork, started by its entrypoint: states, signals, processes, SSH."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.smoke.device import FAKE_FORK
+from higgs_image.workspace import PROJECT
 from tests.support import debian
 
 pytestmark = pytest.mark.engine
@@ -28,9 +29,9 @@ pytestmark = pytest.mark.engine
 def image(
     tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
 ) -> Iterator[str]:
-    """The stand-in image, with a server that can be slow and can die."""
+    """The image of the fake fork, with a server that can be slow and can crash."""
     folder = tmp_path_factory.mktemp("runtime")
-    server = (fake_fork.PROJECT / "fakes/upstream/fork" / SERVER).read_text()
+    server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
         "self.server.speak(text, voice)", "self._slowly(text, voice)", 1
     )
@@ -136,7 +137,7 @@ def start(image: str) -> Iterator[MakeContainer]:
         docker("rm", "--force", "--volumes", container.name)
 
 
-def test_it_serves_and_ends_with_0(start: MakeContainer) -> None:
+def test_serves_and_exits_with_0(start: MakeContainer) -> None:
     container = start()
     container.ready()
     assert container.speak("Hello")[0] == 200
@@ -152,11 +153,11 @@ def test_it_serves_and_ends_with_0(start: MakeContainer) -> None:
     slow.join()
     assert answers == [200], container.log
     assert container.status() == 0
-    assert "no request is running" in container.log
+    assert "all requests have finished" in container.log
 
 
 @pytest.mark.parametrize("options", [(), ("--init",)])
-def test_a_dead_server_ends_the_container(start: MakeContainer, options: tuple[str, ...]) -> None:
+def test_crashed_server_ends_the_container(start: MakeContainer, options: tuple[str, ...]) -> None:
     container = start(options=options)
     container.ready()
     with contextlib.suppress(OSError, http.client.HTTPException):
@@ -237,7 +238,7 @@ def ssh(container: Container, key: Path, *command: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def test_ssh_with_the_key_and_nothing_else(start: MakeContainer, key: Path, tmp_path: Path) -> None:
+def test_ssh_accepts_only_the_key(start: MakeContainer, key: Path, tmp_path: Path) -> None:
     public = Path(f"{key}.pub").read_text()
     container = start(options=(f"--env=PUBLIC_KEY={public}",))
     container.ready()
@@ -253,10 +254,10 @@ def test_ssh_with_the_key_and_nothing_else(start: MakeContainer, key: Path, tmp_
     other.ready()
     hosts = [docker("exec", x.name, "sh", "-c", "cat /tmp/sshd-*/ed25519.pub").split()[1]
              for x in (container, other)]  # fmt: skip
-    assert hosts[0] != hosts[1], "each container has host keys of its own"
+    assert hosts[0] != hosts[1], "each container has its own host keys"
 
 
-def test_without_a_key_nothing_listens_for_ssh(start: MakeContainer) -> None:
+def test_no_sshd_without_a_key(start: MakeContainer) -> None:
     container = start()
     container.ready()
     with socket.create_connection(("127.0.0.1", container.port(22)), 10) as client:
@@ -266,7 +267,7 @@ def test_without_a_key_nothing_listens_for_ssh(start: MakeContainer) -> None:
     assert container.run("sh", "-c", "ls /etc/ssh").find("host") < 0
 
 
-def test_what_is_no_key_is_said(start: MakeContainer) -> None:
+def test_invalid_key_is_reported(start: MakeContainer) -> None:
     container = start(options=("--env=PUBLIC_KEY=nonsense",))
     container.ready()
-    assert "sshd was not started: PUBLIC_KEY is no list of public keys" in container.log
+    assert "sshd was not started: PUBLIC_KEY is not a list of public keys" in container.log

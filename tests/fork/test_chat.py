@@ -297,7 +297,8 @@ def test_urls_are_not_fetched(server: Any, model: str, kind: str, listener: List
     answers = []
     for url in [f"http://{listener.address}/a.wav", *own]:
         part = {"type": kind, kind: {"url": url}}
-        body = {"model": model, "messages": [{"role": "user", "content": [part]}]}
+        messages = [{"role": "user", "content": [part]}]
+        body: dict[str, object] = {"model": model, "messages": messages}
         answers.append(Server(server.url).post(CHAT, body))
     assert listener.hits == []
     assert f"GET /health?asked-for-{kind}" not in server.log()

@@ -96,7 +96,7 @@ class Engine:
         """Run requests, name=(prompt, settings), to their ends; return the first answer of each."""
         for name, request in requests.items():
             self.llm.add_request(name, *request)
-        answers = {}
+        answers: dict[str, Any] = {}
         while self.llm.has_unfinished_requests():
             answers |= {x.request_id: x.outputs[0] for x in self.llm.step()}
         return answers
@@ -448,7 +448,7 @@ def test_aborted_requests_leave_nothing_behind(engine: Engine, when: str) -> Non
         elif when == "in the prompt":
             engine.llm.step()
         engine.llm.abort_request(["r1", "r2", "r3"])
-        answers = {}
+        answers: dict[str, Any] = {}
         while engine.llm.has_unfinished_requests():
             answers |= {x.request_id: x.outputs[0] for x in engine.llm.step()}
         engine.core.step()

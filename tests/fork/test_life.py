@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from higgs_image.smoke.container import NotReady
+from higgs_image.smoke.container import NotReadyError
 from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1200)]
@@ -61,7 +61,7 @@ def test_an_engine_that_is_killed_while_it_loads_ends_the_container(
     mounts = {str(tmp_path / "kill.py"): "/mnt/kill.py",
               str(tmp_path / "pre_start.sh"): "/pre_start.sh"}  # fmt: skip
     with (
-        pytest.raises(NotReady, match="ended with status 1 ") as ended,
+        pytest.raises(NotReadyError, match="ended with status 1 ") as ended,
         start_server(mounts=mounts, timeout=120),
     ):
         pass
@@ -88,10 +88,10 @@ def test_a_stream_is_finished_before_the_end(start_server: Any) -> None:
         status = 200
         while status == 200:
             status, said = Server(running.url).ask("GET", "/v1/models")
-        assert status == 503 and b"the server is ending" in said
+        assert status == 503 and b"the server is shutting down" in said
         began = len(sound)
         sound += answer.read()  # raises IncompleteRead where the end of a chunked answer is missing
         assert len(sound) > 2 * began
         stopping.join()
         assert container.wait()["StatusCode"] == 0
-        assert "stopping: no request is running after" in running.log()
+        assert "stopping: all requests have finished after" in running.log()

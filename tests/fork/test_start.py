@@ -12,7 +12,7 @@ import pytest
 
 from higgs_image import lockfile
 from higgs_image.build import pipeline
-from higgs_image.smoke.container import NotReady
+from higgs_image.smoke.container import NotReadyError
 from higgs_image.workspace import Workspace
 from tests.support.fuzz import Server
 
@@ -104,7 +104,7 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
     pins = {x.role: x for x in lockfile.load(Workspace.default().lock_file).weights}
     model = pins["generation"]
     given = ["--model", model.repo, "--revision", model.revision] if "--model" not in flags else []
-    with pytest.raises(NotReady) as ended, start_server([*SERVER, *given, *flags]):
+    with pytest.raises(NotReadyError) as ended, start_server([*SERVER, *given, *flags]):
         pass
     [line] = [x for x in ended.value.tail.splitlines() if "The server cannot start: " in x]
     assert said in line

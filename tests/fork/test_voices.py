@@ -109,7 +109,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 def loudest(wav: bytes) -> int:
     with wave.open(io.BytesIO(wav)) as file:
         data = file.readframes(file.getnframes())  # a stream's header promises more than there is
-    return max(struct.unpack(f"<{len(data) // 2}h", data))
+    return int(max(struct.unpack(f"<{len(data) // 2}h", data)))
 
 
 @pytest.mark.parametrize("voice", [*(f"own-{kind}" for kind in FORMATS), "described", "alloy"])

@@ -1,8 +1,8 @@
-"""A hub on loopback: what huggingface_hub 0.34 asks of huggingface.co, answered from memory.
+"""A fake hub on loopback: the part of huggingface.co that huggingface_hub 0.34 uses, in memory.
 
-Metadata of a revision with sizes and hashes; small files straight, large ones by a redirect to
-"another host" with X-Linked-ETag and X-Linked-Size; byte ranges; error codes in X-Error-Code. What
-goes wrong is told in advance: statuses, connections that break off, damaged bytes.
+Metadata of a revision with sizes and hashes; small files directly, large ones by a redirect to
+another host name with X-Linked-ETag and X-Linked-Size; byte ranges; error codes in X-Error-Code.
+Tests set failures in advance: statuses, broken connections, damaged bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LARGE = 100_000
 
 @dataclass
 class Failure:
-    """An answer that is given instead of the right one.
+    """A response that replaces the correct one.
 
     Attributes:
-        path: pattern of the paths that it is for.
-        status: of the answer.
-        headers: of the answer.
-        times: how often.
+        path: pattern of the paths.
+        status: its status.
+        headers: its headers.
+        times: how often it is used.
     """
 
     path: str
@@ -38,16 +38,16 @@ class Failure:
 
 @dataclass
 class Hub:
-    """The hub's content, what goes wrong, and what it was asked.
+    """Content, planned failures, and the received requests.
 
     Attributes:
         repos: name to commit to path to content.
         branches: name to branch to commit.
-        failures: the first that matches is taken.
-        cut: break so many downloads off, each after `cut_after` bytes.
-        damage: damage so many downloads of large files.
+        failures: the first that matches is used.
+        cut: number of downloads to break, each after `cut_after` bytes.
+        damage: number of downloads of large files to damage.
         asked: method, path and Range of every request.
-        tokens: what Authorization held.
+        tokens: Authorization of every request.
     """
 
     repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _find(self, repo: str, revision: str, body: bool) -> tuple[str, dict[str, bytes]] | None:
         hub = self.server.hub
-        if repo not in hub.repos:  # the real one hides what a visitor may not see
+        if repo not in hub.repos:  # the real hub hides private repositories
             self._send(401, b'{"error": "Invalid username or password."}', {}, body)
             return None
         commit = hub.branches[repo].get(revision, revision)
@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str(len(data)),
             "X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"',
             "ETag": f'"{blob_id(data)}"',
-            "X-Xet-Hash": hashlib.sha256(data).hexdigest(),  # offered, as by the real one
+            "X-Xet-Hash": hashlib.sha256(data).hexdigest(),  # offered by the real hub, too
             "X-Xet-Refresh-Route": f"{self.server.url}/api/models/{repo}/xet-read-token/{commit}",
         }, body)  # fmt: skip
 
@@ -163,17 +163,17 @@ class Handler(BaseHTTPRequestHandler):
                 return
             status = 206
             headers = headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        piece = data[start:]
+        chunk = data[start:]
         large = len(data) >= LARGE and body
         if large and hub.damage > 0:
             hub.damage -= 1
-            piece = bytes([piece[0] ^ 1]) + piece[1:]
+            chunk = bytes([chunk[0] ^ 1]) + chunk[1:]
         if large and hub.cut > 0:
             hub.cut -= 1
-            self._send(status, piece, headers, body, most=hub.cut_after)
+            self._send(status, chunk, headers, body, most=hub.cut_after)
             self.close_connection = True
         else:
-            self._send(status, piece, headers, body)
+            self._send(status, chunk, headers, body)
 
     def _send(
         self,
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """The hub's HTTP server on a free port, of loopback unless told otherwise."""
+    """The hub's HTTP server on a free port."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-/* Stands for NVIDIA's management library: answers what FAKE_NVML says.
+/* A fake of NVIDIA's management library; FAKE_NVML sets its answers.
    FAKE_NVML="init=0;driver=550.90.07;cuda=12040;gpu=NVIDIA L40S,46068,45500,8,9;gpu=..." */
 #include <stdio.h>
 #include <stdlib.h>

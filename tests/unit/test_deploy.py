@@ -1,4 +1,4 @@
-"""deploy/: parsed by what reads it, and in step with the start code's defaults."""
+"""deploy/: parsed by what reads it, and in step with the entrypoint's defaults."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from higgs_runtime import settings
+from higgs_runtime import settings_table
 
 from higgs_image.workspace import PROJECT
 
 DEPLOY = PROJECT / "deploy"
 MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
-DRAIN = next(row.value for row in settings.TABLE if row.name == "drain_seconds")
-PORT = next(row.value for row in settings.TABLE if row.name == "port")
-VARIABLES = {row.variable for row in settings.TABLE}
+DRAIN = next(row.value for row in settings_table.TABLE if row.field == "drain_seconds")
+PORT = next(row.value for row in settings_table.TABLE if row.field == "port")
+VARIABLES = {row.name for row in settings_table.TABLE}
 
 
 def manifest(kind: str) -> dict[str, Any]:
@@ -31,19 +31,19 @@ def pod() -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", ["1.28", "1.31", "1.33"])
 @pytest.mark.parametrize("document", MANIFESTS, ids=lambda x: x["kind"])
-def test_the_manifest_follows_the_schemas(document: dict[str, Any], version: str) -> None:
-    """Strictly: a field that the API does not know is an error, too."""
+def test_manifest_matches_the_schemas(document: dict[str, Any], version: str) -> None:
+    """Strict: an unknown field is an error."""
     kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_schemas_are_strict() -> None:
+def test_schemas_are_strict() -> None:
     wrong = yaml.safe_load((DEPLOY / "kubernetes.yaml").read_text().split("\n---\n")[1])
     wrong["spec"]["template"]["spec"]["containers"][0]["startupProbe"]["failureTreshold"] = 1
     with pytest.raises(kubernetes_validate.ValidationError, match="failureTreshold"):
         kubernetes_validate.validate(wrong, "1.33", strict=True)
 
 
-def test_the_manifest_fits_together() -> None:
+def test_manifest_is_consistent() -> None:
     labels = manifest("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert manifest("Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert manifest("Service")["spec"]["selector"].items() <= labels.items()
@@ -59,8 +59,8 @@ def test_the_manifest_fits_together() -> None:
     assert {x["name"] for x in container["env"]} <= VARIABLES
 
 
-def test_probes_tell_loading_from_ready() -> None:
-    """Kubernetes takes every status from 200 to 399 for an answer, so /ping (204) is none."""
+def test_probes_distinguish_loading_from_ready() -> None:
+    """Kubernetes accepts every status from 200 to 399, so /ping (204) is not usable."""
     [container] = pod()["containers"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
@@ -68,7 +68,7 @@ def test_probes_tell_loading_from_ready() -> None:
     assert start["periodSeconds"] * start["failureThreshold"] >= 3600
 
 
-def test_running_requests_have_time() -> None:
+def test_grace_period_exceeds_the_drain_time() -> None:
     assert pod()["terminationGracePeriodSeconds"] >= DRAIN + 10
     for name in ("compose.yaml",):
         grace = re.search(r"stop_grace_period: (\d+)s", (DEPLOY / name).read_text())

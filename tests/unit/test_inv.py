@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_environment_without_python_is_made_anew(sandbox: Sandbox) -> None:
         ({"PYTHON": "no-such-python"}, "no no-such-python on PATH"),
     ],
 )
-def test_what_is_missing_is_said(sandbox: Sandbox, env: dict[str, str], part: str) -> None:
+def test_what_is_missing_is_said(sandbox: Sandbox, env: dict[str, Any], part: str) -> None:
     code, _, err = sandbox.run("--list", **env)
     assert code == 21
     assert part in err

@@ -226,3 +226,7 @@ def test_commands_are_logged_for_debugging(caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.DEBUG)
     process.run(["true", "argument"])
     assert "true argument" in caplog.text
+
+
+def test_ask_returns_127_for_a_missing_program() -> None:
+    assert process.ask("no-such-program-at-all").code == 127

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ with Workspace(Path(sys.argv[1]), Path(), Path()).exclusive("source"):
 
 
 @pytest.fixture
-def holder(workspace: Workspace) -> subprocess.Popen[str]:
+def holder(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the workspace."""
     child = subprocess.Popen(
         [sys.executable, "-c", HOLD, workspace.build],

@@ -1,8 +1,7 @@
-"""The image's own start code: it makes a container of the image into a running speech server.
+"""The image's entrypoint: turns a container into a running speech server.
 
-`python3 -m higgs_runtime` is the image's entrypoint. It reads settings, looks at the GPU, fetches
-the pinned weights, starts the server, answers /ping while that loads, and ends it well on SIGTERM.
-Standard library only, and little of it: before the server's first line it may take 150 ms, so that
-modules such as `logging`, `argparse` and `huggingface_hub` are imported where they are needed or
-not at all.
+`python3 -m higgs_runtime` reads settings, checks the GPU, downloads the pinned weights, starts the
+server, answers /ping while it loads, and drains it on SIGTERM. Standard library only, and little of
+it: the server process must start within 150 ms, so slow modules such as `logging`, `argparse` and
+`huggingface_hub` are imported only where they are needed.
 """

@@ -8,35 +8,57 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from higgs_runtime import command, front, gpu, image, log, pod, settings, weights
-from higgs_runtime.errors import Refused
-from higgs_runtime.front import Listener, State
-from higgs_runtime.server import ENDING, Server
+from higgs_runtime import (
+    address,
+    answers,
+    cache,
+    command,
+    container,
+    flags,
+    gpu,
+    hooks,
+    image,
+    log,
+    nvml,
+    placeholder,
+    settings,
+    ssh,
+    weights,
+)
+from higgs_runtime.errors import StartError
+from higgs_runtime.placeholder import Placeholder
+from higgs_runtime.server import STOP_SIGNALS, ServerProcess
 from higgs_runtime.settings import Settings
+from higgs_runtime.state import ServerState
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Serve until a signal comes; see `errors` for the exit codes.
+    """Serve until a signal arrives.
 
     Args:
-        arguments: the container's.
+        arguments: the container's arguments.
         environment: its variables.
+
+    Returns:
+        The exit code; see `errors`.
     """
-    while arguments and not arguments[0].strip():  # of a platform's form that was left empty
+    while arguments and not arguments[0].strip():  # from an empty field of a platform's form
         arguments = arguments[1:]
     if arguments and not arguments[0].lstrip().startswith("-"):
-        return command.exec_other(arguments)
+        return command.exec_program(arguments)
     if {"--help", "-h"} & {word for argument in arguments for word in argument.split()[:1]}:
-        print(settings.help_text(_image_if_there()))
+        from higgs_runtime import usage
+
+        print(usage.help_text(_image_if_readable()))
         return 0
     try:
-        return serve(settings.split(arguments), environment)
-    except Refused as refused:
-        log.error(refused.message, refused.hint)
-        return refused.exit_code
+        return serve(flags.split(arguments), environment)
+    except StartError as error:
+        log.error(error.message, error.hint)
+        return error.exit_code
 
 
-def _image_if_there() -> image.Image | None:
+def _image_if_readable() -> image.ImageFacts | None:
     try:
         return image.read()
     except (OSError, ValueError, KeyError):
@@ -44,94 +66,105 @@ def _image_if_there() -> image.Image | None:
 
 
 def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Check, fetch, start, and stay.
+    """Check, download, start, and stay.
 
     Raises:
-        Refused: it cannot be started, and why.
+        StartError: the server cannot be started.
     """
-    for number in ENDING:
-        signal.signal(number, _end_now)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _exit_now)
     facts = image.read()
+    quoted = settings.quoted(environment)
     chosen = settings.read(arguments, environment, facts)
     log.info(f"image {facts.tag}")
-    for name, meant in settings.unknown(environment).items():
-        log.warning(f"nothing reads the variable {name}: is {meant} meant?")
-    pod.require_temporary_folder()
-    machine = _look_at_gpus(chosen, environment)
-    hf_home = weights.home(chosen, environment)
-    os.environ["HF_HOME"] = str(hf_home)  # before the hub's library is imported
-    state = State()
+    for name, likely in settings.misspelt(environment).items():
+        log.warning(f"the variable {name} is not used; hint: it may be a misspelt {likely}")
+    for name in quoted:
+        log.warning(f"the value of {name} is enclosed in quotes; hint: {settings.QUOTES_HINT}")
+    if chosen.api_key and any(chosen.api_key in argument for argument in arguments):
+        log.warning(
+            "the API key is visible in the list of processes; hint: set HIGGS_API_KEY instead of "
+            "the flag --api-key"
+        )
+    container.require_temporary_folder()
+    machine = _check_gpus(chosen, environment)
+    hf_home = cache.hub_home(chosen.hf_home, environment)
+    os.environ["HF_HOME"] = str(hf_home)  # before huggingface_hub is imported
+    state = ServerState()
     with ExitStack() as listeners:
         early = _listen(chosen, state, listeners)
-        pod.write_ping_address(chosen)
-        pod.warn_if_open(chosen, environment)
-        pod.pre_start()
+        address.write_ping_url(chosen)
+        address.warn_if_open(chosen, environment)
+        hooks.pre_start()
         if chosen.public_key:
-            pod.start_sshd(chosen.public_key)
-        place = weights.ensure(
-            weights.wanted(chosen, facts),
-            weights.cache_folder(hf_home, environment),
-            offline=chosen.offline or weights.offline(environment),
-            progress=state.doing,
+            ssh.start(chosen.public_key)
+        folders = weights.ensure(
+            weights.required(chosen, facts),
+            cache.hub_cache(hf_home, environment),
+            offline=chosen.offline or weights.is_offline(environment),
+            report=state.report,
         )
-        state.doing("loading the model")
-        server = Server(state, chosen.drain_seconds)
-        flags = command.arguments(chosen, gpu.limits(machine), place)
-        log.info(f"starting the server: {' '.join(flags[3:])}")
+        state.report("loading the model")
+        server = ServerProcess(state, chosen.drain_seconds)
+        line = command.arguments(chosen, gpu.limits(machine), folders)
+        log.info(f"starting the server: {' '.join(line[3:])}")
 
         def ready() -> None:
             if early:
                 early.close()
-            log.info(f"ready: {pod.address(chosen, environment)}")
-            log.info(pod.curl(chosen, environment))
-            pod.post_start()
+            log.info(f"ready: {address.public_url(chosen, environment)}")
+            log.info(address.curl_command(chosen, environment))
+            hooks.post_start()
 
         return server.run(
-            flags,
+            line,
             command.environment(chosen, environment, hf_home, server.control),
-            listening=lambda: front.server_answers(chosen.host, chosen.port, plain=bool(early)),
+            listening=lambda: placeholder.server_answers(
+                chosen.host, chosen.port, plain=bool(early)
+            ),
             ready=ready,
         )
 
 
-def _end_now(number: int, frame: object) -> None:
-    """End at once: nothing is running yet that would have to be finished."""
+def _exit_now(number: int, frame: object) -> None:
+    """Exit at once: nothing runs yet that must be finished."""
     del number, frame
-    log.info("stopped while it was starting")
+    log.info("stopped while starting")
     os._exit(0)
 
 
-def _look_at_gpus(chosen: Settings, environment: Mapping[str, str]) -> gpu.Machine | None:
+def _check_gpus(chosen: Settings, environment: Mapping[str, str]) -> nvml.GpuMachine | None:
     if chosen.device == "cpu":
-        log.info("HIGGS_DEVICE=cpu: no GPU is looked for")
+        log.info("HIGGS_DEVICE=cpu: GPUs are not checked")
         return None
-    machine = gpu.look(environment)
-    for refused in gpu.check(machine, chosen.tensor_parallel_size):
+    machine = nvml.probe(environment)
+    for error in gpu.check(machine, chosen.tensor_parallel_size):
         if not chosen.force:
-            raise refused
-        log.warning(f"{refused.message}; HIGGS_FORCE is set, so it is tried")
+            raise error
+        log.warning(f"{error.message}; continuing because HIGGS_FORCE is set")
     log.info(gpu.describe(machine, chosen.tensor_parallel_size))
     if chosen.tensor_parallel_size > 1:
-        pod.check_shared_memory()
+        container.warn_if_little_shared_memory()
     return machine
 
 
-def _listen(chosen: Settings, state: State, listeners: ExitStack) -> Listener | None:
-    """Answer on both ports; return the listener on the server's own, which it takes over.
+def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Placeholder | None:
+    """Answer on both ports; return the placeholder on the server's own, which hands it over.
 
-    A server with a certificate of its own is silent until it can answer with that.
+    A server with its own TLS certificate is not represented: only it can answer with that.
     """
+    cors = answers.cors_policy(chosen.arguments)
     early = None
     if "--ssl-certfile" not in chosen.given:
-        early = Listener(chosen.host, chosen.port, state)
+        early = Placeholder(chosen.host, chosen.port, state, cors)
         listeners.callback(early.close)
     if chosen.health_port != chosen.port:
-        health = Listener(chosen.host, chosen.health_port, state, "PORT_HEALTH")
+        health = Placeholder(chosen.host, chosen.health_port, state, cors, source="PORT_HEALTH")
         listeners.callback(health.close)
     return early
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # whatever is in a variable can be printed
+    for stream in (sys.stdout, sys.stderr):  # a value with any character can be printed
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main(sys.argv[1:], os.environ))

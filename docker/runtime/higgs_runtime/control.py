@@ -1,14 +1,15 @@
-"""What the start code and the middleware inside the server (`gate`) say to each other.
+"""The protocol between the entrypoint and the middleware that runs inside the server.
 
-Apart from `gate`, which needs asyncio: the start code would wait 25 ms for that and not use it.
+A module of its own because importing `readiness` would cost the entrypoint 25 ms for asyncio.
 """
 
 from __future__ import annotations
 
 CONTROL = "HIGGS_CONTROL_FD"
-"""Variable with the number of the socket between them."""
+"""Variable with the file descriptor of the socket between them."""
 WARMUP = "HIGGS_WARMUP_SECONDS"
 API_KEY = "VLLM_API_KEY"
+KEEP_ALIVE = "HIGGS_KEEP_ALIVE_SECONDS"
 
 READY, DRAIN, DRAINED = b"ready\n", b"drain\n", b"drained\n"
-"""What is said on that socket: to the start code, from it, to it."""
+"""Messages on that socket: to the entrypoint, to the middleware, to the entrypoint."""

@@ -1,10 +1,10 @@
-"""Every reason for which the image refuses to start: one class and one exit code per way out."""
+"""Every reason why the image refuses to start: one class and one exit code for each remedy."""
 
 from __future__ import annotations
 
 
-class Refused(Exception):
-    """Base of all refusals.
+class StartError(Exception):
+    """The server cannot be started.
 
     Args:
         message: what is wrong, with the value.
@@ -19,95 +19,95 @@ class Refused(Exception):
         self.hint = hint
 
 
-class BadSetting(Refused):
+class SettingError(StartError):
     """A variable or flag has a value that cannot be used."""
 
     exit_code = 2
 
 
-class NoGpu(Refused):
+class NoGpuError(StartError):
     """The container sees no NVIDIA GPU."""
 
     exit_code = 10
 
 
-class DriverTooOld(Refused):
-    """The host's driver cannot run CUDA 12.4."""
+class DriverTooOldError(StartError):
+    """The host's driver does not support CUDA 12.4."""
 
     exit_code = 11
 
 
-class UnsupportedGpu(Refused):
-    """The image has no kernels for this generation of GPUs."""
+class UnsupportedGpuError(StartError):
+    """The image has no kernels for this GPU generation."""
 
     exit_code = 12
 
 
-class GpuTooSmall(Refused):
+class GpuTooSmallError(StartError):
     """The GPU has too little memory, or too little of it is free."""
 
     exit_code = 13
 
 
-class TensorParallelRefused(Refused):
+class TensorParallelError(StartError):
     """The server is known to crash with this number of GPUs."""
 
     exit_code = 14
 
 
-class DiskTooSmall(Refused):
-    """The weights do not fit on the disk: found out before or during the download."""
+class DiskTooSmallError(StartError):
+    """The disk is too small for the weights, or full."""
 
     exit_code = 20
 
 
-class HubRefused(Refused):
-    """The hub wants a login, or its account may not read the repository (401, 403)."""
+class HubAccessError(StartError):
+    """The Hugging Face hub requires a login, or the account lacks access (401, 403)."""
 
     exit_code = 21
 
 
-class HubNotFound(Refused):
-    """The hub has no such repository or revision (404)."""
+class HubNotFoundError(StartError):
+    """The Hugging Face hub does not have this repository or revision (404)."""
 
     exit_code = 22
 
 
-class HubBusy(Refused):
-    """The hub limits requests, or fails (429, 5xx)."""
+class HubBusyError(StartError):
+    """The Hugging Face hub is rate limiting or failing (429, 5xx)."""
 
     exit_code = 23
 
 
-class NoNetwork(Refused):
-    """The hub cannot be reached."""
+class HubUnreachableError(StartError):
+    """The Hugging Face hub cannot be reached."""
 
     exit_code = 24
 
 
-class WeightsDamaged(Refused):
-    """A file is not what the hub says it is, also after a second download."""
+class WeightsDamagedError(StartError):
+    """A file of the weights still has the wrong hash after a second download."""
 
     exit_code = 25
 
 
-class NotCached(Refused):
-    """Offline mode, and the weights are not all there."""
+class NotCachedError(StartError):
+    """Offline mode is on and the weights are not complete on disk."""
 
     exit_code = 26
 
 
-class HookFailed(Refused):
-    """/pre_start.sh ended with an error."""
+class HookError(StartError):
+    """The hook /pre_start.sh failed."""
 
     exit_code = 30
 
 
-class PortTaken(Refused):
+class PortTakenError(StartError):
     """A port cannot be bound."""
 
     exit_code = 31
 
 
 SERVER_ENDED = 70
-"""Exit code when the server ends with 0 without having been asked to."""
+"""Exit code when the server exits with 0 without having been asked to."""

@@ -1,4 +1,4 @@
-"""The image's HEALTHCHECK: `python3 -m higgs_runtime.health` ends with 0 when /ping is 200."""
+"""The image's HEALTHCHECK: `python3 -m higgs_runtime.health` exits with 0 if /ping is 200."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import ssl
 import sys
 import urllib.request
 
-from higgs_runtime import pod
+from higgs_runtime import address
 
 DEFAULT = "http://127.0.0.1:8000/ping"
 
 
 def main() -> int:
-    """Ask the address that the start code has left; 1 if it is not 200."""
+    """Poll the URL that the entrypoint has written; return 1 unless the status is 200."""
     try:
-        url = pod.ping_file().read_text().strip()
+        url = address.ping_file().read_text().strip()
     except OSError:
         url = DEFAULT
-    context = ssl._create_unverified_context()  # noqa: S323 (the container asks itself)
+    context = ssl._create_unverified_context()  # noqa: S323 (the container polls itself)
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}),  # a proxy for the outside would be asked for it otherwise
+        urllib.request.ProxyHandler({}),  # no proxy for the container's own address
         urllib.request.HTTPSHandler(context=context),
     )
     try:

@@ -1,4 +1,4 @@
-"""Facts about the image: which weights it was made for. The image's build wrote them."""
+"""Facts about this image, written by its build: the tag, the pinned weights, the patches."""
 
 from __future__ import annotations
 
@@ -7,52 +7,53 @@ import os
 from typing import NamedTuple
 
 FILE = "/usr/share/higgs-image/image.json"
-"""Where they lie; HIGGS_IMAGE_FILE names another place."""
+"""Location of the facts; HIGGS_IMAGE_FILE overrides it."""
 
 
-class Weights(NamedTuple):
+class PinnedRepo(NamedTuple):
     """A repository on the Hugging Face hub.
 
     Attributes:
         repo: owner and name.
-        revision: the pinned commit; None where there is none.
+        revision: the pinned commit; None if it is not pinned.
     """
 
     repo: str
     revision: str | None
 
 
-class Image(NamedTuple):
-    """What the start code needs to know.
+class ImageFacts(NamedTuple):
+    """The facts that the entrypoint needs.
 
     Attributes:
         tag: the image's immutable tag.
         generation: the speech model.
-        audio_tokenizer: the codec between sound and tokens.
-        semantic_model: a part of the codec, if it is a repository of its own.
-        patches: names of the patches that the server has.
+        audio_tokenizer: the codec between audio and tokens.
+        semantic_model: the codec's semantic model, if it is a separate repository.
+        patches: names of the patches applied to the server.
     """
 
     tag: str
-    generation: Weights
-    audio_tokenizer: Weights
-    semantic_model: Weights | None
+    generation: PinnedRepo
+    audio_tokenizer: PinnedRepo
+    semantic_model: PinnedRepo | None
     patches: frozenset[str] = frozenset()
 
 
-def read() -> Image:
+def read() -> ImageFacts:
     """Read the facts of this image.
 
     Raises:
-        OSError: the file is not there.
-        ValueError, KeyError: it is not what the build writes.
+        OSError: the file does not exist or cannot be read.
+        ValueError, KeyError: its content is not what the build writes.
     """
     with open(os.environ.get("HIGGS_IMAGE_FILE") or FILE, encoding="utf-8") as file:  # noqa: PTH123
         facts = json.load(file)
     weights = {
-        role: Weights(entry["repo"], entry["revision"]) for role, entry in facts["weights"].items()
+        role: PinnedRepo(entry["repo"], entry["revision"])
+        for role, entry in facts["weights"].items()
     }
-    return Image(
+    return ImageFacts(
         tag=facts["tag"],
         generation=weights["generation"],
         audio_tokenizer=weights["audio-tokenizer"],

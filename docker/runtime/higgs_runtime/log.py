@@ -1,6 +1,6 @@
-"""The start code's own lines in the container's log, told from the server's by their prefix.
+"""The entrypoint's own log lines, marked by a prefix to tell them from the server's.
 
-Each is one write: the server and threads write to the same place.
+Each line is a single write, because the server and several threads write to the same stream.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ PREFIX = "higgs:"
 
 
 def info(text: str) -> None:
-    """Print what is going on."""
+    """Log progress."""
     print(f"{PREFIX} {text}\n", end="", flush=True)
 
 
 def warning(text: str) -> None:
-    """Print what a person should look at."""
+    """Log something that needs a person's attention but does not stop the start."""
     print(f"{PREFIX} WARNING: {text}\n", end="", flush=True)
 
 
 def error(message: str, hint: str) -> None:
-    """Print in one line why the container ends, and the way out."""
-    line = f"{PREFIX} ERROR: {' '.join(message.split())}: {hint}\n"
+    """Log in one line why the container exits, and what to do."""
+    line = f"{PREFIX} ERROR: {' '.join(message.split())}; hint: {hint}\n"
     print(line, end="", file=sys.stderr, flush=True)

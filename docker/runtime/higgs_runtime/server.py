@@ -1,8 +1,8 @@
-"""The server as a child process: started, waited for until it is ready, drained, and ended.
+"""The server as a child process: started, waited for until it is ready, drained, and stopped.
 
-One loop in the main thread waits for three things: a signal, a word from the server's middleware
-(`gate`), and the end of the server. The server has a process group of its own, so that a signal to
-the container's group does not reach it before its last requests are done.
+One loop in the main thread waits for three events: a signal, a message from the middleware inside
+the server (`readiness`), and the server's exit. The server has its own process group, so that a
+signal to the container's group does not reach it before its last requests are done.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from higgs_runtime import control, front, log
+from higgs_runtime import control, log
 from higgs_runtime.errors import SERVER_ENDED
-from higgs_runtime.front import State
+from higgs_runtime.state import Phase, ServerState
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that ask the container to end; the last comes from a terminal that was closed."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that stop the container; SIGHUP comes from a terminal that was closed."""
 END_SECONDS = 10.0
-"""Time for the server to end after its last request."""
+"""Time for the server to exit after its last request."""
 CUT_SECONDS = 1.0
-"""The same where requests are cut off: it would wait for their connections."""
+"""The same if requests are cut off: the server would wait for their connections."""
 POLL_SECONDS = 0.02
 
 
-class Server:
+class ServerProcess:
     """The server's process and the socket to its middleware.
 
     Args:
-        state: what clients are told.
-        drain_seconds: time for running requests once a signal has come.
+        state: the state that clients are told.
+        drain_seconds: time for running requests after a signal.
     """
 
-    def __init__(self, state: State, drain_seconds: float) -> None:
+    def __init__(self, state: ServerState, drain_seconds: float) -> None:
         self._state = state
         self._drain_seconds = drain_seconds
         self._ours, self._theirs = socket.socketpair()
@@ -46,12 +46,11 @@ class Server:
         for end in (self._signals, self._wakeup):
             os.set_blocking(end, False)
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopping = False
-        self._said = b""
+        self._received = b""
 
     @property
     def control(self) -> int:
-        """Number of the socket that the server inherits."""
+        """File descriptor of the socket that the server inherits."""
         return self._theirs.fileno()
 
     def run(
@@ -61,18 +60,18 @@ class Server:
         listening: Callable[[], bool],
         ready: Callable[[], None],
     ) -> int:
-        """Start the server and stay until it has ended.
+        """Start the server and stay until it has exited.
 
         Args:
             command: its command line.
             environment: its variables.
-            listening: whether it answers on its port; asked once it says that it is ready.
+            listening: whether it answers on its port; polled after it has reported to be ready.
             ready: called once, when it does.
 
         Returns:
-            The container's exit code: 0 after a signal, else the server's, never 0 then.
+            The container's exit code: 0 after a signal, else the server's, but then never 0.
         """
-        self._take_signals()
+        self._catch_signals()
         self._process = subprocess.Popen(
             command, env=dict(environment), pass_fds=[self.control], start_new_session=True
         )
@@ -84,69 +83,69 @@ class Server:
             while self._process.poll() is None:
                 for key, _ in selector.select(POLL_SECONDS if opening else None):
                     if key.fileobj is self._ours:
-                        opening = self._hear(selector) or opening
-                    elif self._signalled():
+                        opening = self._receive(selector) or opening
+                    elif self._stop_requested():
                         return self._stop()
                 if opening and listening():
                     opening = False
                     ready()
-                    self._state.phase = front.READY
-        return self._ended(self._process.returncode)
+                    self._state.phase = Phase.READY
+        return self._exited(self._process.returncode)
 
-    def _take_signals(self) -> None:
-        def noted(number: int, frame: object) -> None:  # its number is in the pipe by now
+    def _catch_signals(self) -> None:
+        def ignore(number: int, frame: object) -> None:  # its number is already in the pipe
             del number, frame
 
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for number in (*ENDING, signal.SIGCHLD):
-            signal.signal(number, noted)
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, ignore)
 
-    def _signalled(self) -> bool:
-        """Return whether a signal asks the container to end."""
+    def _stop_requested(self) -> bool:
+        """Return whether a signal asks the container to stop."""
         numbers = b""
         with suppress(BlockingIOError):
             numbers = os.read(self._signals, 64)
-        return any(number in numbers for number in ENDING)
+        return any(number in numbers for number in STOP_SIGNALS)
 
-    def _hear(self, selector: selectors.BaseSelector) -> bool:
-        """Return whether the middleware says that it is ready."""
+    def _receive(self, selector: selectors.BaseSelector) -> bool:
+        """Return whether the middleware has reported that it is ready."""
         try:
-            piece = self._ours.recv(64)
+            message = self._ours.recv(64)
         except BlockingIOError:
             return False
         except OSError:
-            piece = b""
-        if not piece:
+            message = b""
+        if not message:
             selector.unregister(self._ours)
-        self._said += piece
-        return control.READY in self._said
+        self._received += message
+        return control.READY in self._received
 
     def _stop(self) -> int:
-        """End the server because a signal asked for it."""
+        """Stop the server after a signal."""
         assert self._process is not None  # noqa: S101 (it was started)
-        if self._state.phase != front.READY:
-            log.info("stopped while it was starting")
+        if self._state.phase is not Phase.READY:
+            log.info("stopped while starting")
             self._kill()
             return 0
-        self._state.phase = front.DRAINING
+        self._state.phase = Phase.DRAINING
         log.info(f"stopping: no new requests, up to {self._drain_seconds:.0f} s for running ones")
         started = time.monotonic()
         drained, outcome = self._drain(started + self._drain_seconds)
-        patience = END_SECONDS if drained else CUT_SECONDS
+        timeout = END_SECONDS if drained else CUT_SECONDS
         log.info(f"stopping: {outcome} after {time.monotonic() - started:.1f} s")
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
         try:
-            self._process.wait(patience)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            log.warning(f"the server did not end within {patience:.0f} s and was killed")
+            log.warning(f"the server did not exit within {timeout:.0f} s and was killed")
         self._kill()
         return 0
 
     def _drain(self, deadline: float) -> tuple[bool, str]:
-        """Wait until no request is running; return whether that is so, and why the wait is over."""
+        """Wait for running requests; return whether all have ended, and a text for the log."""
         assert self._process is not None  # noqa: S101 (it was started)
-        self._said = b""
+        self._received = b""
         with suppress(OSError):
             self._ours.send(control.DRAIN)
         with selectors.DefaultSelector() as selector:
@@ -154,31 +153,32 @@ class Server:
             selector.register(self._signals, selectors.EVENT_READ)
             while (left := deadline - time.monotonic()) > 0:
                 if self._process.poll() is not None:
-                    return True, "the server ended"
+                    return True, "the server exited"
                 for key, _ in selector.select(left):
-                    if key.fileobj is self._signals and self._signalled():
+                    if key.fileobj is self._signals and self._stop_requested():
                         return False, "cut short by a second signal"
                     if key.fileobj is self._ours:
-                        self._hear(selector)
-                if control.DRAINED in self._said:
-                    return True, "no request is running"
-        return False, "requests that were still running are cut off"
+                        self._receive(selector)
+                if control.DRAINED in self._received:
+                    return True, "all requests have finished"
+        return False, "running requests were cut off"
 
-    def _ended(self, code: int) -> int:
-        """Return the container's exit code for a server that ended by itself."""
-        during = "" if self._state.phase == front.READY else " while it was starting"
+    def _exited(self, code: int) -> int:
+        """Return the container's exit code after the server has exited by itself."""
+        during = "" if self._state.phase is Phase.READY else " while starting"
+        self._state.phase = Phase.ENDED
         self._kill()
         if code < 0:
             log.error(
                 f"the server was killed by signal {-code} ({signal.Signals(-code).name}){during}",
-                "see the lines above; without any, the host's memory was probably too small",
+                "see the lines above; if there are none, the host probably ran out of memory",
             )
             return 128 - code
-        log.error(f"the server ended with {code}{during}", "see the lines above")
+        log.error(f"the server exited with {code}{during}", "see the lines above")
         return code or SERVER_ENDED
 
     def _kill(self) -> None:
-        """End what is left of the server: itself, its engine, and their children."""
+        """Kill what remains of the server: the process, its engine, and their children."""
         assert self._process is not None  # noqa: S101 (it was started)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

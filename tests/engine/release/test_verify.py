@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def make_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "cosign.pub"
 
 
-def signed(release: Release, content: str = "1", **options: object) -> str:
+def signed(release: Release, content: str = "1", **options: Any) -> str:
     digest = release.push(content, **options)
     with open_repository(release.target) as repository:
         entries = Journal(repository).of(digest)

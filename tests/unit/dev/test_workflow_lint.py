@@ -30,7 +30,7 @@ MAY_WRITE = {
 
 
 def load(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    document: dict[Any, Any] = yaml.safe_load(path.read_text())
     document["on"] = document.pop(True)  # YAML 1.1 reads `on` as a truth value
     if not isinstance(document["on"], dict):
         document["on"] = {document["on"]: None}

@@ -258,7 +258,7 @@ def test_git(programs: Programs, subject: Subject) -> None:
 def test_disk(
     free: float, built: bool, verdict: Verdict, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil._ntuple_diskusage(10**12, 0, int(free * 1e9))  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage(10**12, 0, int(free * 1e9))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     if built:
         subject.workspace.layout("zstd").mkdir(parents=True)

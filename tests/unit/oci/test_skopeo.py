@@ -118,7 +118,7 @@ def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     seen = tmp_path / "seen.jsonl"
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SEEN", str(seen))
-    monkeypatch.setattr(oci_skopeo.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     return lambda: [json.loads(line) for line in seen.read_text().splitlines()]
@@ -348,7 +348,7 @@ def test_attempts_wait_longer_each_time(
 ) -> None:
     caplog.set_level(logging.INFO)
     waits: list[float] = []
-    monkeypatch.setattr(oci_skopeo.time, "sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     tries = 0
     with pytest.raises(RegistryUnavailableError, match="away"):
         for attempt in retry.attempts("push"):
@@ -364,7 +364,7 @@ def test_attempts_wait_longer_each_time(
 def test_definitive_errors_end_at_once(
     monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    monkeypatch.setattr(oci_skopeo.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited"))
     tries = 0
     with pytest.raises(type(error)):
         for attempt in retry.attempts("push"):
@@ -375,8 +375,8 @@ def test_definitive_errors_end_at_once(
 
 
 def test_success_ends_the_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oci_skopeo.time, "sleep", lambda _: None)
-    results = []
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    results: list[int] = []
     for attempt in retry.attempts("push"):
         with attempt:
             results.append(len(results))

@@ -190,8 +190,8 @@ def test_a_whole_answer_is_left_alone(middleware: bool) -> None:
 
 def test_a_message_with_what_no_answer_can_hold() -> None:
     answer = errors.answer("no model '\ud800'", 404, "mod\udfffel")
-    assert json.loads(answer.body)["error"]["message"] == "no model '?'"
-    assert json.loads(answer.body)["param"] == "mod?el"
+    assert json.loads(bytes(answer.body))["error"]["message"] == "no model '?'"
+    assert json.loads(bytes(answer.body))["param"] == "mod?el"
 
 
 def test_error_body_is_what_vllm_makes_of_it() -> None:

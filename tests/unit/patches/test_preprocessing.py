@@ -59,7 +59,7 @@ def test_two_requests_with_one_id_both_run() -> None:
         async def read() -> list[int]:
             return [output.number async for output in engine.generate("a", None, "same")]
 
-        return await asyncio.gather(read(), read())
+        return list(await asyncio.gather(read(), read()))
 
     assert asyncio.run(run()) == [[0, 1, 2]] * 2
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import wave
+from collections.abc import Awaitable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,10 @@ from higgs_patches.patches.voices import UnknownVoiceError, Voice, Voices, resol
 
 PATCHES = str(Path(voices.__file__).parents[2])
 SHIPPED = ["belinda", "broom_salesman", "chadwick", "en_man", "en_woman", "mabel", "vex"]
+
+
+async def awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 def plain_read(path: Path) -> bytes:
@@ -375,14 +380,14 @@ def test_the_list_is_read_by_open_webui_and_by_clients_of_the_plain_list(
 
     route = voices.listed(original)
     assert str(inspect.signature(route)) == str(inspect.signature(original))
-    answer = json.loads(json.dumps(asyncio.run(route(Request(found)))))
+    answer = json.loads(json.dumps(asyncio.run(awaited(route(Request(found))))))
     # Open WebUI: {voice["id"]: voice["name"] for voice in data.get("voices", [])}
     assert {v["id"]: v["name"] for v in answer.get("voices", [])} == {n: n for n in found}
     by_name = {v["id"]: v for v in answer["voices"]}
     assert by_name["calm"]["kind"] == "description"
     assert by_name["en_woman"]["kind"] == "recording"
     assert "alloy" in by_name["en_woman"]["aliases"]
-    assert asyncio.run(route(Request(found, format="names"))) == ["calm", *SHIPPED]
+    assert asyncio.run(awaited(route(Request(found, format="names")))) == ["calm", *SHIPPED]
 
 
 def start(folder: Path, shipped: Folder, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -397,8 +402,10 @@ def start(folder: Path, shipped: Folder, monkeypatch: pytest.MonkeyPatch) -> Any
         state.voice_presets = {}
 
     asyncio.run(
-        voices.with_voices(init_app_state)(
-            None, None, None, state, SimpleNamespace(voice_presets_dir=str(folder))
+        awaited(
+            voices.with_voices(init_app_state)(
+                None, None, None, state, SimpleNamespace(voice_presets_dir=str(folder))
+            )
         )
     )
     return state

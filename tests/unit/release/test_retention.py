@@ -22,6 +22,7 @@ from higgs_image.errors import (
 from higgs_image.oci import credentials
 from higgs_image.oci.artifacts import Repository
 from higgs_image.release import retention
+from higgs_image.release.journal import Journal
 from higgs_image.release.retention import Version
 
 
@@ -247,7 +248,7 @@ def test_what_an_index_names_is_found_out(hub: GitHub) -> None:
     }
     repository: Any = Ghcr()
     plan = retention.look(
-        repository, retention.Journal(repository), retention.GitHubStore(repository), 1, set()
+        repository, Journal(repository), retention.GitHubStore(repository), 1, set()
     )
     assert [x.digest for x in plan.delete] == [digest(3)]
 

@@ -1,4 +1,4 @@
-"""What the start code's tests share: a hub and GPUs that are not there."""
+"""Fixtures of the entrypoint's tests: a fake hub and a fake NVML."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from higgs_runtime.image import Image, Weights
+from higgs_runtime.image import ImageFacts, PinnedRepo
 
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 from tests.support.hub_server import Hub, Server
 
-IMAGE = Image(
+IMAGE = ImageFacts(
     tag="20260102-1234567-89abcde",
-    generation=Weights("bosonai/model", "1" * 40),
-    audio_tokenizer=Weights("bosonai/tokenizer", "2" * 40),
-    semantic_model=Weights("bosonai/hubert", None),
+    generation=PinnedRepo("bosonai/model", "1" * 40),
+    audio_tokenizer=PinnedRepo("bosonai/tokenizer", "2" * 40),
+    semantic_model=PinnedRepo("bosonai/hubert", None),
 )
 
 RTX_4090 = "gpu=NVIDIA GeForce RTX 4090,24564,24000,8,9"
@@ -37,13 +37,13 @@ DRIVER = "driver=550.90.07;cuda=12040"
 
 @pytest.fixture(scope="session")
 def gcc() -> None:
-    """A C compiler and its headers, for a substitute of NVIDIA's library."""
+    """A C compiler and its headers, for the fake NVML."""
     debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
 
 
 @pytest.fixture(scope="session")
 def nvml(gcc: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a library that stands for NVIDIA's; FAKE_NVML says what it answers."""
+    """Folder with a fake NVML; FAKE_NVML sets its answers."""
     folder = tmp_path_factory.mktemp("nvml")
     source = PROJECT / "tests/support/nvml.c"
     subprocess.run(
@@ -54,7 +54,7 @@ def nvml(gcc: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hub_server() -> Server:
-    """The hub for the whole run: its address has to be known when the library is imported."""
+    """The fake hub of the whole run: huggingface_hub reads its address when imported."""
     server = Server()
     os.environ["HF_ENDPOINT"] = server.url
     return server
@@ -62,7 +62,7 @@ def hub_server() -> Server:
 
 @pytest.fixture
 def hub(hub_server: Server) -> Iterator[Hub]:
-    """The hub with the weights of IMAGE, and nothing wrong with it."""
+    """The fake hub with the weights of IMAGE, without failures."""
     hub_server.hub.reset()
     model = {
         "config.json": b'{"model": 1}',
@@ -78,14 +78,14 @@ def hub(hub_server: Server) -> Iterator[Hub]:
 
 @pytest.fixture
 def image_file(tmp_path: Path) -> Path:
-    """The facts that the image's build writes, for IMAGE."""
+    """The file that the image's build writes, for IMAGE."""
     path = tmp_path / "image.json"
     roles = {
         "generation": IMAGE.generation,
         "audio-tokenizer": IMAGE.audio_tokenizer,
         "semantic-model": IMAGE.semantic_model,
     }
-    weights = {role: {"repo": x.repo, "revision": x.revision} for role, x in roles.items()}
+    weights = {role: {"repo": x.repo, "revision": x.revision} for role, x in roles.items() if x}
     facts = {
         "weights": weights,
         "patches": [{"name": "voices"}],

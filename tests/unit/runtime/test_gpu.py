@@ -1,4 +1,4 @@
-"""GPUs that are not here, by a library that stands for NVIDIA's: accepted, limited, refused."""
+"""GPUs of a fake NVML: accepted, limited, refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from higgs_runtime import errors, gpu
-from higgs_runtime.gpu import Machine
+from higgs_runtime import nvml as nvml_module
+from higgs_runtime.nvml import GpuMachine
 
 from higgs_image.workspace import PROJECT
 from tests.unit.runtime import conftest
@@ -29,13 +31,13 @@ from tests.unit.runtime.conftest import (
 
 
 @pytest.fixture
-def look(nvml: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Return a function that looks at the GPUs which are described."""
-    monkeypatch.setattr(gpu, "LIBRARY", str(nvml / "libnvidia-ml.so.1"))
+def probe(nvml: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Return a function that probes the described GPUs."""
+    monkeypatch.setattr(nvml_module, "LIBRARY", str(nvml / "libnvidia-ml.so.1"))
 
-    def found(*parts: str, **environment: str) -> Machine:
+    def found(*parts: str, **environment: str) -> GpuMachine:
         os.environ["FAKE_NVML"] = ";".join(parts)
-        return gpu.look(environment)
+        return nvml_module.probe(environment)
 
     yield found
     os.environ.pop("FAKE_NVML", None)
@@ -55,14 +57,14 @@ def look(nvml: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untype
         ("gpu=NVIDIA H200,143771,143000,9,0", 0.90, 16384),
     ],
 )
-def test_limits(look, card: str, utilization: float, length: int) -> None:  # type: ignore[no-untyped-def]
-    machine = look(DRIVER, card)
+def test_limits(probe, card: str, utilization: float, length: int) -> None:  # type: ignore[no-untyped-def]
+    machine = probe(DRIVER, card)
     assert gpu.check(machine, 1) == []
     assert gpu.limits(machine) == (utilization, length)
 
 
-def test_what_is_read(look) -> None:  # type: ignore[no-untyped-def]
-    machine = look(DRIVER, RTX_4090, H100)
+def test_probe_reads_driver_and_gpus(probe) -> None:  # type: ignore[no-untyped-def]
+    machine = probe(DRIVER, RTX_4090, H100)
     assert (machine.driver, machine.cuda) == ("550.90.07", 12040)
     assert machine.gpus[0] == ("NVIDIA GeForce RTX 4090", 24564, 24000, (8, 9))
     assert gpu.describe(machine, 2) == "NVIDIA GeForce RTX 4090, 24.0 GiB, driver 550.90.07"
@@ -72,82 +74,93 @@ def test_what_is_read(look) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("parts", "kind", "says"),
     [
-        ([DRIVER, RTX_5090], errors.UnsupportedGpu, r"RTX 5090 \(sm_120\).*Blackwell"),
-        ([DRIVER, B200], errors.UnsupportedGpu, r"B200 \(sm_100\).*Blackwell"),
-        ([DRIVER, T4], errors.UnsupportedGpu, r"Tesla T4 \(sm_75\).*bfloat16"),
-        ([DRIVER, RTX_4080], errors.GpuTooSmall, r"RTX 4080 has 16\.0 GiB of memory.*needs 21\.5"),
-        ([DRIVER, "gpu=NVIDIA GeForce RTX 4090,24564,9000,8,9"], errors.GpuTooSmall,
-         r"has 8\.8 GiB of memory free"),
-        (["driver=535.183.01;cuda=12020", RTX_4090], errors.DriverTooOld,
-         r"driver 535\.183\.01 runs CUDA up to 12\.2, the image needs 12\.4"),
+        ([DRIVER, RTX_5090], errors.UnsupportedGpuError, r"RTX 5090 \(sm_120\).*Blackwell"),
+        ([DRIVER, B200], errors.UnsupportedGpuError, r"B200 \(sm_100\).*Blackwell"),
+        ([DRIVER, T4], errors.UnsupportedGpuError, r"Tesla T4 \(sm_75\).*bfloat16"),
+        (
+            [DRIVER, RTX_4080],
+            errors.GpuTooSmallError,
+            r"RTX 4080 has 16\.0 GiB of memory.*needs 21\.5",
+        ),
+        (
+            [DRIVER, "gpu=NVIDIA GeForce RTX 4090,24564,9000,8,9"],
+            errors.GpuTooSmallError,
+            r"has 8\.8 GiB of memory free",
+        ),
+        (
+            ["driver=535.183.01;cuda=12020", RTX_4090],
+            errors.DriverTooOldError,
+            r"driver 535\.183\.01 supports CUDA up to 12\.2, the image needs 12\.4",
+        ),
     ],
-)  # fmt: skip
-def test_refusals(look, parts: list[str], kind: type[errors.Refused], says: str) -> None:  # type: ignore[no-untyped-def]
-    [found] = gpu.check(look(*parts), 1)
+)
+def test_refusals(probe, parts: list[str], kind: type[errors.StartError], says: str) -> None:  # type: ignore[no-untyped-def]
+    [found] = gpu.check(probe(*parts), 1)
     assert type(found) is kind and found.hint
     with pytest.raises(kind, match=says):
         raise found
 
 
-def test_every_refusal_has_a_code_of_its_own() -> None:
-    kinds = [x for x in vars(errors).values() if isinstance(x, type) and x is not errors.Refused]
+def test_exit_codes_are_unique() -> None:
+    known: list[Any] = [x for x in vars(errors).values() if isinstance(x, type)]
+    kinds = [x for x in known if x is not errors.StartError]
     codes = [kind.exit_code for kind in kinds]
     assert len(set(codes)) == len(codes) and not {0, 1, 70, 126, 127, 137} & set(codes)
 
 
-def test_tensor_parallel(look) -> None:  # type: ignore[no-untyped-def]
-    two, four = look(DRIVER, H100, H100), look(DRIVER, *4 * [H100])
+def test_tensor_parallel(probe) -> None:  # type: ignore[no-untyped-def]
+    two, four = probe(DRIVER, H100, H100), probe(DRIVER, *4 * [H100])
     assert gpu.check(two, 1) == gpu.check(two, 2) == gpu.check(four, 2) == []
     for number in (3, 4):
         [found] = gpu.check(four, number)
-        assert isinstance(found, errors.TensorParallelRefused)
-        assert f"over {number} GPUs is not known to work: over 4" in found.message
+        assert isinstance(found, errors.TensorParallelError)
+        assert f"over {number} GPUs is not known to work: with 4" in found.message
         assert "one container for each GPU" in found.hint
-    with pytest.raises(errors.BadSetting, match="is 2, the container sees 1 GPU"):
-        gpu.check(look(DRIVER, H100), 2)
-    assert len(gpu.check(look(DRIVER, H100, RTX_5090), 2)) == 1, "every used GPU is looked at"
-    assert gpu.check(look(DRIVER, H100, RTX_5090), 1) == []
+    with pytest.raises(errors.SettingError, match="is 2, but the container sees 1 GPU"):
+        gpu.check(probe(DRIVER, H100), 2)
+    assert len(gpu.check(probe(DRIVER, H100, RTX_5090), 2)) == 1, "every used GPU is checked"
+    assert gpu.check(probe(DRIVER, H100, RTX_5090), 1) == []
 
 
-def test_no_gpu(look, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(errors.NoGpu, match="shows this container no GPU"):
-        look(DRIVER)
-    for code, says in ((9, "not loaded"), (18, "reboot the host"), (999, "answers 999")):
-        with pytest.raises(errors.NoGpu, match=says):
-            look(f"init={code}")
-    monkeypatch.setattr(gpu, "LIBRARY", "libno-such-library.so.1")
-    with pytest.raises(errors.NoGpu, match="sees no NVIDIA GPU") as caught:
-        look()
+def test_no_gpu(probe, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(errors.NoGpuError, match="shows no GPU to this container"):
+        probe(DRIVER)
+    for code, says in ((9, "not loaded"), (18, "reboot the host"), (999, "returned 999")):
+        with pytest.raises(errors.NoGpuError, match=says):
+            probe(f"init={code}")
+    monkeypatch.setattr(nvml_module, "LIBRARY", "libno-such-library.so.1")
+    with pytest.raises(errors.NoGpuError, match="sees no NVIDIA GPU") as caught:
+        probe()
     assert "--gpus all" in caught.value.hint and "HIGGS_DEVICE=cpu" in caught.value.hint
 
 
-def test_a_library_that_is_too_old_to_say(
+def test_library_without_the_needed_functions(
     gcc: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "old.c"
     source.write_text("int nvmlInit_v2(void) { return 0; }")
-    monkeypatch.setattr(gpu, "LIBRARY", str(tmp_path / "old.so"))
+    monkeypatch.setattr(nvml_module, "LIBRARY", str(tmp_path / "old.so"))
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "old.so", source], check=True)
-    with pytest.raises(errors.NoGpu, match="does not tell its GPUs"):
-        gpu.look({})
+    with pytest.raises(errors.NoGpuError, match="does not report its GPUs"):
+        nvml_module.probe({})
 
 
-def test_visible_devices(look) -> None:  # type: ignore[no-untyped-def]
+def test_visible_devices(probe) -> None:  # type: ignore[no-untyped-def]
     def names(visible: str) -> list[str]:
-        machine = look(DRIVER, RTX_4090, H100, L40S, CUDA_VISIBLE_DEVICES=visible)
+        machine = probe(DRIVER, RTX_4090, H100, L40S, CUDA_VISIBLE_DEVICES=visible)
         return [card.name.split()[-1] for card in machine.gpus]
 
     assert names("1") == ["HBM3"]
     assert names("2, 0") == ["L40S", "4090"]
-    assert names("GPU-0000abc1") == ["HBM3"], "by the beginning of its id"
-    assert names("0,7,1") == ["4090"], "what follows a wrong one is not seen"
+    assert names("GPU-0000abc1") == ["HBM3"], "by a prefix of its UUID"
+    assert names("0,7,1") == ["4090"], "entries after an invalid one are ignored"
     for nothing in ("", "-1", "NoDevFiles", "MIG-1234"):
-        with pytest.raises(errors.NoGpu):
+        with pytest.raises(errors.NoGpuError):
             names(nothing)
 
 
-def test_a_slice_that_does_not_say_everything(look) -> None:  # type: ignore[no-untyped-def]
-    machine = look(DRIVER, "gpu=NVIDIA H100 MIG 3g.40gb,0,0,0,0")
+def test_mig_slice_without_details(probe) -> None:  # type: ignore[no-untyped-def]
+    machine = probe(DRIVER, "gpu=NVIDIA H100 MIG 3g.40gb,0,0,0,0")
     assert machine.gpus[0][1:] == (None, None, None)
     assert gpu.check(machine, 1) == []
     assert gpu.limits(machine) == gpu.limits(None) == (0.85, 8192)
@@ -183,25 +196,24 @@ def start(nvml: Path, image_file: Path, *parts: str, **more: str) -> tuple[int, 
         ([DRIVER, *4 * [A100_80]], 14),
     ],
 )
-def test_a_refusal_is_one_line_and_a_code_before_anything_is_fetched(
+def test_refusal_is_one_line_and_an_exit_code_before_any_download(
     nvml: Path, image_file: Path, parts: list[str], code: int
 ) -> None:
     more = {"HIGGS_TENSOR_PARALLEL_SIZE": "4"} if code == 14 else {}
     found, line, _ = start(nvml, image_file, *parts, PORT="18999", **more)
     assert found == code, line
-    assert line.startswith("higgs: ERROR: ") and ": " in line[14:]
+    assert line.startswith("higgs: ERROR: ") and "; hint: " in line
     assert not (image_file.parent / "hf").exists()
 
 
-def test_force_goes_on(nvml: Path, image_file: Path) -> None:
+def test_force_overrides_a_refusal(nvml: Path, image_file: Path) -> None:
     found, line, _ = start(
         nvml, image_file, DRIVER, RTX_5090, PORT="18998", HIGGS_FORCE="1", HIGGS_OFFLINE="1"
     )
-    assert found == errors.NotCached.exit_code, line
+    assert found == errors.NotCachedError.exit_code, line
 
 
-def test_constants_are_those_of_the_cards() -> None:
-    """The thresholds separate the cards that exist."""
+def test_thresholds_separate_the_cards() -> None:
     sizes = [int(part.split(",")[1]) for part in vars(conftest).values()
              if isinstance(part, str) and part.startswith("gpu=")]  # fmt: skip
     assert not [size for size in sizes if abs(size - gpu.SMALLEST_MIB) < 500]

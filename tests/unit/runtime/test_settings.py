@@ -1,15 +1,16 @@
-"""Variables and flags: every row of the table, what wins, what is refused, where it is shown."""
+"""Variables and flags: every row of the table, precedence, refusals, --help."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from higgs_runtime import settings
-from higgs_runtime.errors import BadSetting
+from higgs_runtime import flags, settings
+from higgs_runtime.errors import SettingError
 from higgs_runtime.settings import Settings
+from higgs_runtime.settings_table import TABLE
+from higgs_runtime.usage import help_text
 
-from higgs_image.workspace import PROJECT
 from tests.unit.runtime.conftest import IMAGE
 
 
@@ -17,8 +18,8 @@ def read(*arguments: str, **variables: str) -> Settings:
     return settings.read(list(arguments), variables, IMAGE)
 
 
-def refused(*arguments: str, **variables: str) -> BadSetting:
-    with pytest.raises(BadSetting) as caught:
+def refused(*arguments: str, **variables: str) -> SettingError:
+    with pytest.raises(SettingError) as caught:
         read(*arguments, **variables)
     assert caught.value.exit_code == 2
     return caught.value
@@ -30,7 +31,7 @@ def voices(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-# Row: field, default, a good value as text and as a value, and bad ones.
+# Field, default, a valid value as text and as a value, and invalid ones.
 ROWS = [
     (
         "model",
@@ -67,6 +68,7 @@ ROWS = [
     ("offline", False, "1", True, ["2", "maybe"]),
     ("warmup_seconds", 180, "0", 0, ["-1", "3601", "1m"]),
     ("drain_seconds", 25, "60", 60, ["-1", "3601", "inf"]),
+    ("keep_alive_seconds", 90, "5", 5, ["0", "86401", "75s"]),
     ("device", "gpu", "cpu", "cpu", ["tpu", "CPU"]),
     ("force", False, "yes", True, ["force"]),
     ("hf_home", None, "/data/hf", "/data/hf", ["a\x00b"]),
@@ -76,45 +78,45 @@ ROWS = [
 
 
 def test_every_row_has_a_test() -> None:
-    assert [row.name for row in settings.TABLE] == [name for name, *_ in ROWS]
+    assert {row.field for row in TABLE} == {name for name, *_ in ROWS}
 
 
 @pytest.mark.parametrize(
     ("name", "default", "text", "value", "bad"), ROWS, ids=[r[0] for r in ROWS]
 )
-def test_a_row(
+def test_row(
     name: str, default: object, text: str, value: object, bad: list[str], voices: str
 ) -> None:
-    row = next(row for row in settings.TABLE if row.name == name)
+    row = next(row for row in TABLE if row.field == name)
     if name != "extra_arguments":
         text, value = (voices, voices) if name == "voices_dir" else (text, value)
         assert getattr(read(), name) == default
-        assert getattr(read(**{row.variable: ""}), name) == default, "empty counts as unset"
-        assert getattr(read(**{row.variable: text}), name) == value
+        assert getattr(read(**{row.name: ""}), name) == default, "empty counts as unset"
+        assert getattr(read(**{row.name: text}), name) == value
         if row.flag:
             assert getattr(read(row.flag, *text.split()), name) == value
             assert getattr(read(f"{row.flag}={text}"), name) == value
-            assert getattr(read(row.flag, *text.split(), **{row.variable: "1"}), name) == value
+            assert getattr(read(row.flag, *text.split(), **{row.name: "1"}), name) == value
     for wrong in bad:
-        error = refused(**{row.variable: wrong})
-        assert row.variable in error.message and row.values in error.hint
+        error = refused(**{row.name: wrong})
+        assert row.name in error.message and row.allowed in error.hint
         assert row.secret == (repr(wrong) not in error.message)
         if row.flag and name != "served_model_name":
             assert row.flag in refused(f"{row.flag}={wrong}").message
 
 
 @pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "  {} ", "\t{}\r"])
-def test_blanks_and_line_ends_around_a_value_are_no_part_of_it(around: str, voices: str) -> None:
-    """A secret made by `echo` ends with a line, and a file of Windows has CR and LF."""
+def test_whitespace_around_a_value_is_ignored(around: str, voices: str) -> None:
+    """A secret made with `echo` ends with LF, and a file from Windows with CR and LF."""
     for name, _, text, value, _ in ROWS:
-        row = next(row for row in settings.TABLE if row.name == name)
+        row = next(row for row in TABLE if row.field == name)
         if name == "extra_arguments":
-            assert read(**{row.variable: around.format("--seed 1")}).arguments == ["--seed", "1"]
+            assert read(**{row.name: around.format("--seed 1")}).arguments == ["--seed", "1"]
             continue
         text, value = (voices, voices) if name == "voices_dir" else (text, value)
-        assert getattr(read(**{row.variable: around.format(text)}), name) == value
-        blank = read(**{row.variable: around.format("")})
-        assert getattr(blank, name) == getattr(read(), name), "nothing but blanks counts as unset"
+        assert getattr(read(**{row.name: around.format(text)}), name) == value
+        blank = read(**{row.name: around.format("")})
+        assert getattr(blank, name) == getattr(read(), name), "whitespace alone counts as unset"
 
 
 def test_revisions_follow_their_repository() -> None:
@@ -125,7 +127,7 @@ def test_revisions_follow_their_repository() -> None:
     assert read(HIGGS_MODEL_REVISION="main").model == "bosonai/model"
 
 
-def test_folders_that_are_there_are_allowed_as_models(
+def test_existing_folders_are_allowed_as_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a b/c").mkdir(parents=True)
@@ -145,17 +147,50 @@ def test_host() -> None:
     assert "--host" in refused("--host", "my host").message
 
 
-# --- passing on
+# --- quotes
 
 
-def test_other_flags_are_passed_on_as_they_are() -> None:
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_of_an_env_file_are_refused(quote: str, voices: str) -> None:
+    """docker run --env-file keeps them: the API key would have quotes that nobody knows."""
+    for name, _, text, _, _ in ROWS:
+        row = next(row for row in TABLE if row.field == name)
+        value = f"{quote}{voices if name == 'voices_dir' else text}{quote}"
+        error = refused(**{row.name: value})
+        assert f"the value of {row.name} is enclosed in quotes" in error.message
+        assert "--env-file keeps them" in error.hint and value not in error.message
+        with pytest.raises(SettingError, match=row.name):
+            settings.quoted({row.name: f" {value}\r\n"})
+    for name in ("VLLM_API_KEY", "HIGGS_MAX_INPUT_CHARACTERS"):
+        with pytest.raises(SettingError, match=f"the value of {name} is enclosed in quotes"):
+            settings.quoted({name: f"{quote}1{quote}"})
+    assert "--model" in refused(f"--model={quote}me/model{quote}").message
+
+
+def test_quotes_of_other_variables_are_a_warning() -> None:
+    environment = {
+        "HF_ENDPOINT": '"https://hub"',
+        "https_proxy": "'http://proxy'",
+        "PS1": '"$ "',
+        "HF_HUB_CACHE": '/a "b"',
+        "VLLM_X": "'a' 'b'",
+    }
+    assert settings.quoted(environment) == ["HF_ENDPOINT", "https_proxy"]
+    extra = "--chat-template 'a b' --hf-overrides '{\"a\": 1}'"
+    assert settings.quoted({"HIGGS_EXTRA_ARGS": extra}) == []
+
+
+# --- flags
+
+
+def test_other_flags_are_passed_on_unchanged() -> None:
     found = read("--seed", "7", "--dtype=bfloat16", "--enforce-eager", "-q", "fp8", "--port", "1")
     assert found.arguments == ["--seed", "7", "--dtype=bfloat16", "--enforce-eager", "-q", "fp8"]
     assert found.given == {"--seed", "--dtype", "--enforce-eager"}
     assert found.port == 1
 
 
-def test_spellings_that_the_server_knows() -> None:
+def test_spellings_that_the_server_accepts() -> None:
     assert read("--max_model_len=2048").max_model_len == 2048
     assert read("--max_model_len", "2048").max_model_len == 2048
     assert read("-tp", "2").tensor_parallel_size == 2
@@ -164,23 +199,30 @@ def test_spellings_that_the_server_knows() -> None:
     assert "--max-loras" in refused("--max-lo", "1").hint
 
 
-def test_extra_arguments_win_over_variables_and_lose_against_flags() -> None:
+def test_precedence_of_extra_arguments() -> None:
     found = read(HIGGS_EXTRA_ARGS="--port 9 --chat-template 'a b'", PORT="8")
     assert (found.port, found.arguments) == (9, ["--chat-template", "a b"])
     assert read("--port", "10", HIGGS_EXTRA_ARGS="--port 9").port == 10
     found = read("--seed", "2", HIGGS_EXTRA_ARGS="--seed 1")
-    assert found.arguments == ["--seed", "1", "--seed", "2"], "the server takes the last"
+    assert found.arguments == ["--seed", "1", "--seed", "2"], "the server uses the last"
 
 
-def test_all_arguments_in_one() -> None:
-    """RunPod's template has one field for them, and a manifest is easily written so."""
-    found = read(*settings.split(["--port 9 --chat-template 'a b'", "--seed", "1"]))
+def test_single_argument_with_all_flags() -> None:
+    """RunPod's template has a single field for all arguments."""
+    found = read(*flags.split(["--port 9 --chat-template 'a b'", "--seed", "1"]))
     assert (found.port, found.arguments) == (9, ["--chat-template", "a b", "--seed", "1"])
-    assert settings.split([" --seed 1\n"]) == ["--seed", "1"]
-    as_they_are = ["--override-generation-config", '{"a": 1}', "--chat-template=a b", ""]
-    assert settings.split(as_they_are) == as_they_are
-    with pytest.raises(BadSetting, match="cannot be read: No closing quotation"):
-        settings.split(["--chat-template 'a b"])
+    assert flags.split([" --seed 1\n"]) == ["--seed", "1"]
+    assert flags.split(["--seed=7 --max-num-seqs 4"]) == ["--seed=7", "--max-num-seqs", "4"]
+    assert flags.split(["--seed=7 --model='a b'"]) == ["--seed=7", "--model=a b"]
+    assert flags.split(["--seed=7\n--enforce-eager"]) == ["--seed=7", "--enforce-eager"]
+    unchanged = ["--override-generation-config", '{"a": 1}', "--chat-template=a b", "",
+                 '--hf-overrides={"a": "b --c"}', "--chat-template=it's - one"]  # fmt: skip
+    assert flags.split(unchanged) == unchanged
+    with pytest.raises(SettingError, match="cannot be read: No closing quotation"):
+        flags.split(["--chat-template 'a b"])
+    with pytest.raises(SettingError, match="begins with --api-key cannot be read") as caught:
+        flags.split(["--api-key=secret99 --chat-template 'a b"])
+    assert "secret99" not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -188,12 +230,12 @@ def test_all_arguments_in_one() -> None:
     [("--max-model-lne", "--max-model-len"), ("--no-such-thing-at-all-xyz", "--help"),
      ("--config", "HIGGS_EXTRA_ARGS")],
 )  # fmt: skip
-def test_flags_that_the_server_does_not_know_are_refused_at_once(flag: str, hint: str) -> None:
+def test_unknown_flags_are_refused(flag: str, hint: str) -> None:
     error = refused(flag, "1")
     assert flag in error.message and hint in error.hint
 
 
-def test_a_flag_without_a_value() -> None:
+def test_flag_without_a_value() -> None:
     assert "--port has no value" in refused("--port").message
     assert "--port has no value" in refused("--port", "--seed", "1").message
 
@@ -201,26 +243,21 @@ def test_a_flag_without_a_value() -> None:
 def test_misspelt_variables() -> None:
     environment = {"HIGGS_MAX_MODEL_LENGTH": "1", "HIGGS_API_KEY": "x", "HIGGS_TOTALLY_OTHER": "1",
                    "PATH": "/bin", "HIGGS_VOICE_DIR": "/x"}  # fmt: skip
-    assert settings.unknown(environment) == {
+    assert settings.misspelt(environment) == {
         "HIGGS_MAX_MODEL_LENGTH": "HIGGS_MAX_MODEL_LEN", "HIGGS_VOICE_DIR": "HIGGS_VOICES_DIR",
     }  # fmt: skip
 
 
-# --- shown
+# --- help
 
 
 def test_help_is_one_screen_and_has_every_variable() -> None:
-    text = settings.help_text(IMAGE)
+    text = help_text(IMAGE)
     lines = text.split("\n")
     assert len(lines) <= 48 and max(map(len, lines)) <= 80
     words = " ".join(text.split())
-    for row in settings.TABLE:
-        assert any(line.startswith(f"{row.variable} ") for line in lines)
-        assert f"({row.values.replace('`', '')})" in words
+    for row in TABLE:
+        assert any(line.startswith(f"{row.name} ") for line in lines)
+        assert f"({row.allowed})" in words
         assert f" [{row.default}]" in words or row.default == "none"
-    assert IMAGE.tag in lines[0] and settings.help_text(None)
-
-
-def test_the_readme_has_the_same_table() -> None:
-    """After a change: python -c 'from higgs_runtime import settings; print(settings.table())'."""
-    assert settings.table() in (PROJECT / "README.md").read_text()
+    assert IMAGE.tag in lines[0] and help_text(None)

@@ -1,4 +1,4 @@
-"""The entrypoint as a process, with a stand-in for the speech server: from the first line to 0."""
+"""The entrypoint as a process with a fake speech server, from the first line to the exit code."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 from higgs_runtime import command
-from higgs_runtime.errors import BadSetting, HookFailed, NotCached, PortTaken
+from higgs_runtime.errors import HookError, NotCachedError, PortTakenError, SettingError
 
 from higgs_image.workspace import PROJECT
 
 SERVER = Path(__file__).with_name("server")
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 def free_port() -> int:
@@ -70,8 +70,8 @@ class Start:
         return "\n".join(self.lines)
 
     def wait_for(self, what: str | Callable[[], bool]) -> None:
-        """Wait for a line of the log, or until a function says so."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait for a line of the log, or until a function returns True."""
+        deadline = time.monotonic() + TIMEOUT
         while not (what in self.log if isinstance(what, str) else what()):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
@@ -93,7 +93,7 @@ class Start:
         return self.ask("/ping", port=port)[0]
 
     def left(self) -> list[int]:
-        """Processes that were started from here and still run, in whatever group."""
+        """Processes started from here that still run, in any process group."""
         mark = f"PORT={self.port}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
@@ -103,7 +103,7 @@ class Start:
         return found
 
     def end(self) -> int:
-        code = self.process.wait(PATIENCE)
+        code = self.process.wait(TIMEOUT)
         self._reader.join()
         return code
 
@@ -121,7 +121,7 @@ class Start:
 def alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:  # also when it ends while it is read
+    except OSError:  # also if it exits while it is read
         return False
     return state != "Z"
 
@@ -131,7 +131,7 @@ MakeStart = Callable[..., Start]
 
 @pytest.fixture
 def start(image_file: Path) -> Iterator[MakeStart]:
-    """Return a function that starts; what it started is ended in every case."""
+    """Return a function that starts the entrypoint; all processes are killed afterwards."""
     running: list[Start] = []
 
     def make(*arguments: str, **variables: str) -> Start:
@@ -148,7 +148,7 @@ def start(image_file: Path) -> Iterator[MakeStart]:
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, before: str, make: Callable[[], Start]) -> Start:
-    """Start with some lines of Python run before the entrypoint's own."""
+    """Run some lines of Python before the entrypoint."""
     script = f"{before}\nimport os, sys\nfrom higgs_runtime import __main__ as start\n"
     script += "sys.exit(start.main(sys.argv[1:], os.environ))"
     popen = subprocess.Popen
@@ -169,7 +169,7 @@ def speech(pieces: int = 1, pause: float = 0.0) -> dict[str, Any]:
 # --- from the first line to ready
 
 
-def test_loading_ready_and_the_end(start: MakeStart) -> None:
+def test_loading_ready_and_stop(start: MakeStart) -> None:
     run = start(TEST_LOADING_SECONDS="1")
     engine = run.engine
     assert run.ping() == 204
@@ -180,11 +180,11 @@ def test_loading_ready_and_the_end(start: MakeStart) -> None:
     assert run.ask("/v1/audio/speech", speech(2)) == (200, b"soundsound.")
     assert "higgs: curl http://localhost:" in run.log
     assert run.stop() == 0
-    assert "no request is running" in run.log
+    assert "all requests have finished" in run.log
     assert not alive(engine) and run.left() == []
 
 
-def test_no_connection_is_refused_at_any_time(start: MakeStart) -> None:
+def test_connections_are_never_refused(start: MakeStart) -> None:
     run = start(TEST_LOADING_SECONDS="0.5")
     run.wait_for(lambda: bool(run.lines))
     statuses: list[int] = []
@@ -192,12 +192,12 @@ def test_no_connection_is_refused_at_any_time(start: MakeStart) -> None:
         try:
             statuses.append(run.ping())
         except ConnectionRefusedError:
-            assert not statuses, "it answered before"
+            assert not statuses, "it has answered before"
     assert set(statuses) == {204, 200}
     assert statuses == sorted(statuses, reverse=True), "never 204 after 200"
 
 
-def test_the_server_s_command_line(start: MakeStart, tmp_path: Path) -> None:
+def test_command_line_of_the_server(start: MakeStart, tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     (tmp_path / "voices/config.json").write_text("{}")
     run = start(
@@ -214,7 +214,7 @@ def test_the_server_s_command_line(start: MakeStart, tmp_path: Path) -> None:
         "--host", "127.0.0.1", "--port", str(run.port), "--model", weights,
         "--audio-tokenizer-type", weights, "--served-model-name", "one", "two",
         "--max-model-len", "2048", "--gpu-memory-utilization", "0.5",
-        "--tensor-parallel-size", "1", "--middleware", "higgs_runtime.gate.Gate",
+        "--tensor-parallel-size", "1", "--middleware", command.MIDDLEWARE,
         "--voice-presets-dir", str(tmp_path / "voices"), "--limit-mm-per-prompt", "audio=50",
         "--disable-mm-preprocessor-cache", "--dtype", "half", "--seed", "7",
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def test_the_server_s_command_line(start: MakeStart, tmp_path: Path) -> None:
     assert not [line for line in run.lines if "0123456789" in line or "hf_x" in line]
 
 
-def test_a_default_gives_way_to_a_flag_of_the_server(start: MakeStart) -> None:
+def test_flag_of_the_server_replaces_a_default(start: MakeStart) -> None:
     run = start("--limit-mm-per-prompt", "audio=4", "--disable_mm_preprocessor_cache")
     run.wait_for("higgs: ready")
     arguments = json.loads(json.loads(run.ask("/environment")[1])["ARGUMENTS"])
@@ -234,14 +234,14 @@ def test_a_default_gives_way_to_a_flag_of_the_server(start: MakeStart) -> None:
     assert "--disable-mm-preprocessor-cache" not in arguments
 
 
-def test_a_key_by_the_server_s_own_variable(start: MakeStart) -> None:
+def test_api_key_by_vllm_s_variable(start: MakeStart) -> None:
     run = start(VLLM_API_KEY="0123456789\n")
     run.wait_for("higgs: ready")
     assert json.loads(run.ask("/environment")[1])["VLLM_API_KEY"] == "0123456789"
     assert "no API key" not in run.log
 
 
-def test_what_kubernetes_says_of_a_service_called_vllm(start: MakeStart) -> None:
+def test_kubernetes_variable_of_a_service_called_vllm(start: MakeStart) -> None:
     run = start(VLLM_PORT="tcp://10.0.0.1:80", VLLM_SERVICE_HOST="10.0.0.1")
     run.wait_for("higgs: ready")
     assert "VLLM_PORT" not in json.loads(run.ask("/environment")[1])
@@ -250,8 +250,8 @@ def test_what_kubernetes_says_of_a_service_called_vllm(start: MakeStart) -> None
     assert json.loads(run.ask("/environment")[1])["VLLM_PORT"] == "23456"
 
 
-def test_a_home_that_can_be_written(start: MakeStart, tmp_path: Path) -> None:
-    """For a user without an account HOME is /, and a read-only container has none at all."""
+def test_home_is_writable(start: MakeStart, tmp_path: Path) -> None:
+    """HOME is / for a user without an account, and not writable in a read-only container."""
     run = start(HOME="/no/such", TMPDIR=str(tmp_path), HF_HOME=str(tmp_path / "hf"))
     run.wait_for("higgs: ready")
     environment = json.loads(run.ask("/environment")[1])
@@ -262,20 +262,20 @@ def test_a_home_that_can_be_written(start: MakeStart, tmp_path: Path) -> None:
     assert json.loads(run.ask("/environment")[1])["HOME"] == str(tmp_path)
 
 
-def test_a_user_without_an_account_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.os, "getuid", lambda: 54_321)
+def test_user_without_an_account_gets_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 54_321)
     changed = {"HOME": "/tmp"}
     command._give_home(changed)
     assert changed == {"HOME": "/tmp", "USER": "54321"}
 
 
-def test_any_character_can_be_logged(start: MakeStart) -> None:
+def test_any_byte_can_be_logged(start: MakeStart) -> None:
     run = start("--chat-template", os.fsdecode(b"\xff\xc3\xbc"), LC_ALL="no_SUCH.ISO-8859-1")
     run.wait_for("higgs: ready")
     assert "--chat-template \\udcff" in run.log
 
 
-def test_a_port_for_ping_of_its_own(start: MakeStart) -> None:
+def test_separate_port_for_ping(start: MakeStart) -> None:
     port = free_port()
     run = start(TEST_LOADING_SECONDS="1", PORT_HEALTH=str(port))
     run.wait_for("engine")
@@ -296,7 +296,7 @@ def test_ipv6(start: MakeStart) -> None:
         raise
 
 
-def test_a_certificate_of_its_own_is_left_alone(start: MakeStart, tmp_path: Path) -> None:
+def test_no_placeholder_for_a_tls_server(start: MakeStart, tmp_path: Path) -> None:
     run = start("--ssl-certfile", "x", "--ssl-keyfile", "y", TEST_LOADING_SECONDS="1")
     run.wait_for("engine")
     with pytest.raises(ConnectionRefusedError):
@@ -307,7 +307,7 @@ def test_a_certificate_of_its_own_is_left_alone(start: MakeStart, tmp_path: Path
 # --- warm-up
 
 
-def test_warm_up_comes_before_ready_and_is_nobody_s(start: MakeStart) -> None:
+def test_warm_up_precedes_ready(start: MakeStart) -> None:
     run = start(TEST_FIRST_SECONDS="0.5", HIGGS_API_KEY="0123456789")
     run.wait_for("speech pcm")
     assert run.ping() == 204, "not ready yet"
@@ -319,10 +319,10 @@ def test_warm_up_comes_before_ready_and_is_nobody_s(start: MakeStart) -> None:
     key = {"Authorization": "Bearer 0123456789"}
     assert run.ask("/v1/audio/speech", speech(), headers=key)[0] == 200
     run.wait_for('"POST /v1/audio/speech HTTP/1.1" 200')
-    assert "/ping" not in run.log.partition("higgs: ready")[2], "platforms ask that all the time"
+    assert "/ping" not in run.log.partition("higgs: ready")[2], "platforms poll it all the time"
 
 
-def test_warm_up_can_be_switched_off(start: MakeStart) -> None:
+def test_warm_up_can_be_disabled(start: MakeStart) -> None:
     run = start(HIGGS_WARMUP_SECONDS="0")
     run.wait_for("higgs: ready")
     assert "speech" not in run.log.replace("audio/speech", "")
@@ -331,11 +331,11 @@ def test_warm_up_can_be_switched_off(start: MakeStart) -> None:
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"TEST_FIRST_SECONDS": "600", "HIGGS_WARMUP_SECONDS": "1"}, "was given up after 1 s"),
+        ({"TEST_FIRST_SECONDS": "600", "HIGGS_WARMUP_SECONDS": "1"}, "did not finish within 1 s"),
         ({"TEST_SPEECH": "broken"}, "failed, the first requests will be slower: /v1/audio/speech"),
     ],
 )
-def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting(
+def test_failed_warm_up_does_not_prevent_the_start(
     start: MakeStart, variables: dict[str, str], says: str
 ) -> None:
     run = start(**variables)
@@ -343,10 +343,10 @@ def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting(
     assert says in run.log
 
 
-# --- the end
+# --- shutdown
 
 
-def test_running_requests_are_finished_and_new_ones_refused(start: MakeStart) -> None:
+def test_running_requests_finish_and_new_ones_are_refused(start: MakeStart) -> None:
     run = start()
     run.wait_for("higgs: ready")
     answers: list[tuple[int, bytes]] = []
@@ -364,16 +364,16 @@ def test_running_requests_are_finished_and_new_ones_refused(start: MakeStart) ->
     run.wait_for("stopping: no new requests, up to 25 s")
     assert run.ping() == 503
     status, answer = run.ask("/v1/audio/speech", speech())
-    assert status == 503 and b"the server is ending" in answer
+    assert status == 503 and b"the server is shutting down" in answer
     assert run.ask("/health")[0] == 503
     assert run.end() == 0
     for one in asking:
         one.join()
     assert answers == 3 * [(200, 10 * b"sound" + b".")]
-    assert "stopping: no request is running after" in run.log
+    assert "stopping: all requests have finished after" in run.log
 
 
-def test_requests_that_take_too_long_are_cut_off(start: MakeStart) -> None:
+def test_slow_requests_are_cut_off(start: MakeStart) -> None:
     run = start(HIGGS_DRAIN_SECONDS="1")
     run.wait_for("higgs: ready")
     before = run.log.count("speech pcm")
@@ -382,7 +382,7 @@ def test_requests_that_take_too_long_are_cut_off(start: MakeStart) -> None:
     began = time.monotonic()
     assert run.stop() == 0
     assert 1.0 <= time.monotonic() - began < 20
-    assert "requests that were still running are cut off after 1.0 s" in run.log
+    assert "running requests were cut off after 1.0 s" in run.log
 
 
 def _ignore(run: Start) -> None:
@@ -391,20 +391,20 @@ def _ignore(run: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_other_signals_that_ask_for_the_end(start: MakeStart, number: signal.Signals) -> None:
+def test_other_stop_signals(start: MakeStart, number: signal.Signals) -> None:
     run = start()
     run.wait_for("higgs: ready")
     run.process.send_signal(number)
     assert run.end() == 0
-    assert "no request is running" in run.log
+    assert "all requests have finished" in run.log
     run = start(TEST_LOADING_SECONDS="600")
     assert run.engine
     run.process.send_signal(number)
     assert run.end() == 0
-    assert "stopped while it was starting" in run.log
+    assert "stopped while starting" in run.log
 
 
-def test_a_second_signal_ends_the_wait(start: MakeStart) -> None:
+def test_second_signal_ends_the_drain(start: MakeStart) -> None:
     run = start(HIGGS_DRAIN_SECONDS="600", TEST_PATIENT="1")
     run.wait_for("higgs: ready")
     before = run.log.count("speech pcm")
@@ -418,30 +418,28 @@ def test_a_second_signal_ends_the_wait(start: MakeStart) -> None:
     assert time.monotonic() - began < 5, "the server would have waited for the connection"
 
 
-def test_a_signal_while_it_loads(start: MakeStart) -> None:
+def test_signal_while_loading(start: MakeStart) -> None:
     run = start(TEST_LOADING_SECONDS="600")
     engine = run.engine
     assert run.stop() == 0
-    assert "stopped while it was starting" in run.log
+    assert "stopped while starting" in run.log
     assert not alive(engine) and run.left() == []
 
 
-def test_a_server_that_does_not_end_is_killed(start: MakeStart) -> None:
+def test_hanging_server_is_killed(start: MakeStart) -> None:
     run = start(HIGGS_DRAIN_SECONDS="1")
     run.wait_for("higgs: ready")
     engine = run.engine
     server = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(server, signal.SIGSTOP)  # deaf to every signal but one
+    os.kill(server, signal.SIGSTOP)  # ignores every signal but SIGKILL
     assert run.stop() == 0
-    assert "did not end within 1 s and was killed" in run.log
+    assert "did not exit within 1 s and was killed" in run.log
     assert not alive(engine) and not alive(server)
 
 
 @pytest.mark.parametrize(("code", "expected"), [("0", 70), ("1", 1), ("3", 3)])
 @pytest.mark.parametrize("when", ["starting", "serving"])
-def test_a_server_that_ends_by_itself(
-    start: MakeStart, when: str, code: str, expected: int
-) -> None:
+def test_server_that_exits_by_itself(start: MakeStart, when: str, code: str, expected: int) -> None:
     if when == "starting":
         run = start(TEST_EXIT=code)
     else:
@@ -450,13 +448,13 @@ def test_a_server_that_ends_by_itself(
         with contextlib.suppress(OSError, http.client.HTTPException):
             run.ask(f"/end?{code}")
     assert run.end() == expected
-    text = f"ERROR: the server ended with {code}"
-    assert f"{text} while it was starting" in run.log if when == "starting" else text in run.log
+    text = f"ERROR: the server exited with {code}"
+    assert f"{text} while starting" in run.log if when == "starting" else text in run.log
     [engine] = [int(line.split()[1]) for line in run.lines if line.startswith("engine ")]
     assert not alive(engine) and run.left() == []
 
 
-def test_a_server_that_is_killed(start: MakeStart) -> None:
+def test_killed_server(start: MakeStart) -> None:
     run = start()
     run.wait_for("higgs: ready")
     engine = run.engine
@@ -471,21 +469,21 @@ def test_a_server_that_is_killed(start: MakeStart) -> None:
 
 
 def test_hooks(start: MakeStart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, with hooks at other places."""
+    """In a separate process, with hooks in other folders."""
     pre, post = tmp_path / "pre.sh", tmp_path / "post.sh"
     before = (
-        "import pathlib; from higgs_runtime import pod\n"
-        f"pod.pre_start.__defaults__ = (pathlib.Path({str(pre)!r}),)\n"
-        f"pod.post_start.__defaults__ = (pathlib.Path({str(post)!r}),)"
+        "import pathlib; from higgs_runtime import hooks\n"
+        f"hooks.pre_start.__defaults__ = (pathlib.Path({str(pre)!r}),)\n"
+        f"hooks.post_start.__defaults__ = (pathlib.Path({str(post)!r}),)"
     )
     pre.write_text("echo before; exit 4")
     failed = patched(monkeypatch, before, start)
-    assert failed.end() == HookFailed.exit_code
-    assert "pre.sh ended with 4" in failed.log and "engine" not in failed.log
-    pre.write_text("echo before; [ $PORT -gt 1 ]")  # not executable, as RunPod runs them by bash
+    assert failed.end() == HookError.exit_code
+    assert "pre.sh exited with 4" in failed.log and "engine" not in failed.log
+    pre.write_text("echo before; [ $PORT -gt 1 ]")  # not executable: RunPod runs them with bash
     post.write_text("echo after; exit 5")
     run = patched(monkeypatch, before, start)
-    run.wait_for("post.sh ended with 5")
+    run.wait_for("post.sh exited with 5")
     lines = [
         x for x in run.lines if x in ("before", "after") or x.startswith(("engine", "higgs: re"))
     ]
@@ -494,29 +492,29 @@ def test_hooks(start: MakeStart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert run.stop() == 0
 
 
-def test_a_taken_port(start: MakeStart) -> None:
+def test_taken_port(start: MakeStart) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run = start(PORT=str(taken.getsockname()[1]))
-        assert run.end() == PortTaken.exit_code
+        assert run.end() == PortTakenError.exit_code
     assert "cannot be used: Address already in use" in run.lines[-1]
 
 
-def test_bad_settings_end_at_once(start: MakeStart) -> None:
+def test_invalid_setting_is_refused_at_once(start: MakeStart) -> None:
     run = start(HIGGS_MAX_MODEL_LEN="8k")
-    assert run.end() == BadSetting.exit_code
+    assert run.end() == SettingError.exit_code
     assert run.lines == [
-        "higgs: ERROR: HIGGS_MAX_MODEL_LEN is '8k', which cannot be used: allowed: 512 to 131072"
+        "higgs: ERROR: HIGGS_MAX_MODEL_LEN is not valid: '8k'; hint: allowed: 512 to 131072"
     ]
 
 
 def test_offline_without_weights(start: MakeStart, tmp_path: Path) -> None:
     for variable in ("HIGGS_OFFLINE", "HF_HUB_OFFLINE"):
         run = start(**{variable: "true"}, HIGGS_MODEL="", HF_HOME=str(tmp_path / "hf"))
-        assert run.end() == NotCached.exit_code
+        assert run.end() == NotCachedError.exit_code
         assert "bosonai/model at 1111" in run.lines[-1]
 
 
-def test_a_signal_during_a_download(start: MakeStart, tmp_path: Path) -> None:
+def test_signal_during_a_download(start: MakeStart, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         run = start(HIGGS_MODEL="", HF_HOME=str(tmp_path / "hf"),
                     HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")  # fmt: skip
@@ -532,13 +530,13 @@ def test_a_signal_during_a_download(start: MakeStart, tmp_path: Path) -> None:
 def test_warnings(start: MakeStart) -> None:
     run = start("--host", "0.0.0.0", RUNPOD_POD_ID="abc123", HIGGS_VOICE_DIR="/x")
     run.wait_for("higgs: ready")
-    assert "WARNING: no API key: anybody on the internet can use https://abc123-" in run.log
-    assert "nothing reads the variable HIGGS_VOICE_DIR: is HIGGS_VOICES_DIR meant?" in run.log
+    assert "WARNING: no API key: anyone on the internet can use https://abc123-" in run.log
+    assert "HIGGS_VOICE_DIR is not used; hint: it may be a misspelt HIGGS_VOICES_DIR" in run.log
     assert f"higgs: ready: https://abc123-{run.port}.proxy.runpod.net" in run.log
 
 
 def test_weights_from_the_hub(start: MakeStart, hub: Any, hub_server: Any, tmp_path: Path) -> None:
-    """First start: downloaded. Second: nothing asked. The server gets folders and no network."""
+    """The first start downloads, the second makes no request; the server gets folders."""
     home = tmp_path / "hf"
     for first in (True, False):
         hub.asked.clear()
@@ -572,20 +570,20 @@ def test_another_program(image_file: Path) -> None:
     assert run_once(image_file, "/etc/passwd").returncode == 126
 
 
-def test_another_program_ends_by_a_broken_pipe_as_anywhere(image_file: Path) -> None:
+def test_another_program_has_the_default_sigpipe(image_file: Path) -> None:
     done = run_once(image_file, "bash", "-c", "yes | head -1")
     assert (done.stdout, done.stderr) == ("y\n", "")
 
 
-def test_an_empty_argument_is_none(image_file: Path) -> None:
-    """As a platform's form sends it."""
+def test_empty_arguments_are_ignored(image_file: Path) -> None:
+    """Platforms send one for an empty form field."""
     for arguments in (["", " "], ["", "--help"], [" --help"]):
         done = run_once(image_file, *arguments)
         assert "no such" not in done.stderr.lower()
         assert done.returncode == (0 if "help" in arguments[-1] else 10)
 
 
-def test_what_costs_time_is_not_imported_for_a_start() -> None:
+def test_slow_modules_are_not_imported() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys, higgs_runtime.__main__; print(*sys.modules)"],
         env={"PYTHONPATH": str(PROJECT / "docker/runtime")}, stdout=subprocess.PIPE, text=True,

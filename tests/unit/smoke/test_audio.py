@@ -11,6 +11,7 @@ import wave
 from array import array
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import av
 import numpy as np
@@ -56,7 +57,7 @@ def encoded(
     """A file as ffmpeg makes it."""
     file = io.BytesIO()
     with av.open(file, "w", format=form) as out:
-        stream = out.add_stream(codec, rate=rate, layout=layout)
+        stream: Any = out.add_stream(codec, rate=rate, layout=layout)
         if bits:
             stream.codec_context.format = bits
         channels = 2 if layout == "stereo" else 1

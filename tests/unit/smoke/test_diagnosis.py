@@ -66,7 +66,7 @@ def test_exit_codes(code: int, killed: bool, what: str) -> None:
 def test_the_last_error_of_a_log() -> None:
     log = (
         "ValueError: first\nINFO Error: not this\n    raise KeyError: nor this\n"
-        "higgs_patches.x.MyError: the cause\nhiggs: ERROR: the server ended with 1\n"
+        "higgs_patches.x.MyError: the cause\nhiggs: ERROR: the server exited with 1\n"
     )
     assert diagnosis.last_error(log) == "higgs_patches.x.MyError: the cause"
     assert diagnosis.last_error("all is well\n") == ""
@@ -75,15 +75,20 @@ def test_the_last_error_of_a_log() -> None:
 def test_the_start_codes_refusal() -> None:
     log = "higgs: image 1\nhiggs: ERROR: no GPU is there: rent one\n"
     assert diagnosis.refusal(log) == "no GPU is there: rent one"
-    assert diagnosis.refusal("higgs: ERROR: the server ended with 1: see the lines above\n") == ""
+    assert diagnosis.refusal("higgs: ERROR: the server exited with 1: see the lines above\n") == ""
     assert diagnosis.refusal("all is well\n") == ""
 
 
 def test_what_tells_of_the_machine_alone() -> None:
     of_machine = (
-        errors.NoGpu, errors.DriverTooOld, errors.UnsupportedGpu, errors.GpuTooSmall,
-        errors.DiskTooSmall, errors.HubBusy, errors.NoNetwork,
-    )  # fmt: skip
+        errors.NoGpuError,
+        errors.DriverTooOldError,
+        errors.UnsupportedGpuError,
+        errors.GpuTooSmallError,
+        errors.DiskTooSmallError,
+        errors.HubBusyError,
+        errors.HubUnreachableError,
+    )
     assert {error.exit_code for error in of_machine} == diagnosis.OF_MACHINE
 
 

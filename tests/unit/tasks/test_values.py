@@ -37,7 +37,7 @@ def bad_values() -> list[tuple[str, str, str]]:
                 values += ["abc", "-3", "1.5", "", "9" * 30]
             elif argument.default not in (None, "") or argument.kind is list:
                 values += [""]
-            found += [(name, argument.name, value) for value in values]
+            found += [(name, str(argument.name), value) for value in values]
     return found
 
 
@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def flag_of(argument: Argument | str) -> str:
     name = argument if isinstance(argument, str) else argument.name
-    return f"--{name.replace('_', '-')}"
+    return f"--{str(name).replace('_', '-')}"
 
 
 def test_every_flag_with_a_value_has_a_check() -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from higgs_image import lockfile
-from higgs_image.build.patches import apply, check, model
+from higgs_image.build.patches import apply, check, codemod, model
 from higgs_image.build.source import Source
 from higgs_image.errors import LockError, PatchError, UsageError
 from higgs_image.files import sha256_bytes
-
-from .conftest import Project, write
+from tests.unit.conftest import Project, write
 
 FILE = "vllm/server.py"
 OLD = "def broken():\n    return 1"
@@ -221,7 +220,7 @@ def test_one_function_has_one_replacement(patched: Project, source: Source) -> N
 def test_a_result_that_is_no_python_names_the_patch(
     patched: Project, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check.codemod, "swap", lambda *_: "def (\n")
+    monkeypatch.setattr(codemod, "swap", lambda *_: "def (\n")
     with pytest.raises(PatchError, match=rf"{FILE}:1: the patched file is no Python") as caught:
         ensure(patched, source)
     assert "mend" in caught.value.hint

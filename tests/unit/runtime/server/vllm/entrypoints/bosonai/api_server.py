@@ -1,8 +1,8 @@
-"""Stands for the speech server in the start code's tests: real uvicorn, and its real habits.
+"""A fake speech server for the entrypoint's tests: real uvicorn, with its real behaviour.
 
-It binds its port early and listens late, takes `--middleware`, starts a process of its own as an
-engine, and does not wait for running requests when a signal ends it, unless it is told to.
-TEST_* variables say what happens; a line for each event goes to standard output.
+It binds its port early and listens late, accepts `--middleware`, starts a child process as its
+engine, and does not wait for running requests when it is stopped, unless TEST_PATIENT is set.
+TEST_* variables set its behaviour; it prints a line for each event.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def main() -> None:
     if code := os.environ.get("TEST_EXIT"):
         os._exit(int(code))
     module, _, name = options.middleware.rpartition(".")
-    gate = getattr(importlib.import_module(module), name)
-    asyncio.run(serve(gate(application), listener))
+    middleware = getattr(importlib.import_module(module), name)
+    asyncio.run(serve(middleware(application), listener))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The middleware alone, called as a server calls it; test_start.py has it inside a real one."""
+"""The middleware alone, called as a server calls it; test_start.py runs it in a real one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import socket
 from typing import Any
 
 import pytest
-from higgs_runtime import gate
+from higgs_runtime import readiness
 from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY, WARMUP
-from higgs_runtime.gate import Gate
+from higgs_runtime.readiness import ReadinessMiddleware
 
 
 async def call(app: Any, path: str, kind: str = "http") -> tuple[int, Any]:
@@ -23,12 +23,12 @@ async def call(app: Any, path: str, kind: str = "http") -> tuple[int, Any]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app({"type": kind, "path": path, "headers": []}, receive, send)
+    await app({"type": kind, "path": path, "method": "GET", "headers": []}, receive, send)
     return sent[0]["status"], b"".join(x.get("body", b"") for x in sent)
 
 
 class Application:
-    """Answers when it is told to."""
+    """Answers /slow when `go` is set."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -49,7 +49,7 @@ class Application:
 
 @pytest.fixture
 def control(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
-    """The start code's end of the socket."""
+    """The entrypoint's end of the socket."""
     ours, theirs = socket.socketpair()
     monkeypatch.setenv(CONTROL, str(theirs.detach()))
     monkeypatch.setenv(WARMUP, "0")
@@ -57,8 +57,8 @@ def control(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     return ours
 
 
-async def opened(app: Any) -> Gate:
-    made = Gate(app)
+async def opened(app: Any) -> ReadinessMiddleware:
+    made = ReadinessMiddleware(app)
 
     async def send(message: Any) -> None:
         assert message["type"] == "lifespan.startup.complete"
@@ -72,7 +72,7 @@ async def turn() -> None:
         await asyncio.sleep(0.001)
 
 
-def test_drained_is_said_when_the_last_request_has_ended(control: socket.socket) -> None:
+def test_drained_is_reported_after_the_last_request(control: socket.socket) -> None:
     async def run() -> None:
         app = Application()
         made = await opened(app)
@@ -85,11 +85,13 @@ def test_drained_is_said_when_the_last_request_has_ended(control: socket.socket)
         with pytest.raises(BlockingIOError):
             control.recv(100)
         status, body = await call(made, "/v1/audio/speech")
-        assert status == 503 and json.loads(body)["error"]["message"] == "the server is ending"
-        assert await call(made, "/ping") == (503, b'{"status": "ending"}')
+        assert (
+            status == 503 and json.loads(body)["error"]["message"] == "the server is shutting down"
+        )
+        assert (await call(made, "/ping"))[0] == 503
         assert (await call(made, "/health"))[0] == 503
         assert (await call(made, "/metrics"))[0] == 200
-        first.cancel()  # a client that has gone counts as an end, too
+        first.cancel()  # a client that disconnects counts as finished
         app.go.set()
         assert (await second)[0] == 200
         await turn()
@@ -98,7 +100,7 @@ def test_drained_is_said_when_the_last_request_has_ended(control: socket.socket)
     asyncio.run(run())
 
 
-def test_drained_is_said_at_once_when_nothing_runs(control: socket.socket) -> None:
+def test_drained_is_reported_at_once_when_idle(control: socket.socket) -> None:
     async def run() -> None:
         made = await opened(Application())
         with pytest.raises(ZeroDivisionError):
@@ -110,7 +112,7 @@ def test_drained_is_said_at_once_when_nothing_runs(control: socket.socket) -> No
     asyncio.run(run())
 
 
-def test_the_end_of_the_start_code_is_no_end_of_the_server(control: socket.socket) -> None:
+def test_server_survives_the_entrypoint(control: socket.socket) -> None:
     async def run() -> None:
         made = await opened(Application())
         control.close()
@@ -120,11 +122,11 @@ def test_the_end_of_the_start_code_is_no_end_of_the_server(control: socket.socke
     asyncio.run(run())
 
 
-def test_without_start_code() -> None:
+def test_without_entrypoint() -> None:
     async def run() -> None:
         app = Application()
         made = await opened(app)
-        assert await call(made, "/ping") == (200, b'{"status": "ready"}')
+        assert await call(made, "/ping") == (200, b'{"status":"ready"}')
         assert await call(made, "/v1/models") == (200, b"ok")
         await call(made, "/socket", kind="websocket")
         assert app.seen == ["http /v1/models", "websocket /socket"]
@@ -137,53 +139,9 @@ def test_without_start_code() -> None:
     [("/ping", 200, False), ("/ping", 204, False), ("/health", 200, False), ("/ping", 503, True),
      ("/metrics?x=1", 200, False), ("/v1/audio/speech", 200, True), ("/pingpong", 200, True)],
 )  # fmt: skip
-def test_what_platforms_ask_all_the_time_is_not_logged(
-    path: str, status: int, logged: bool
-) -> None:
+def test_polled_paths_are_not_logged(path: str, status: int, logged: bool) -> None:
     arguments = ("127.0.0.1:1", "GET", path, "1.1", status)
     record = logging.LogRecord("uvicorn.access", 20, "", 1, '%s - "%s %s %s" %d', arguments, None)
-    assert gate._worth_logging(record) == logged
+    assert readiness._is_worth_logging(record) == logged
     other = logging.LogRecord("uvicorn.access", 20, "", 1, "something else", None, None)
-    assert gate._worth_logging(other)
-
-
-MANY = [{"id": f"v{number}", "kind": "recording"} for number in range(40)]
-
-
-@pytest.mark.parametrize(
-    ("voices", "expected"),
-    [
-        (["plain", "names"], ["plain pcm", "plain wav", "plain mp3", "names pcm"]),
-        ({"voices": [{"id": "d", "kind": "description"}, {"id": "r", "kind": "recording"}]},
-         ["r pcm", "r wav", "r mp3"]),
-        ({"voices": [{"id": "d", "kind": "description"}]}, ["d pcm", "d wav", "d mp3"]),
-        ({"voices": MANY}, ["v0 pcm", "v0 wav", "v0 mp3", *(f"v{n} pcm" for n in range(1, 16))]),
-    ],
-)  # fmt: skip
-def test_warm_up_asks_for_each_format_and_each_voice_and_the_log_is_quiet(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    voices: object,
-    expected: list[str],
-) -> None:
-    monkeypatch.setenv(WARMUP, "10")
-    levels: list[int] = []
-    asked: list[str] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        levels.append(logging.getLogger("vllm.entrypoints.logger").getEffectiveLevel())
-        if scope["path"] == "/v1/audio/speech":
-            request = json.loads((await receive())["body"])
-            asked.append(f"{request['voice']} {request['response_format']}")
-        body = {"/v1/models": {"data": [{"id": "m"}]}, "/v1/audio/voices": voices}
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": json.dumps(body.get(scope["path"]))
-                    .encode()})  # fmt: skip
-
-    logging.getLogger("vllm").setLevel(logging.INFO)
-    caplog.set_level(logging.INFO, "vllm.higgs_runtime")
-    asyncio.run(gate.warm_up(app, None))
-    assert asked == expected
-    assert set(levels) == {logging.WARNING}
-    assert logging.getLogger("vllm").level == logging.INFO
-    assert "warm-up took" in caplog.text and "mp3" in caplog.text
+    assert readiness._is_worth_logging(other)

@@ -1,4 +1,4 @@
-"""What answers while the server loads: /ping, everything else, bad clients, and the hand-over."""
+"""The placeholder: /ping, other requests, misbehaving clients, and the handover to the server."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from higgs_runtime import front
-from higgs_runtime.errors import PortTaken
-from higgs_runtime.front import DRAINING, READY, Listener, State
+from higgs_runtime import placeholder
+from higgs_runtime.errors import PortTakenError
+from higgs_runtime.placeholder import Placeholder
+from higgs_runtime.state import Phase, ServerState
 
 
 @pytest.fixture
-def state() -> State:
-    return State()
+def state() -> ServerState:
+    return ServerState()
 
 
 @pytest.fixture
-def listener(state: State) -> Iterator[Listener]:
-    made = Listener("127.0.0.1", 0, state)
+def listener(state: ServerState) -> Iterator[Placeholder]:
+    made = Placeholder("127.0.0.1", 0, state)
     yield made
     made.close()
 
@@ -38,18 +39,20 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
         connection.close()
 
 
-def test_ping_follows_the_state(listener: Listener, state: State) -> None:
+def test_ping_follows_the_state(listener: Placeholder, state: ServerState) -> None:
     assert ask(listener.port, "GET", "/ping") == (204, b"")
     assert ask(listener.port, "GET", "/ping?x=1") == (204, b"")
-    state.phase = READY
-    assert ask(listener.port, "GET", "/ping") == (200, b'{"status": "ready"}')
+    state.phase = Phase.READY
+    assert ask(listener.port, "GET", "/ping") == (200, b'{"status":"ready"}')
     assert ask(listener.port, "HEAD", "/ping") == (200, b"")
-    state.phase = DRAINING
+    state.phase = Phase.DRAINING
     assert ask(listener.port, "GET", "/ping")[0] == 503
 
 
-def test_a_person_sees_why_there_is_no_sound_yet(listener: Listener, state: State) -> None:
-    state.doing("downloading the model: 3.1 of 11.5 GB, 27 %")
+def test_other_requests_get_the_reason_while_loading(
+    listener: Placeholder, state: ServerState
+) -> None:
+    state.report("downloading the model: 3.1 of 11.5 GB, 27 %")
     for method, path, body in (
         ("GET", "/health", None),
         ("GET", "/v1/models", None),
@@ -63,14 +66,14 @@ def test_a_person_sees_why_there_is_no_sound_yet(listener: Listener, state: Stat
         )
 
 
-def test_a_port_for_ping_alone_answers_nothing_else(listener: Listener, state: State) -> None:
-    state.phase = READY
+def test_health_port_answers_ping_only(listener: Placeholder, state: ServerState) -> None:
+    state.phase = Phase.READY
     status, answer = ask(listener.port, "GET", "/v1/models")
     assert status == 404 and b"GET /ping only" in answer
 
 
 @pytest.mark.parametrize("head", [b"", b"\r\n\r\n", b"nonsense", b"GET /ping", b"\x00" * 20_000])
-def test_bad_clients_do_no_harm(listener: Listener, head: bytes) -> None:
+def test_malformed_requests_are_survived(listener: Placeholder, head: bytes) -> None:
     with socket.create_connection(("127.0.0.1", listener.port)) as client:
         client.sendall(head)
         client.shutdown(socket.SHUT_WR)
@@ -80,21 +83,19 @@ def test_bad_clients_do_no_harm(listener: Listener, head: bytes) -> None:
     assert ask(listener.port, "GET", "/ping")[0] == 204
 
 
-def test_silent_clients_do_not_keep_others_out(listener: Listener) -> None:
-    silent = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(40)]
+def test_idle_clients_do_not_block_others(listener: Placeholder) -> None:
+    idle = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(40)]
     try:
         assert ask(listener.port, "GET", "/ping")[0] == 204
     finally:
-        for client in silent:
+        for client in idle:
             client.close()
 
 
-def test_too_many_clients_are_dropped_and_places_come_back(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_client_limit_recovers(listener: Placeholder, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [
         socket.create_connection(("127.0.0.1", listener.port))
-        for _ in range(front.MOST_CLIENTS + 20)
+        for _ in range(placeholder.MOST_CLIENTS + 20)
     ]
     for client in many:
         client.close()
@@ -108,35 +109,37 @@ def test_too_many_clients_are_dropped_and_places_come_back(
             time.sleep(0.05)
 
 
-def test_a_taken_port_is_refused(listener: Listener, state: State) -> None:
-    """Also by a socket that would share it."""
-    with pytest.raises(PortTaken, match=f"port {listener.port} on 127.0.0.1 cannot be used") as it:
-        Listener("127.0.0.1", listener.port, state, "PORT_HEALTH")
+def test_taken_port_is_refused(listener: Placeholder, state: ServerState) -> None:
+    """Even though SO_REUSEPORT would allow to share it."""
+    with pytest.raises(
+        PortTakenError, match=f"port {listener.port} on 127.0.0.1 cannot be used"
+    ) as it:
+        Placeholder("127.0.0.1", listener.port, state, source="PORT_HEALTH")
     assert "PORT_HEALTH" in it.value.hint
-    with pytest.raises(PortTaken, match=r"192\.0\.2\.1"):
-        Listener("192.0.2.1", 18997, state)
+    with pytest.raises(PortTakenError, match=r"192\.0\.2\.1"):
+        Placeholder("192.0.2.1", 18997, state)
 
 
-def test_ipv6(state: State) -> None:
+def test_ipv6(state: ServerState) -> None:
     try:
-        made = Listener("::1", 0, state)
-    except PortTaken as error:
+        made = Placeholder("::1", 0, state)
+    except PortTakenError as error:
         pytest.skip(error.message)
-    assert not front.server_answers("::", made.port), "it is no server that answers there"
+    assert not placeholder.server_answers("::", made.port), "a placeholder is not the server"
     made.close()
 
 
-def test_closing_twice(state: State) -> None:
-    made = Listener("127.0.0.1", 0, state)
+def test_close_twice(state: ServerState) -> None:
+    made = Placeholder("127.0.0.1", 0, state)
     made.close()
     made.close()
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", made.port))
 
 
-def test_who_is_waiting_is_answered_at_the_end(state: State) -> None:
+def test_waiting_client_is_answered_on_close(state: ServerState) -> None:
     for _ in range(20):
-        made = Listener("127.0.0.1", 0, state)
+        made = Placeholder("127.0.0.1", 0, state)
         with socket.create_connection(("127.0.0.1", made.port)) as client:
             client.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
             made.close()
@@ -144,8 +147,8 @@ def test_who_is_waiting_is_answered_at_the_end(state: State) -> None:
             assert client.recv(100).startswith(b"HTTP/1.1 204 ")
 
 
-def test_hand_over_to_a_server_that_shares_the_port(listener: Listener) -> None:
-    """It binds early, listens late, and then gets everything: nothing is refused or told twice."""
+def test_handover_to_a_server_on_the_same_port(listener: Placeholder) -> None:
+    """The server binds early, listens late, and then gets every connection; none is refused."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     server.bind(("127.0.0.1", listener.port))
@@ -163,7 +166,7 @@ def test_hand_over_to_a_server_that_shares_the_port(listener: Listener) -> None:
     while len(statuses) < 50:
         time.sleep(0.01)
     assert set(statuses) == {b"HTTP/1.1 204"}
-    assert not front.server_answers("127.0.0.1", listener.port)
+    assert not placeholder.server_answers("127.0.0.1", listener.port)
 
     def serve() -> None:
         while True:
@@ -177,7 +180,7 @@ def test_hand_over_to_a_server_that_shares_the_port(listener: Listener) -> None:
 
     server.listen(128)
     threading.Thread(target=serve, daemon=True).start()
-    assert front.server_answers("127.0.0.1", listener.port), "at once"
+    assert placeholder.server_answers("127.0.0.1", listener.port), "at once"
     count = len(statuses)
     while len(statuses) < count + 50:
         time.sleep(0.01)
@@ -193,8 +196,8 @@ def test_hand_over_to_a_server_that_shares_the_port(listener: Listener) -> None:
     assert statuses == sorted(statuses, reverse=True), "never 204 after 200"
 
 
-def test_a_server_with_a_certificate_is_asked_for_a_connection_only() -> None:
+def test_tls_server_counts_as_answering_when_it_accepts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert front.server_answers("0.0.0.0", port, plain=False)
-    assert not front.server_answers("0.0.0.0", port, plain=False)
+        assert placeholder.server_answers("0.0.0.0", port, plain=False)
+    assert not placeholder.server_answers("0.0.0.0", port, plain=False)

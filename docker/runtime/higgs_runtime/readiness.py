@@ -1,0 +1,122 @@
+"""Outermost middleware of the server: warm-up before it is ready, GET /ping, and draining.
+
+The server loads it by its own flag (`--middleware higgs_runtime.readiness.ReadinessMiddleware`), so
+nothing of the server has to be changed. The entrypoint is told when the warm-up has ended, and says
+when no more requests may be accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from higgs_runtime.answers import answer, cors_policy
+from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY
+from higgs_runtime.state import Phase, ServerState
+from higgs_runtime.warmup import warm_up
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+POLLED = ("/ping", "/health", "/metrics")
+"""Paths that platforms poll every few seconds: neither counted as running nor in the access log."""
+
+
+class ReadinessMiddleware:
+    """ASGI middleware around the server's application.
+
+    Args:
+        app: the application.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._running = 0
+        self._state = ServerState(Phase.READY)
+        self._cors = cors_policy(sys.argv[1:])
+        self._control: socket.socket | None = None
+        number = os.environ.pop(CONTROL, "")  # not for child processes
+        if number:
+            self._control = socket.socket(fileno=int(number))
+            self._control.set_inheritable(False)
+            self._control.setblocking(False)
+        logging.getLogger("uvicorn.access").addFilter(_is_worth_logging)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or pass on one request, by the path that the server's router uses."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, self._warm_up_first(scope, send))
+        elif scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["path"] == "/ping" or (self._draining and scope["path"] != "/metrics"):
+            await self._answer(scope, send)
+        elif scope["path"] in POLLED:
+            await self._app(scope, receive, send)
+        else:
+            self._running += 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._running -= 1
+                self._report_drained()
+
+    @property
+    def _draining(self) -> bool:
+        return self._state.phase is Phase.DRAINING
+
+    async def _answer(self, scope: Scope, send: Send) -> None:
+        request = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        method = scope["method"]
+        status, headers, body = answer(self._state, method, scope["path"], request, self._cors)
+        headers["Content-Length"] = str(len(body))
+        if status == 503:
+            headers["Connection"] = "close"
+        encoded = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": encoded})
+        body = b"" if method == "HEAD" else body
+        await send({"type": "http.response.body", "body": body})
+
+    def _warm_up_first(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that warms up before it reports that the application has started."""
+
+        async def wrapped(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await warm_up(self._app, scope.get("app"))
+                if self._control:
+                    asyncio.get_running_loop().add_reader(self._control, self._receive_control)
+                    self._control.send(READY)
+            await send(message)
+
+        return wrapped
+
+    def _receive_control(self) -> None:
+        """Stop accepting requests when the entrypoint says so."""
+        assert self._control is not None  # noqa: S101 (registered only with a socket)
+        try:
+            received = self._control.recv(64)
+        except BlockingIOError:
+            return
+        if not received:
+            asyncio.get_running_loop().remove_reader(self._control)
+        elif DRAIN in received:
+            self._state.phase = Phase.DRAINING
+            self._report_drained()
+
+    def _report_drained(self) -> None:
+        if self._draining and self._running == 0 and self._control:
+            self._control.send(DRAINED)
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    arguments = record.args
+    if not isinstance(arguments, tuple) or len(arguments) < 5:
+        return True
+    return str(arguments[2]).partition("?")[0] not in POLLED or arguments[4] not in (200, 204)

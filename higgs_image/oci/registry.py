@@ -1,0 +1,321 @@
+"""Requests to a registry by the OCI distribution API, over connections that stay open.
+
+skopeo moves images. What is small (manifests, lists of tags, records) is asked for here: a program
+per request would need minutes for the thousands of tags that a cleanup looks at.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import functools
+import json
+import os
+import re
+import ssl
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+
+from higgs_image import retry
+from higgs_image.errors import (
+    HiggsError,
+    RegistryAuthError,
+    RegistryConflictError,
+    RegistryError,
+    RegistryNotFoundError,
+    RegistryUnavailableError,
+)
+from higgs_image.files import sha256_bytes
+from higgs_image.oci import certificates
+from higgs_image.oci.credentials import Credentials
+from higgs_image.oci.reference import is_loopback
+
+TIMEOUT = 120.0
+"""Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
+
+CONNECTIONS = 16
+"""Requests at the same time."""
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+
+FINAL = frozenset({400, 405, 406, 409, 410, 411, 413, 414, 415, 422, 431, 451, 501})
+"""Answers that another attempt does not change; 401, 403 and 404 have errors of their own."""
+
+_VERBS = {"GET": "read", "HEAD": "read", "PUT": "write", "DELETE": "delete"}
+
+_UPLOAD_CODES = re.compile(r"BLOB_UPLOAD_(UNKNOWN|INVALID)|BLOB_UNKNOWN|MANIFEST_BLOB_UNKNOWN")
+"""A part of an upload is not (or not yet) known: sent again from the start it can succeed."""
+
+
+@dataclass(frozen=True)
+class RegistryResponse:
+    """The answer to one request.
+
+    Attributes:
+        status: HTTP status code.
+        headers: without regard to case.
+        body: all of it.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class RegistryClient:
+    """The API of one repository; safe to use from several threads.
+
+    Args:
+        name: host and path.
+        auth: credentials for it.
+    """
+
+    def __init__(self, name: str, auth: Credentials) -> None:
+        self._host, _, self._path = name.partition("/")
+        self._login = auth.login
+        self._scheme = "http" if is_loopback(self._host) else "https"
+        self._authorization: dict[str, str] = {}  # by kind of access
+
+    def manifest(self, what: str) -> tuple[bytes, str] | None:
+        """Return the bytes of a tag's or digest's manifest and their media type.
+
+        None where the registry does not have it.
+        """
+        answer = self._call("GET", f"manifests/{what}", {"Accept": ", ".join(MANIFEST_TYPES)})
+        if answer is None:
+            return None
+        return answer.body, answer.headers.get("Content-Type", "").partition(";")[0]
+
+    def blob(self, digest: str) -> bytes:
+        """Return a blob, compared with its digest.
+
+        Raises:
+            RegistryNotFoundError: the registry does not have it.
+            RegistryConflictError: it is not what its digest says.
+        """
+        answer = self._call("GET", f"blobs/{digest}")
+        if answer is None:
+            raise RegistryNotFoundError(
+                f"{self._host}/{self._path}@{digest} was not found", "check the name and the digest"
+            )
+        if f"sha256:{sha256_bytes(answer.body)}" != digest:
+            raise RegistryConflictError(
+                f"{self._host}/{self._path} answered with other content than {digest}",
+                "the registry, or a proxy in front of it, is damaged: nothing was done",
+            )
+        return answer.body
+
+    def put_blob(self, digest: str, data: bytes) -> None:
+        """Send a blob, unless the registry has it."""
+        for attempt in retry.attempts("write"):
+            with attempt:
+                if self._send("HEAD", f"blobs/{digest}").status == 200:
+                    return
+                started = self._checked("POST", "blobs/uploads/", body=b"")
+                goal = urllib.parse.urljoin(
+                    f"{self._root}/v2/", started.headers.get("Location", "")
+                )
+                goal += f"{'&' if '?' in goal else '?'}digest={urllib.parse.quote(digest)}"
+                self._checked("PUT", goal, {"Content-Type": "application/octet-stream"}, data)
+
+    def put_manifest(self, what: str, data: bytes, media_type: str) -> None:
+        """Store a manifest under a tag or its digest."""
+        self._call("PUT", f"manifests/{what}", {"Content-Type": media_type}, data)
+
+    def delete_manifest(self, digest: str) -> bool:
+        """Delete a manifest and every tag that names it; False if there was none."""
+        return self._call("DELETE", f"manifests/{digest}") is not None
+
+    def tags(self) -> list[str] | None:
+        """Return all tags; None where the registry does not know the repository."""
+        found: list[str] = []
+        path = "tags/list?n=1000"
+        while path:
+            answer = self._call("GET", path)
+            if answer is None:
+                return None
+            found += json.loads(answer.body).get("tags") or []
+            link = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("Link", ""))
+            path = urllib.parse.urljoin(self._url(path), link[1]) if link else ""
+        return found
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> RegistryResponse | None:
+        """Send a request until it succeeds or fails for good; None for a 404 of a read."""
+        for attempt in retry.attempts(_VERBS[method]):
+            with attempt:
+                try:
+                    return self._checked(method, path, headers, body)
+                except RegistryNotFoundError:
+                    if method == "PUT":
+                        raise
+                    return None
+        raise AssertionError("unreachable")
+
+    def _checked(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> RegistryResponse:
+        answer = self._send(method, path, headers, body)
+        if answer.status < 300:
+            return answer
+        what = urllib.parse.urlsplit(path).path.rpartition("/v2/")[2]
+        raise explain_status(answer, f"{method} {self._host}/{self._path} {what}", self._host)
+
+    @property
+    def _root(self) -> str:
+        host = "registry-1.docker.io" if self._host == "docker.io" else self._host
+        return f"{self._scheme}://{host}"
+
+    def _url(self, path: str) -> str:
+        return path if "://" in path else f"{self._root}/v2/{self._path}/{path}"
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> RegistryResponse:
+        access = "pull" if method in ("GET", "HEAD") else "push"
+
+        def once() -> RegistryResponse:
+            token = self._authorization.get(access)
+            more = {"Authorization": token} if token else {}
+            return _request(method, self._url(path), self._host, {**(headers or {}), **more}, body)
+
+        answer = once()
+        if answer.status == 400 and b"HTTPS server" in answer.body and self._scheme == "http":
+            self._scheme = "https"
+            answer = once()
+        if answer.status == 401:
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            if authorization := self._authorize(challenge):
+                self._authorization[access] = authorization
+                answer = once()
+        return answer
+
+    def _authorize(self, challenge: str) -> str:
+        """Return the header that answers a challenge; empty if none can be given."""
+        kind, _, rest = challenge.partition(" ")
+        basic = ""
+        if self._login:
+            basic = urllib3.make_headers(basic_auth=":".join(self._login))["authorization"]
+        if kind.lower() == "basic":
+            return basic
+        given = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if kind.lower() != "bearer" or "realm" not in given:
+            return ""
+        asked = {k: v for k, v in given.items() if k in ("service", "scope")}
+        url = f"{given['realm']}?{urllib.parse.urlencode(asked)}"
+        answer = _request("GET", url, self._host, {"Authorization": basic} if basic else {})
+        if answer.status != 200:
+            raise explain_status(answer, f"the token for {self._host}/{self._path}", self._host)
+        found = json.loads(answer.body)
+        return f"Bearer {found.get('token') or found['access_token']}"
+
+
+def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError:
+    """Turn an error status into an error: refused, unavailable, or a definitive answer."""
+    text = answer.body.decode(errors="replace")[:2000]
+    try:
+        first = json.loads(text)["errors"][0]
+        detail = f"{first.get('code', '')} {first.get('message', '')}".strip()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        detail = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+    said = f"{what}: {answer.status}" + (f" {detail}" if detail else "")
+    limited = "Retry-After" in answer.headers or "TOOMANYREQUESTS" in text
+    if answer.status in (401, 403) and not limited:
+        return RegistryAuthError(f"{host} refused the login for {said}", login_hint(host))
+    if _UPLOAD_CODES.search(text) and answer.status in (400, 404):
+        return RegistryUnavailableError(f"{host} lost a part of {said}", "run again")
+    if answer.status == 404:
+        return RegistryNotFoundError(f"{said} was not found", "check the name and the tag")
+    if answer.status in FINAL:
+        return RegistryError(f"{host} refused {said}", "correct what it names")
+    error = RegistryUnavailableError(
+        f"{host} did not answer as expected to {said}",
+        "run again when it does: what has arrived is not sent again",
+    )
+    error.retry_after = seconds_of(answer.headers.get("Retry-After", ""))
+    return error
+
+
+def login_hint(host: str) -> str:
+    """Return what to do when a registry refuses the credentials."""
+    return (
+        f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD; on ghcr.io the "
+        "token needs write:packages (in Actions: permissions: packages: write)"
+    )
+
+
+def seconds_of(retry_after: str) -> float:
+    """Return the seconds in a Retry-After header, which is a number or a date; 0 without one."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        when = email.utils.parsedate_to_datetime(retry_after)
+    except (TypeError, ValueError):
+        return 0.0
+    return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+@functools.cache
+def _pool(host: str, _process: int) -> urllib3.PoolManager:
+    """Return a process's connections to a host, by the environment's proxy where one applies."""
+    context = ssl.create_default_context()
+    if authority := certificates.authority(host):
+        context.load_verify_locations(authority)
+    elif is_loopback(host):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # skopeo, cosign and docker do the same there
+    options: dict[str, Any] = {"maxsize": CONNECTIONS, "ssl_context": context}
+    proxy = urllib.request.getproxies().get("https")
+    bare = re.sub(r":\d+$", "", host)
+    if proxy and not is_loopback(host) and not urllib.request.proxy_bypass(bare):
+        return urllib3.ProxyManager(proxy, **options)
+    return urllib3.PoolManager(**options)
+
+
+def _request(
+    method: str, url: str, host: str, headers: Mapping[str, str], body: bytes | None = None
+) -> RegistryResponse:
+    shown = url.partition("?")[0]
+    try:
+        answer = _pool(host, os.getpid()).request(
+            method, url, body=body, headers={"User-Agent": "higgs-image", **headers},
+            timeout=urllib3.Timeout(TIMEOUT),
+            retries=urllib3.Retry(None, connect=0, read=0, redirect=5, status=0, other=0),
+        )  # fmt: skip
+        return RegistryResponse(answer.status, answer.headers, answer.data)
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        if "certificate verify failed" in str(reason).lower():
+            raise RegistryError(
+                f"the certificate of {host} is not trusted ({reason})",
+                certificates.HINT.format(host=host),
+            ) from None
+        late = isinstance(reason, urllib3.exceptions.TimeoutError)
+        why = f"timed out after {TIMEOUT:g} s" if late else str(reason)
+        raise RegistryUnavailableError(
+            f"{host} did not answer to {method} {shown}: {why}",
+            "run again when it does: what has arrived is not sent again",
+        ) from None
