@@ -91,12 +91,18 @@ def test_the_command_takes_the_image_that_was_built_last(built: tuple[Path, str]
 
 
 @pytest.mark.parametrize(
-    "name", ["127.0.0.1:1/nothing:here", "NOT A NAME", "-", "sha256:" + 64 * "0", "a//b", "é"]
+    "name", ["127.0.0.1:1/nothing:here", "-", "sha256:" + 64 * "0", "a//b", "é"]
 )
-def test_the_command_and_odd_names(name: str, built: tuple[Path, str]) -> None:
+def test_an_unknown_image_is_an_engine_error(name: str, built: tuple[Path, str]) -> None:
     done = invoke(built[0], "--device", "cpu", f"--image={name}")
     assert done.returncode == 20, done.stderr
     assert f"error: there is no image {name}: " in done.stderr and "hint: " in done.stderr
+
+
+def test_a_name_that_no_image_has_is_a_usage_error(built: tuple[Path, str]) -> None:
+    done = invoke(built[0], "--device", "cpu", "--image=NOT A NAME")
+    assert done.returncode == 2, done.stderr
+    assert "error: --image: expected the name or digest of an image, got" in done.stderr
 
 
 def test_other_names_of_an_image(image: str, smoke: Smoke, client: DockerClient) -> None:
