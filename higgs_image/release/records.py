@@ -251,9 +251,9 @@ def decode(annotations: Mapping[str, str]) -> Record:
     text = annotations.get(RECORD)
     if text is None:
         raise ValueError(f"the annotation {RECORD} is missing")
-    wanted, found = annotations.get(RECORD_SHA256), sha256_bytes(text.encode())
-    if wanted not in (None, found):
-        raise ValueError(f"expected SHA-256 {wanted}, got {found}")
+    wanted, actual = annotations.get(RECORD_SHA256), sha256_bytes(text.encode())
+    if wanted not in (None, actual):
+        raise ValueError(f"expected SHA-256 {wanted}, got {actual}")
     try:
         found: Record = _DECODER.decode(text)
     except msgspec.MsgspecError as error:

@@ -1,4 +1,4 @@
-"""invoke test, docs, workflows, free-disk."""
+"""Checks of the project: test, docs, workflows; and free-disk for runners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from higgs_image.tasks.output import JSON_HELP, output
     },
 )
 def test(_: Context, suite: list[str], match: str | None = None) -> None:
-    """Check formatting, lint and types, and run the tests."""
+    """Run the static checks and the tests; install what the tests need (Debian, root)."""
     from higgs_image.dev import lint
 
     with output():
@@ -45,9 +45,9 @@ def workflows(_: Context, json: bool = False) -> None:
         out.result(done, "zizmor and actionlint found nothing")
 
 
-@task(help={"yes": "do it; without this it is only planned", "json": JSON_HELP})
+@task(help={"yes": "do it; without it the steps are only shown", "json": JSON_HELP})
 def free_disk(_: Context, yes: bool = False, json: bool = False) -> None:
-    """Make room on a runner of GitHub Actions."""
+    """Free disk space on a GitHub Actions runner."""
     from higgs_image.github import runner
     from higgs_image.workspace import Workspace
 

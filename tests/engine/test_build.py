@@ -244,7 +244,7 @@ def test_no_engine(
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     with pytest.raises(EngineError, match="nonexistent") as caught:
         image.build(workspace, overrides=overrides)
-    assert "./inv engine" in caught.value.hint
+    assert "./inv install-docker" in caught.value.hint
 
 
 RUNNER = """

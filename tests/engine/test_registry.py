@@ -24,7 +24,7 @@ from higgs_image.errors import (
     UsageError,
 )
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import credentials, layout, reference, skopeo
+from higgs_image.oci import credentials, layout, read_back, reference, registry, skopeo
 from higgs_image.oci.layout import BuiltImage
 from tests.support.fault_proxy import Fault, FaultProxy
 
@@ -84,6 +84,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
     monkeypatch.setattr(retry, "WAIT", 0.05)
+    monkeypatch.setattr(read_back, "LAG", 0.5)
+    monkeypatch.setattr(read_back, "INTERVAL", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def test_a_transfer_that_is_stuck_is_given_up_and_tried_again(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(skopeo, "TIMEOUT", 2.0)
+    monkeypatch.setattr(registry, "TIMEOUT", 2.0)
     proxy.faults = [Fault("PATCH", "/blobs/uploads/", -1, times=1, delay=60)]
     started = time.monotonic()
     pushed = skopeo.push(built, target(proxy.address, request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -23,7 +24,7 @@ from higgs_image.workspace import Workspace
 
 pytestmark = pytest.mark.engine
 
-NAME = "higgs-service-test"
+NAME = f"higgs-service-test-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")

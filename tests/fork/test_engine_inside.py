@@ -35,7 +35,10 @@ def mounts(source: Path) -> dict[str, Path]:
     "name",
     [
         TESTS[0],
-        pytest.param(TESTS[1], marks=pytest.mark.needs(sampling=True, scheduling=True, gate=True)),
+        pytest.param(
+            TESTS[1],
+            marks=pytest.mark.needs(sampling=True, scheduling=True, engine_validation=True),
+        ),
     ],
 )
 def test_inside(

@@ -124,13 +124,13 @@ REHEARSAL = " --rehearsal --device-class=cpu"
 def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
     built = clone.json(step("build"))
     first = built["digest"]
-    assert built["smoke"] == "cpu: pass" and built["moved"] is None
+    assert built["smoke"] == {"device_type": "cpu", "verdict": "pass"} and built["moved"] is None
     assert custom(clone) is None
 
     # A stand-in without a test on a GPU is refused; in a rehearsal the CPU is enough.
     refused = clone.run(step("promote"), DIGEST=first, REASON="")
     assert refused.returncode == ReleaseRefusedError.exit_code, refused.stderr
-    assert "no smoke test on a gpu" in refused.stderr and "stand-in" in refused.stderr
+    assert "no smoke test on a gpu" in refused.stderr and "fake fork" in refused.stderr
     assert custom(clone) is None
     rehearsed = step("promote").replace("=gpu", "=cpu") + " --rehearsal"
     planned = clone.run(rehearsed + " --dry-run", DIGEST=first, REASON="try")
@@ -151,7 +151,7 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 
     inputs = {"REASON": "it hums", "TO": "", "MOVING": "custom"}
     dry = clone.run(step("rollback").replace(" --yes", ""), **inputs)
-    assert dry.returncode == 0 and "do it with --yes" in dry.stdout and custom(clone) == second
+    assert dry.returncode == 0 and "apply it with --yes" in dry.stdout and custom(clone) == second
     assert clone.run(step("rollback"), **(inputs | {"REASON": ""})).returncode == (
         UsageError.exit_code
     )
@@ -208,7 +208,7 @@ def test_a_dirty_clone_releases_nothing(clone: Clone) -> None:
 
 def test_without_a_gpu_no_verdict_is_a_pass(clone: Clone) -> None:
     digest = clone.json(step("build"))["digest"]
-    done = clone.run("./inv record " + digest + " --device-class=gpu --json")
+    done = clone.run("./inv smoke-pushed " + digest + " --device-class=gpu --json")
     if json.loads(done.stdout).get("entry", {}).get("record", {}).get("verdict") == "pass":
         pytest.skip("this machine has a GPU")
     assert done.returncode != 0

@@ -52,5 +52,5 @@ def test_a_workflow_is_believed_by_issuer_and_name_with_the_public_log() -> None
     ],
 )
 def test_what_cosign_says(said: str, kind: type[Exception]) -> None:
-    error = signature._explain(said, "verify", "ghcr.io/acme/image@sha256:1")
+    error = signature.explain(said, "verify", "ghcr.io/acme/image@sha256:1")
     assert type(error) is kind and error.hint

@@ -413,7 +413,6 @@ def test_labels(project: Project, source: Source) -> None:
         f"{oci}version": lock.tag,
         f"{oci}created": "2025-07-30T16:20:54-07:00",
         f"{oci}licenses": "Apache-2.0",
-        f"{oci}documentation": render.DOCUMENTATION,
         f"{oci}base.name": "debian:bookworm-slim",
         f"{oci}base.digest": f"sha256:{'c' * 64}",
         "org.higgs-image.lock-sha256": lock.sha256,

@@ -31,6 +31,7 @@ from higgs_image.oci import skopeo as oci_skopeo
     ("host", "name", "joined"),
     [
         ("ghcr.io/your-org", "higgs", "ghcr.io/your-org/higgs"),
+        ("ghcr.io/Your-Org", "higgs", "ghcr.io/your-org/higgs"),  # a GitHub account's name
         ("ghcr.io/your-org/", "higgs-audio-vllm", "ghcr.io/your-org/higgs-audio-vllm"),
         ("localhost:5000", "a", "localhost:5000/a"),
         ("localhost", "a", "localhost/a"),
@@ -48,7 +49,6 @@ def test_registry_and_name_are_joined(host: str, name: str, joined: str) -> None
         ("", "a"),
         ("your-org", "a"),  # Docker would take it for a path on Docker Hub
         ("https://ghcr.io/your-org", "a"),
-        ("ghcr.io/Your-Org", "a"),
         ("ghcr.io/your-org", "Higgs"),
         ("ghcr.io/your org", "a"),
         ("ghcr.io//x", "a"),
@@ -61,7 +61,7 @@ def test_registry_and_name_are_joined(host: str, name: str, joined: str) -> None
     ],
 )
 def test_what_is_no_registry(host: str, name: str) -> None:
-    with pytest.raises(UsageError, match="is no registry") as caught:
+    with pytest.raises(UsageError, match=r"is not a (registry|name)") as caught:
         reference.repository(host, name)
     assert "REGISTRY=" in caught.value.hint
 
@@ -314,7 +314,7 @@ def test_timeout_is_worth_another_try() -> None:
 
 def test_no_output_at_all() -> None:
     error = oci_skopeo.explain("", "r.example/a:t")
-    assert type(error) is RegistryError
+    assert error.transient, "only what is known to be final is final"
     assert "no output" in error.message
 
 
