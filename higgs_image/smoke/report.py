@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
+from higgs_image import table
 from higgs_image.smoke.diagnosis import printable
 from higgs_image.smoke.record import CheckResult, Record
 from higgs_image.verdict import Verdict
@@ -14,8 +14,6 @@ LOG = "server.log"
 TAIL, LONGEST = 40, 300
 """Lines of the log that a report shows, and characters of each."""
 DECLARATION = b'<?xml version="1.0" encoding="utf-8"?>\n'
-WIDTH = 110
-"""Characters of a line where the output is not a terminal."""
 
 
 def save(record: Record, folder: Path) -> None:
@@ -36,24 +34,16 @@ def _end_of(log: Path) -> str:
 
 
 def text(record: Record) -> str:
-    """Return a table for the terminal, without colors."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for justify in ("left", "left", "right", "left"):
-        table.add_column(justify=justify, overflow="fold")
-    for check in record.checks:
-        row = (MARKS[check.verdict], check.name, f"{check.seconds:.1f} s",
-               " ".join((check.reason or _figures(check)).split()))  # fmt: skip
-        table.add_row(*(Text(cell) for cell in row))
-    out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None).print(table)
+    """Return the report as a person reads it in a terminal."""
+    rows = [
+        (MARKS[check.verdict], check.name, f"{check.seconds:.1f} s",
+         " ".join((check.reason or _figures(check)).split()))
+        for check in record.checks
+    ]  # fmt: skip
     device = record.device
     name = f"{device.count} x {device.name}" + (f", driver {device.driver}" * bool(device.driver))
     return "\n".join([
-        *(line.rstrip() for line in out.getvalue().splitlines()),
+        table.text(rows, right=[2]),
         "",
         f"image    {record.image.reference}",
         f"digest   {record.image.digest or 'none: it was never in a registry'}",

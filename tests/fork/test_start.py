@@ -112,4 +112,4 @@ def test_a_failed_start_says_why_in_one_line(
     [line] = [x for x in ended.value.tail.splitlines() if "The server cannot start: " in x]
     assert said in line
     assert "Traceback" not in ended.value.tail
-    assert "status 1 " in ended.value.what
+    assert "status 1 " in ended.value.reason
