@@ -1,10 +1,10 @@
 """Containers that an earlier smoke test left behind, because it was killed.
 
-A container holds its GPU until it is removed, so each says in its labels who started it and how
-long it may live. The next smoke test removes it if its process has ended, which only a process of
-the same kernel and process namespace can know; or, whoever started it and from wherever, if it is
-older than its lifetime by the engine's own clock. A live run never exceeds that lifetime
-(session.py), so two machines that share an engine leave each other's running containers alone.
+A container holds its GPU until it is removed, so its labels name the process that started it, and
+its longest lifetime. The next smoke test removes it if that process has ended, which only a process
+of the same kernel and process namespace can tell. It also removes the containers of all other
+processes and machines that are older than their lifetime by the engine's own clock. A live run
+never exceeds that lifetime (session.py), so two machines can share an engine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FOLDER = LABEL + "smoke-folder"
 OWNER = LABEL + "smoke-owner"
 """Label with the process that started the container: boot, process namespace, id, start time."""
 LIFETIME = LABEL + "smoke-lifetime"
-"""Label with the seconds after which the container is a leftover, whoever started it."""
+"""Label with the seconds after which the container is a leftover, even one of another machine."""
 
 DEFAULT_LIFETIME = 24 * 3600.0
 """Seconds for a container without that label, which an older version started."""

@@ -1,4 +1,4 @@
-"""The stand-in device inside the real image: its attention, its weights, and where speech ends."""
+"""The CPU device inside the real image: its attention and its weights."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_attention_over_the_paged_cache(image: str, workspace: Workspace) -> Non
         assert run(client, image, workspace, ATTENTION).splitlines()[-1] == "right"
 
 
-def test_the_image_has_nothing_of_it(image: str) -> None:
+def test_the_image_does_not_contain_the_device(image: str) -> None:
     with docker_client() as client:
         look = "import importlib.util as util; print(util.find_spec('higgs_cpu'))"
         said = client.containers.run(

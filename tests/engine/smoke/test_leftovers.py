@@ -196,7 +196,7 @@ def test_half_made_weights_of_a_killed_run_are_removed_by_the_next(
 def test_ctrl_c_while_a_container_is_made(
     image: str, smoke: Smoke, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine has it already, and here nobody knows of it yet."""
+    """The engine has it already, but its name is not known here yet."""
     create = ContainerCollection.create
 
     def interrupted(*arguments: Any, **more: Any) -> None:

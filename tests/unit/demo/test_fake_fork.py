@@ -1,4 +1,4 @@
-"""The stand-in: made the same everywhere, and a server that behaves as the real one should."""
+"""The fake fork: the same on every machine, and a server that behaves as the real one should."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_made_again_nothing_changes(
 @pytest.mark.parametrize(
     "hooked", ["[core]\n\thooksPath = {}/hooks\n", "[init]\n\ttemplateDir = {}\n"]
 )
-def test_nobodys_git_configuration_counts(
+def test_the_configuration_of_git_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hooked: str
 ) -> None:
     plain = lockfile.load(fake_fork.make(tmp_path / "plain").lock_file).fork.commit
@@ -208,7 +208,7 @@ def test_a_relative_submodule_url_is_resolved_as_git_does(recorded: str, resolve
 
 def load_module(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    spec = importlib.util.spec_from_file_location(f"standin_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"fake_fork_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Containers that may be removed, whoever started them."""
+"""Containers that may be removed: of a dead process here, or expired."""
 
 from __future__ import annotations
 

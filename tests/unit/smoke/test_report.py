@@ -95,7 +95,7 @@ def test_junit() -> None:
         ("r/i:tag", B, ["r/i@" + A], A),  # the classic store, pulled
         ("i:tag", B, [], None),  # the classic store, loaded
         (A, A, ["i@" + A], A),
-        (B, B, ["r/i@" + A], A),  # the id of a classic store is no digest
+        (B, B, ["r/i@" + A], A),  # the id of a classic store is not a digest
     ],
 )
 def test_digest_of_an_image(
