@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 
 from higgs_image import checkout, lockfile, process
-from higgs_image.attest import statement as attest_statement
 from higgs_image.build import budget, buildkit, layers, render, source
 from higgs_image.build.overrides import Overrides
 from higgs_image.build.patches import apply
@@ -20,6 +19,7 @@ from higgs_image.errors import BuildError, EngineError, UsageError
 from higgs_image.files import sha256_bytes, write_atomically
 from higgs_image.lockfile import Lock
 from higgs_image.oci import layout
+from higgs_image.oci import statement as oci_statement
 from higgs_image.oci.layout import BuiltImage, Image
 from higgs_image.workspace import Workspace
 
@@ -148,7 +148,7 @@ def _buildx(
         workspace.build / "state" / "buildx.json",
         provenance=True,
     )
-    image, statement = attest_statement.unwrap(target, digest)
+    image, statement = oci_statement.unwrap(target, digest)
     return layout.read(target, image), statement
 
 
