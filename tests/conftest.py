@@ -68,6 +68,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
+def gcc() -> None:
+    """A C compiler and its headers, for the fake NVML."""
+    debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
+
+
+@pytest.fixture(scope="session")
 def ffmpeg() -> str:
     """The very ffmpeg that is in the image, whatever this machine has on PATH."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())

@@ -31,6 +31,7 @@ from higgs_image.host import base_image, docker_install, local_registry
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.labels import LABEL
 from higgs_image.oci import credentials, layout, skopeo
+from higgs_image.release import publish
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Demo:
 
     digest: str
     reference: str
-    built: pipeline.Report
+    built: pipeline.BuildReport
     skipped: bool
     audio: Path
     audio_seconds: float
@@ -129,7 +130,7 @@ def run(
     notes: list[str] = []
     if extra_ca is None and (extra_ca := environment_ca(os.environ)):
         notes.append(f"the build trusts the certificates of {extra_ca}, as the environment says")
-    with place.exclusive("demo", patience=600):
+    with place.exclusive("demo", timeout=600):
         _step(1, "the machine: engine, buildx, skopeo, registry, mmdebstrap")
         with _timed(seconds, "machine"):
             notes += _converge(workspace)
@@ -145,7 +146,7 @@ def run(
             _step(4, "the pipeline: source, render, build, push")
             with _timed(seconds, "pipeline"):
                 report = _pipeline(
-                    pipeline.Request(
+                    pipeline.BuildRequest(
                         place,
                         NAME,
                         registry=local.address,
@@ -227,13 +228,13 @@ def _base(workspace: Workspace, local: LocalRegistry) -> str:
     return base_image.publish(made, local.address)
 
 
-def _pipeline(request: pipeline.Request) -> pipeline.Report:
+def _pipeline(request: pipeline.BuildRequest) -> pipeline.BuildReport:
     """Run the pipeline; in this registry, which is ours, an older build of a tag gives way.
 
     One lock gives another image where Debian has updated a package in between, say.
     """
     try:
-        return pipeline.run(request)
+        return publish.build_and_push(request)
     except RegistryConflictError as conflict:
         reference = pipeline.plan(request).reference
         assert request.registry and reference  # noqa: S101 (else there is no conflict)
@@ -245,10 +246,10 @@ def _pipeline(request: pipeline.Request) -> pipeline.Report:
             )  # fmt: skip
         if done.code != 0:
             raise skopeo.explain(done.err, reference) from conflict
-        return pipeline.run(request)
+        return publish.build_and_push(request)
 
 
-def pull(reference: str, report: pipeline.Report) -> None:
+def pull(reference: str, report: pipeline.BuildReport) -> None:
     """Pull an image by digest and make sure that the engine has the very one that was built.
 
     Raises:
@@ -452,7 +453,7 @@ def _failed(container: Container, what: str) -> DemoError:
     )
 
 
-def _proved(locked: lockfile.Lock, report: pipeline.Report, spoken: Spoken) -> list[str]:
+def _proved(locked: lockfile.Lock, report: pipeline.BuildReport, spoken: Spoken) -> list[str]:
     version = spoken.version
     return [
         f"git: fork {locked.fork.commit[:7]} and submodule {locked.submodule.commit[:7]} are what "

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_image import labels as the_labels
+from higgs_image import lockfile
 from higgs_image.files import (
     files_below,
     replace_folder,
     sha256_bytes,
     sha256_file,
-    tree_sha256,
     write_atomically,
 )
 from higgs_image.workspace import PROJECT, Workspace
@@ -52,7 +52,7 @@ _DATES = {"submodule": "2025-07-28T12:00:00+00:00",
           "base": "2025-07-29T12:00:00+00:00",
           "fork": "2025-07-30T12:00:00+00:00"}  # fmt: skip
 _NAME, _EMAIL = "Stand-in", "stand-in@localhost"
-_RECIPE = ["docker/build", "docker/runtime", "templates", "LICENSE", "NOTICE"]
+_RECIPE = ["docker/build", "docker/runtime/higgs_runtime", "templates", "LICENSE", "NOTICE"]
 
 
 def is_image(labels: Mapping[str, str]) -> bool:
@@ -223,11 +223,11 @@ def _lock(
     urls = {name: (folder / "repositories" / name).as_uri() for name in ("fork", "higgs-audio")}
     sha256 = {
         name: sha256_file(folder / f"{name}")
-        for name in ("requirements.in", "requirements.txt", "build.txt", "installer.txt")
+        for name in ("requirements.txt", "build.txt", "installer.txt")
     }
     trees = "\n".join(f'"{name}" = "{fork[f"tree:{name}"]}"' for name in COMPILED)
     recipe = ", ".join(f'"{path}"' for path in _RECIPE)
-    recipe_sha256 = tree_sha256([root / path for path in _RECIPE], root)
+    recipe_sha256 = lockfile.recipe_sha256([root / path for path in _RECIPE], root)
     wheel_sha256 = sha256_bytes((folder / "wheels" / WHEEL).read_bytes())
     return f"""\
 # Every pin of the stand-in. Written by higgs_image/standin.py, anew each time.
@@ -268,7 +268,7 @@ digest = "{digest}"
 [python]
 version = "{PYTHON}"
 input = "requirements.in"
-input_sha256 = "{sha256["requirements.in"]}"
+input_sha256 = "{lockfile.input_sha256(folder / "requirements.in")}"
 requirements = "requirements.txt"
 requirements_sha256 = "{sha256["requirements.txt"]}"
 build = "build.txt"

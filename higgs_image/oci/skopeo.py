@@ -20,7 +20,7 @@ from higgs_image.errors import (
 from higgs_image.explain import Rule
 from higgs_image.explain import explain as first_match
 from higgs_image.files import sha256_bytes
-from higgs_image.oci import certificates, read_back, registry
+from higgs_image.oci import certificates, layout, read_back, registry
 from higgs_image.oci.credentials import Credentials, credentials
 from higgs_image.oci.layout import BuiltImage
 from higgs_image.oci.registry_errors import login_hint
@@ -64,6 +64,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
         target: repository, from `reference.repository`.
 
     Raises:
+        BuildError: the layout is damaged.
         RegistryConflictError: the tag names another image; immutable tags are never overwritten.
         RegistryAuthError: the credentials were refused.
         RegistryUnavailableError: the registry failed, also after several attempts.
@@ -97,6 +98,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
                     on_line=transfer.feed, env=auth.env, pass_fds=auth.fds,
                 )  # fmt: skip
                 if done.code != 0:
+                    layout.require_undamaged(built.layout)  # else the registry would be blamed
                     raise explain(done.err, reference)
         back = read_back.until(lambda: digest_of(reference, auth), digest, reference)
         if back != digest:

@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "HIGGS_DEVICE": "cpu",
     "HF_HUB_CACHE": WEIGHTS,
     "HF_HUB_OFFLINE": "1",
+    "HIGGS_SEMANTIC_MODEL_PATH": f"{WEIGHTS}/semantic-model",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 
@@ -69,9 +70,8 @@ def open_journal(c: Context, registry: str | None, name: str | None) -> Iterator
 
 def _journal(repository: Repository) -> Journal:
     from higgs_image.release.journal import Journal
-    from higgs_image.workspace import Workspace
 
-    return Journal(repository, Workspace.default().build / "journal")
+    return Journal(repository, current_workspace().build / "journal")
 
 
 def _conditions(
@@ -116,12 +116,11 @@ def release(
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import pipeline, smoke_pushed
     from higgs_image.verdict import Verdict
-    from higgs_image.workspace import Workspace
 
     code = 0
     with output(json) as out:
         request = pipeline.ReleaseRequest(
-            workspace=Workspace.default(),
+            workspace=current_workspace(),
             target=_target(c, registry, name),
             compression=setting(c, "compression", compression),
             overrides=Overrides(
@@ -162,7 +161,6 @@ def promote(
 ) -> None:
     """Point the floating tag at a tested digest."""
     from higgs_image.release import promote as release_promote
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
         history = _journal(repository)
@@ -172,7 +170,7 @@ def promote(
             out.result({"plan": plan}, plan.text())
         else:
             moved, notes = release_promote.promote_with_notes(
-                history, what, conditions, Workspace.default()
+                history, what, conditions, current_workspace()
             )
             text = f"{moved.text()}\nnotes: {notes}"
             out.result({"moved": moved, "notes": notes}, text, notes.read_text())
@@ -236,14 +234,13 @@ def smoke_pushed(
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import smoke_pushed as release_smoke
     from higgs_image.smoke import report as smoke_report
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
         entry, record = release_smoke.record_verdict(
             _journal(repository),
             what,
             setting(c, "device_class", device_class),
-            release_smoke.smoke_here(Workspace.default()),
+            release_smoke.smoke_here(current_workspace()),
             existing_file(file, "--file"),
         )
         out.result({"entry": entry}, entry.text(), smoke_report.markdown(record))

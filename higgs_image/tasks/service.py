@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 from higgs_image.tasks.values import CONTAINER
@@ -46,14 +47,13 @@ def start(
 ) -> None:
     """Run the last built or a named image here, and print its URL and a curl line that works."""
     from higgs_image.host import service
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
         options = service.Options(
             image=image, name=name, port=port, address=address, device=device, gpus=gpus,
             cache=cache, variables=tuple(env), arguments=tuple(flag), wait=wait,
         )  # fmt: skip
-        found = service.start(Workspace.default(), options)
+        found = service.start(current_workspace(), options)
         out.result(found, found.text())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import output
 from higgs_image.tasks.values import PATH
@@ -100,7 +101,6 @@ def smoke(
         from higgs_image.errors import SMOKE_EXIT_CODES
         from higgs_image.smoke import report
         from higgs_image.smoke.session import Options, run
-        from higgs_image.workspace import Workspace
 
         for wanted, flag in ((json, "--json"), (junit, "--junit")):
             if wanted:
@@ -115,7 +115,7 @@ def smoke(
             cache=cache,
             only=frozenset(only),
         )
-        record, folder = run(Workspace.default(), options)
+        record, folder = run(current_workspace(), options)
         for wanted, name in ((json, "record.json"), (junit, "junit.xml")):
             if wanted:
                 Path(wanted).write_bytes((folder / name).read_bytes())

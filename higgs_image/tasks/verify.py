@@ -6,6 +6,7 @@ import sys
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import existing_file, output, setting
 from higgs_image.tasks.release import CONDITIONS_HELP, REGISTRY_HELP, open_image, open_journal
@@ -70,10 +71,9 @@ def verify(
     from higgs_image.errors import VerificationError
     from higgs_image.release import verify as release_verify
     from higgs_image.release.journal import Journal
-    from higgs_image.workspace import Workspace
 
     with output(json) as out, open_image(c, image, registry, name) as (repository, what):
-        workspace, history = Workspace.default(), Journal(repository)
+        workspace, history = current_workspace(), Journal(repository)
         public = existing_file(key, "--key")
         trust = signature.Trust(public, identity) if public or identity else None
         done = release_verify.verify(

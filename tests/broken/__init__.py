@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +134,7 @@ def extended(
             entry.size, entry.mode = len(data), 0o755
             tar.addfile(entry, io.BytesIO(data))
     container = client.containers.create(image)
-    tag = f"smoke-test-{name}"
+    tag = f"smoke-test-{name}-{os.getpid()}"  # of this run alone
     try:
         container.put_archive("/", archive.getvalue())
         container.commit(tag, "latest", conf=config)

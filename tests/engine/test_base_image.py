@@ -149,7 +149,7 @@ def packages(made: base_image.BaseImage) -> str:
 
 def mmdebstrap_ends(folder: Path) -> bool:
     """Wait until no process works on this folder any more: it ends with the one that was killed."""
-    for _ in range(150):
+    for _ in range(600):
         if not any(str(folder).encode() in command for command in commands()):
             return True
         time.sleep(0.1)

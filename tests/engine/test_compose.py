@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 
 DEPLOY = PROJECT / "deploy"
 VARIABLES = {row.name for row in settings_table.TABLE}
-NAME = "higgs-compose-test"
+NAME = f"higgs-compose-test-{os.getpid()}"
 
 
 def _has_compose() -> bool:

@@ -22,6 +22,7 @@ from higgs_image.demo import demo, fake_fork
 from higgs_image.errors import DemoError, EngineError
 from higgs_image.host import local_registry
 from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.release import publish
 from higgs_image.workspace import PROJECT
 
 from .conftest import MakeStandin
@@ -100,8 +101,8 @@ def reference(
     make_standin: MakeStandin, registry_for_all: LocalRegistry, overrides: Overrides
 ) -> str:
     """A stand-in image that the engine has pulled."""
-    report = pipeline.run(
-        pipeline.Request(
+    report = publish.build_and_push(
+        pipeline.BuildRequest(
             make_standin(), "demo-test", registry=registry_for_all.address, overrides=overrides,
             load=False,
         )
@@ -114,8 +115,8 @@ def reference(
 def test_another_image_than_the_built_one_is_refused(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = pipeline.run(
-        pipeline.Request(fake_fork.workspace_in(tmp_path / "standin"), "demo-test",
+    report = publish.build_and_push(
+        pipeline.BuildRequest(fake_fork.workspace_in(tmp_path / "standin"), "demo-test",
                          overrides=Overrides(extra_ca=demo.environment_ca(os.environ)), load=False)
     )  # fmt: skip
     assert report.skipped
@@ -180,8 +181,8 @@ def test_a_server_that_fails_shows_its_log(
     broken = make_standin(
         "broken", {"vllm/entrypoints/bosonai/voice_presets/config.json": '{"x": {"audio_file": ""}'}
     )
-    report = pipeline.run(
-        pipeline.Request(broken, "demo-test", registry=registry_for_all.address,
+    report = publish.build_and_push(
+        pipeline.BuildRequest(broken, "demo-test", registry=registry_for_all.address,
                          overrides=overrides, load=False)
     )  # fmt: skip
     assert report.pushed

@@ -202,10 +202,21 @@ def test_flags_variables_and_other_programs(image: str, start: MakeContainer) ->
 
 
 def test_as_another_user_and_read_only(start: MakeContainer) -> None:
-    container = start(options=("--user=65534:65534", "--read-only", "--tmpfs=/tmp",
+    container = start(options=("--user=65534:65534", "--read-only", "--tmpfs=/tmp:exec",
                                "--env=HF_HOME=/tmp/hf", "--cap-drop=ALL"))  # fmt: skip
     container.ready()
     assert container.speak("Hello")[0] == 200
+
+
+def test_noexec_temporary_folder_is_refused(image: str) -> None:
+    """Docker mounts --tmpfs with noexec: compiled GPU kernels could not be loaded from it."""
+    options = ["docker", "run", "--rm", "--read-only"]
+    for tmpfs, code, text in (
+        ("/tmp", 2, "start a read-only container with --tmpfs /tmp:exec"),
+        ("/tmp:exec", 10, "sees no NVIDIA GPU"),
+    ):
+        done = subprocess.run([*options, f"--tmpfs={tmpfs}", image], capture_output=True, text=True)
+        assert done.returncode == code and text in done.stderr, done.stderr
 
 
 def test_hooks(start: MakeContainer, tmp_path: Path) -> None:
@@ -239,11 +250,18 @@ def ssh(container: Container, key: Path, *command: str) -> subprocess.CompletedP
 
 def test_ssh_accepts_only_the_key(start: MakeContainer, key: Path, tmp_path: Path) -> None:
     public = Path(f"{key}.pub").read_text()
-    container = start(options=(f"--env=PUBLIC_KEY={public}",))
+    secret = "a 'secret' of \"mine\" #1"
+    container = start(options=(f"--env=PUBLIC_KEY={public}", "--env=HF_TOKEN=hf_x",
+                               f"--env=HIGGS_NOTE={secret}"))  # fmt: skip
     container.ready()
     assert "sshd: port 22" in container.log and public.split()[1] not in container.log
     done = ssh(container, key, "which python3; id -u")
     assert done.stdout.split() == ["/opt/venv/bin/python3", "0"], done.stderr
+    variables = ssh(container, key, "env").stdout.splitlines()
+    assert f"HIGGS_NOTE={secret}" in variables and "HF_TOKEN=hf_x" in variables
+    assert [line for line in variables if line.startswith("HF_HOME=")]
+    other_user = ["setpriv", "--reuid=65534", "--clear-groups", "cat", "/root/.ssh/environment"]
+    assert "Permission denied" in docker("exec", container.name, *other_user, check=False)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"],
                    check=True)  # fmt: skip
     assert "Permission denied (publickey)" in ssh(container, tmp_path / "other", "id").stderr

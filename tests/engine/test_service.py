@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -22,7 +23,7 @@ from higgs_image.workspace import Workspace
 
 pytestmark = pytest.mark.engine
 
-NAME = "higgs-service-test"
+NAME = f"higgs-service-test-{os.getpid()}"
 VARIABLES = tuple(f"{name}={value}" for name, value in fake_fork.ENVIRONMENT.items())
 
 

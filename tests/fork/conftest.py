@@ -23,6 +23,7 @@ from higgs_image.errors import HiggsError
 from higgs_image.host import base_image
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import daemon
+from higgs_image.release import publish
 from higgs_image.smoke import container as smoke_container
 from higgs_image.smoke import cpu_device
 from higgs_image.workspace import Workspace
@@ -115,13 +116,13 @@ def report(
     registry: LocalRegistry,
     without: tuple[str, ...],
     pytestconfig: pytest.Config,
-) -> Iterator[pipeline.Report]:
+) -> Iterator[pipeline.BuildReport]:
     """The real image: built, pushed to the local registry, and loaded into the engine.
 
     A trial image is not pushed; if it cannot be built the run ends, since that proves nothing.
     """
     base = base_image.publish(base_image.ensure(workspace), registry.address)
-    request = pipeline.Request(
+    request = pipeline.BuildRequest(
         workspace,
         "fork-test",
         compression="zstd",
@@ -133,7 +134,7 @@ def report(
         ),
     )
     try:
-        done = pipeline.run(request)
+        done = publish.build_and_push(request)
     except HiggsError as error:
         if not without:
             raise
@@ -164,7 +165,7 @@ StartServer = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
 @pytest.fixture(scope="session")
-def weights(workspace: Workspace, report: pipeline.Report) -> Path:
+def weights(workspace: Workspace, report: pipeline.BuildReport) -> Path:
     """The tiny random weights, as a hub's cache."""
     assert report.engine
     with daemon.engine() as (client, _):
@@ -174,7 +175,7 @@ def weights(workspace: Workspace, report: pipeline.Report) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_server(workspace: Workspace, report: pipeline.Report, weights: Path) -> StartServer:
+def start_server(workspace: Workspace, report: pipeline.BuildReport, weights: Path) -> StartServer:
     """How to start the real image on the CPU: flags, variables and mounts (folder to path)."""
     image = report.engine
     assert image

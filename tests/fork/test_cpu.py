@@ -71,7 +71,7 @@ print("right")
 
 
 @pytest.fixture(scope="module")
-def image(report: pipeline.Report) -> str:
+def image(report: pipeline.BuildReport) -> str:
     assert report.engine
     return report.engine
 

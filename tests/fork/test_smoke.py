@@ -38,13 +38,13 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
 
 
 @pytest.fixture(scope="module")
-def client(report: pipeline.Report) -> Iterator[DockerClient]:
+def client(report: pipeline.BuildReport) -> Iterator[DockerClient]:
     with daemon.engine() as (found, _):
         yield found
 
 
 @pytest.fixture(scope="module")
-def image(report: pipeline.Report, client: DockerClient, workspace: Workspace) -> str:
+def image(report: pipeline.BuildReport, client: DockerClient, workspace: Workspace) -> str:
     """The real image; weights for the CPU are made in it, as a broken one might not be able to."""
     assert report.engine
     cpu_device.weights(client, workspace, report.engine, lockfile.load(workspace.lock_file))
@@ -61,7 +61,7 @@ def test_check(name: str, record: Record) -> None:
     expect(record, name)
 
 
-def test_the_record_names_the_very_image(record: Record, report: pipeline.Report) -> None:
+def test_the_record_names_the_very_image(record: Record, report: pipeline.BuildReport) -> None:
     assert record.passed, record.reason
     assert record.image.digest == report.digest
     assert record.image.lock_sha256
@@ -113,7 +113,7 @@ def test_what_the_hub_refuses_is_told(
 
 @pytest.fixture
 def unpatched(
-    workspace: Workspace, report: pipeline.Report, registry: LocalRegistry
+    workspace: Workspace, report: pipeline.BuildReport, registry: LocalRegistry
 ) -> Iterator[str]:
     """The real image without any of the patches."""
     patches = lockfile.load(workspace.lock_file).patches
@@ -122,9 +122,9 @@ def unpatched(
     usual = Overrides(base_image=base, extra_ca=demo.environment_ca(os.environ))
     bare = dataclasses.replace(usual, without=tuple(patches.sha256))
 
-    def build(overrides: Overrides) -> pipeline.Report:
+    def build(overrides: Overrides) -> pipeline.BuildReport:
         return pipeline.run(
-            pipeline.Request(workspace, "fork-test", compression="zstd", overrides=overrides)
+            pipeline.BuildRequest(workspace, "fork-test", compression="zstd", overrides=overrides)
         )
 
     made = build(bare).engine

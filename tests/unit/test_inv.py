@@ -148,3 +148,20 @@ def test_root_gets_venv_installed(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_it_is_plain_sh() -> None:
     subprocess.run(["sh", "-n", PROJECT / "inv"], check=True)
     assert (PROJECT / "inv").read_text().startswith("#!/bin/sh\n")
+
+
+def test_line_endings_survive_a_clone_for_windows(tmp_path: Path) -> None:
+    def git(*arguments: str, at: Path) -> None:
+        identity = ("-c", "user.name=x", "-c", "user.email=x@example.invalid")
+        subprocess.run(["git", *identity, *arguments], cwd=at, check=True, capture_output=True)
+
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    for name in (".gitattributes", "inv", "tasks.py"):
+        shutil.copy2(PROJECT / name, origin / name)
+    git("init", "--quiet", at=origin)
+    git("add", ".", at=origin)
+    git("commit", "--quiet", "--message", "x", at=origin)
+    git("clone", "--quiet", "-c", "core.autocrlf=true", str(origin), "clone", at=tmp_path)
+    for name in ("inv", "tasks.py"):
+        assert b"\r" not in (tmp_path / "clone" / name).read_bytes()

@@ -106,7 +106,7 @@ def clone(
     root = fresh_clone(tmp_path_factory.mktemp("clone"))
     folder = tmp_path_factory.mktemp("standin")
     fake_fork.make(folder, base, root=root)
-    environment = {"HIGGS_STANDIN": str(folder), "REGISTRY": served.address}
+    environment = {"HIGGS_FAKE_FORK": str(folder), "REGISTRY": served.address}
     if overrides.extra_ca:
         environment["EXTRA_CA"] = str(overrides.extra_ca)
     return Clone(root, environment)
@@ -140,7 +140,8 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 
     # Another lock, another image.
     changes = {"vllm/second.py": "second = 2\n"}
-    fake_fork.make(Path(clone.environment["HIGGS_STANDIN"]), base, changes=changes, root=clone.root)
+    folder = Path(clone.environment["HIGGS_FAKE_FORK"])
+    fake_fork.make(folder, base, changes=changes, root=clone.root)
     second = clone.json(step("build"))["digest"]
     assert second != first
     moved = clone.json("./inv release" + REHEARSAL)
@@ -174,8 +175,8 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_path: Path) -> None:
     """Another clone, an empty build folder, no cache: the digest is the released one."""
     released = clone.json(step("build"))["digest"]
-    other = Clone(fresh_clone(tmp_path / "other"), clone.environment | {"HIGGS_STANDIN": ""})
-    folder = Path(clone.environment["HIGGS_STANDIN"])
+    other = Clone(fresh_clone(tmp_path / "other"), clone.environment | {"HIGGS_FAKE_FORK": ""})
+    folder = Path(clone.environment["HIGGS_FAKE_FORK"])
     again = tmp_path / "standin"
     # Its lock names repositories by their folder, so they stay where they are.
     again.mkdir()
@@ -183,7 +184,7 @@ def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_
                  "build.txt", "installer.txt"):  # fmt: skip
         (again / name).write_bytes((folder / name).read_bytes())
     (again / "wheels").symlink_to(folder / "wheels")
-    other.environment["HIGGS_STANDIN"] = str(again)
+    other.environment["HIGGS_FAKE_FORK"] = str(again)
     done = other.run(f"./inv verify {released} --rebuild --device-class=cpu --json")
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)

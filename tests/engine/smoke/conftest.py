@@ -34,7 +34,7 @@ def built(
     """The stand-in, built and loaded: its folder, and its name in the engine."""
     folder = tmp_path_factory.mktemp("smoke") / "standin"
     workspace = fake_fork.make(folder, base)
-    done = pipeline.run(pipeline.Request(workspace, "smoke-standin", overrides=overrides))
+    done = pipeline.run(pipeline.BuildRequest(workspace, "smoke-standin", overrides=overrides))
     assert done.engine
     yield folder, done.engine
     subprocess.run(["docker", "image", "rm", "--force", done.engine], capture_output=True)

@@ -169,7 +169,7 @@ def test_tools_caches_do_not_get_in(tmp_path: Path) -> None:
     )
 
 
-def _elsewhere(locked: lockfile.Lock, folder: Path) -> lockfile.Fork:
+def _elsewhere(locked: lockfile.Lock, folder: Path) -> lockfile.ForkPin:
     import msgspec
 
     return msgspec.structs.replace(

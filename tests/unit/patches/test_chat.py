@@ -13,20 +13,23 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 np = pytest.importorskip("numpy", reason="numpy is not installed (the image has it)")
 
-from higgs_patches.lib.chat_fields import ChatRequest, read  # noqa: E402
-from higgs_patches.lib.decoding import AudioDecoder  # noqa: E402
-from higgs_patches.lib.voice import Voice  # noqa: E402
-from higgs_patches.patches import chat  # noqa: E402
-from higgs_patches.patches.chat import (  # noqa: E402
-    Choice,
+from higgs_patches.lib import chat_completion  # noqa: E402
+from higgs_patches.lib.audio.decoding import AudioDecoder  # noqa: E402
+from higgs_patches.lib.chat_choice import Choice  # noqa: E402
+from higgs_patches.lib.chat_completion import (  # noqa: E402
     Completion,
-    EventStream,
-    SilenceError,
+    MissingAudioError,
+)
+from higgs_patches.lib.chat_prompt import (  # noqa: E402
     begins_with_audio,
     clean_messages,
     longest_answer,
     with_voice,
 )
+from higgs_patches.lib.chat_request import ChatRequest, read  # noqa: E402
+from higgs_patches.lib.voices.voice import Voice  # noqa: E402
+from higgs_patches.patches import chat  # noqa: E402
+from higgs_patches.patches.chat import EventStream  # noqa: E402
 
 BOOKS, BOS, EOS = 8, 1024, 1025
 TOKENS = ("<|scene_desc_start|>", "<|generation_instruction_start|>", "<|AUDIO_OUT|>", "<|eot_id|>")
@@ -277,7 +280,7 @@ def test_an_answer_of_text() -> None:
 
 def test_silence_is_an_error_where_audio_was_asked_for() -> None:
     ended = Result([Output("hi", finish_reason="stop")], finished=True)
-    with pytest.raises(SilenceError):
+    with pytest.raises(MissingAudioError):
         whole(ended, modalities=["audio"])
     assert whole(ended, modalities=["text"])["choices"]
     cut = Result([Output("hi", finish_reason="length")], finished=True)
@@ -354,7 +357,7 @@ def test_who_leaves_a_stream_ends_its_request(after: int) -> None:
             return {"type": "http.disconnect"}
 
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
-        while chat._LEAVING:
+        while chat_completion._LEAVING:
             await asyncio.sleep(0)
         return engine.ended
 
@@ -367,7 +370,7 @@ def test_who_leaves_before_the_answer_ends_its_request() -> None:
         completion = await begun(engine)
         completion.leave()
         completion.leave()
-        while chat._LEAVING:
+        while chat_completion._LEAVING:
             await asyncio.sleep(0)
         return engine.ended
 
@@ -380,7 +383,7 @@ def test_who_leaves_before_the_answer_ends_its_request() -> None:
 def request(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     """The answer of an application with the route, and with the server's form of errors."""
     from fastapi import FastAPI
-    from higgs_patches.patches.errors import with_errors
+    from higgs_patches.patches.error_format import with_errors
 
     async def original(request: Any, raw_request: Any) -> Any:
         """Answers chats."""

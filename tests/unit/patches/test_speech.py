@@ -16,9 +16,12 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
 from fastapi import FastAPI
-from higgs_patches.lib.requests import SpeechRequest, default_max_tokens
-from higgs_patches.lib.voice import Voice, Voices
-from higgs_patches.patches import errors, speech
+from higgs_patches.lib import speech_prompt
+from higgs_patches.lib.errors import ErrorResponse, RefusedError
+from higgs_patches.lib.speech_length import default_max_tokens
+from higgs_patches.lib.speech_request import SpeechRequest
+from higgs_patches.lib.voices.voice import Voice, Voices
+from higgs_patches.patches import error_format, speech
 from starlette.requests import Request
 
 from tests.unit.patches import test_decoding as codec
@@ -39,7 +42,7 @@ def request(**fields: Any) -> SpeechRequest:
 
 
 def test_a_recorded_voice_speaks_a_turn_before_the_text() -> None:
-    assert speech.messages(VOICE, "Hello.", "") == [
+    assert speech_prompt.messages(VOICE, "Hello.", "") == [
         {"role": "system", "content": "Convert text to speech with the same voice."},
         {"role": "user", "content": "What she said."},
         {"role": "assistant", "content": "<|audio_bos|><|AUDIO|><|audio_eos|>"},
@@ -48,7 +51,7 @@ def test_a_recorded_voice_speaks_a_turn_before_the_text() -> None:
 
 
 def test_a_described_voice_has_no_recording() -> None:
-    assert speech.messages(DESCRIBED, "Hello.", "") == [
+    assert speech_prompt.messages(DESCRIBED, "Hello.", "") == [
         {"role": "system", "content": "A calm voice."},
         {"role": "user", "content": "Hello."},
     ]
@@ -59,12 +62,12 @@ def test_a_described_voice_has_no_recording() -> None:
     [(VOICE, "Generate audio following instruction."), (DESCRIBED, "A calm voice.")],
 )
 def test_instructions_are_the_description_of_the_scene(voice: Voice, first: str) -> None:
-    system = speech.messages(voice, "Hello.", "A quiet room.")[0]["content"]
+    system = speech_prompt.messages(voice, "Hello.", "A quiet room.")[0]["content"]
     assert system == f"{first}\n\n<|scene_desc_start|>\nA quiet room.\n<|scene_desc_end|>"
 
 
 def test_settings_of_the_sampler() -> None:
-    assert speech.sampling_settings(request(), "Hello.", 8000) == {
+    assert speech_prompt.sampling_settings(request(), "Hello.", 8000) == {
         "temperature": 1.0,
         "top_p": 0.95,
         "top_k": 50,
@@ -73,7 +76,7 @@ def test_settings_of_the_sampler() -> None:
         "extra_args": None,
     }
     fields = {"top_k": 0, "seed": 3, "max_tokens": 99, "ras_win_len": 0, "temperature": 0}
-    assert speech.sampling_settings(request(**fields), "Hello.", 8000) == {
+    assert speech_prompt.sampling_settings(request(**fields), "Hello.", 8000) == {
         "temperature": 0.0,
         "top_p": 0.95,
         "top_k": -1,
@@ -85,19 +88,21 @@ def test_settings_of_the_sampler() -> None:
 
 def test_no_answer_is_longer_than_the_context() -> None:
     for fields in ({}, {"max_tokens": 5000}):
-        assert speech.sampling_settings(request(**fields), "Hello.", 60)["max_tokens"] == 60
+        assert speech_prompt.sampling_settings(request(**fields), "Hello.", 60)["max_tokens"] == 60
 
 
 def test_a_text_that_cannot_be_spoken_to_its_end_is_refused() -> None:
     text = "Hello there. " * 300  # five minutes
-    assert speech.sampling_settings(request(), text, 8000)["max_tokens"] == 8000
-    with pytest.raises(errors.RefusedError, match="leaves 5000 of the model's context"):
-        speech.sampling_settings(request(), text, 5000)
+    assert speech_prompt.sampling_settings(request(), text, 8000)["max_tokens"] == 8000
+    with pytest.raises(RefusedError, match="leaves 5000 of the model's context"):
+        speech_prompt.sampling_settings(request(), text, 5000)
     # Whoever bounds the answer knows that it may end before the text.
-    assert speech.sampling_settings(request(max_tokens=1000), text, 5000)["max_tokens"] == 1000
+    assert (
+        speech_prompt.sampling_settings(request(max_tokens=1000), text, 5000)["max_tokens"] == 1000
+    )
     for fields in ({}, {"max_tokens": 1000}):
-        with pytest.raises(errors.RefusedError, match="leaves 0 of the model's context"):
-            speech.sampling_settings(request(**fields), "Hi", -7)
+        with pytest.raises(RefusedError, match="leaves 0 of the model's context"):
+            speech_prompt.sampling_settings(request(**fields), "Hi", -7)
 
 
 # -- from request to answer ------------------------------------------------------------------------
@@ -158,8 +163,8 @@ def prompted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
         made.append((voice.transcript, text, scene))
         return None, 10
 
-    monkeypatch.setattr(speech, "_prompt", prompt)
-    monkeypatch.setattr(speech, "_sampling_params", lambda *_: None)
+    monkeypatch.setattr(speech, "build_prompt", prompt)
+    monkeypatch.setattr(speech, "sampling_params", lambda *_: None)
     return made
 
 
@@ -201,7 +206,7 @@ def application(engine: Engine, missing: Any = None, middleware: bool = False) -
 
         return app
 
-    app: FastAPI = errors.with_errors(build_app)(None)
+    app: FastAPI = error_format.with_errors(build_app)(None)
     return app
 
 
@@ -400,7 +405,7 @@ def test_a_text_of_special_tokens_is_refused() -> None:
 
 def test_a_model_that_is_not_there_is_404() -> None:
     async def run() -> Exchange:
-        missing = errors.ErrorResponse(message="no model 'm'", type="NotFoundError", code=404)
+        missing = ErrorResponse(message="no model 'm'", type="NotFoundError", code=404)
         exchange = Exchange()
         await exchange.run(application(Engine(ROWS), missing), BODY | {"model": "m" * 10_000})
         return exchange

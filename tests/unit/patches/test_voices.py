@@ -18,11 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from higgs_patches.lib import voice_audio, voice_library
-from higgs_patches.lib.voice_audio import VoiceRefused
-from higgs_patches.lib.voice_library import OPENAI, VoiceLibrary
+from higgs_patches.lib.voices import library as voice_library
+from higgs_patches.lib.voices import recording as voice_recording
+from higgs_patches.lib.voices.library import OPENAI, VoiceLibrary
+from higgs_patches.lib.voices.recording import VoiceError
+from higgs_patches.lib.voices.voice import UnknownVoiceError, Voice, Voices, resolve
 from higgs_patches.patches import voices
-from higgs_patches.patches.voices import UnknownVoiceError, Voice, Voices, resolve
 
 PATCHES = str(Path(voices.__file__).parents[2])
 SHIPPED = ["belinda", "broom_salesman", "chadwick", "en_man", "en_woman", "mabel", "vex"]
@@ -38,13 +39,13 @@ def plain_read(path: Path) -> bytes:
         with wave.open(str(path)) as file:
             assert file.getnframes()
     except (OSError, wave.Error, EOFError) as error:
-        raise VoiceRefused(f"{path}: {error}") from None
+        raise VoiceError(f"{path}: {error}") from None
     return path.read_bytes()
 
 
 @pytest.fixture(autouse=True)
 def _decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voice_audio, "read", plain_read)
+    monkeypatch.setattr(voice_recording, "read", plain_read)
 
 
 def recording(path: Path, frames: int = 24_000) -> None:
@@ -178,7 +179,7 @@ def test_text_is_read_as_utf8_in_every_locale(own: Folder) -> None:
     script = """
 import sys
 from pathlib import Path
-from higgs_patches.lib.voice_library import VoiceLibrary
+from higgs_patches.lib.voices.library import VoiceLibrary
 library = VoiceLibrary(Path(sys.argv[1]))
 library.refresh()
 print(ascii([(v.name, v.system_prompt) for v in library.voices.values()]))
@@ -261,7 +262,7 @@ def test_unchanged_files_are_not_read_again(
     def read(*_: Any, **__: Any) -> Any:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(voice_audio, "read", read)
+    monkeypatch.setattr(voice_recording, "read", read)
     monkeypatch.setattr(Path, "read_text", read)
     assert not found.refresh()
 
@@ -425,7 +426,7 @@ def test_a_server_without_voices_says_so_at_its_start(
     (shipped.path / "config.json").unlink()
     state = start(own.path, shipped, monkeypatch)
     assert not state.voice_presets
-    assert "There is no voice to speak with" in warnings(caplog)[-1]
+    assert "No voice can be used" in warnings(caplog)[-1]
 
 
 class StopWatching(BaseException):
