@@ -68,7 +68,9 @@ class DemoResult:
         ])  # fmt: skip
 
 
-def proved(locked: Lock, report: pipeline.BuildReport, figures: Mapping[str, Measured]) -> list[str]:
+def proved(
+    locked: Lock, report: pipeline.BuildReport, figures: Mapping[str, Measured]
+) -> list[str]:
     """Return what a finished demonstration has shown to work, one line each."""
     return [
         f"git: fork {locked.fork.commit[:7]} and submodule {locked.submodule.commit[:7]} are what "
