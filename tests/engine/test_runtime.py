@@ -18,6 +18,7 @@ import pytest
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.smoke.device import FAKE_FORK
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 
@@ -32,7 +33,7 @@ def image(
     folder = tmp_path_factory.mktemp("runtime")
     server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
-        "self.server.speak(text)", "self._slowly(text)", 1
+        "self.server.speak(text, voice)", "self._slowly(text, voice)", 1
     )
     assert changed.count("_slowly") == 2
     workspace = fake_fork.make(folder, base, changes={SERVER: changed})
@@ -52,13 +53,13 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 """
 
 SLOW = '''
-    def _slowly(self, text: str) -> bytes:
+    def _slowly(self, text: str, voice: str) -> bytes:
         """Speak; `wait 2` takes 2 s, and `die` kills the server as a dead engine does."""
         if text.startswith("wait "):
             time.sleep(float(text.split()[1]))
         if text == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.server.speak(text)
+        return self.server.speak(text, voice)
 '''
 
 
@@ -72,7 +73,7 @@ class Container:
     """A running container of the image."""
 
     def __init__(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
-        variables = [f"--env={name}={value}" for name, value in fake_fork.ENVIRONMENT.items()]
+        variables = [f"--env={name}={value}" for name, value in FAKE_FORK.items()]
         self.name = docker(
             "run", "--detach", "--publish", "127.0.0.1::8000", "--publish", "127.0.0.1::22",
             *variables, *options, image, *arguments,
