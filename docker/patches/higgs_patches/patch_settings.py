@@ -75,6 +75,12 @@ def _hosts(text: str) -> frozenset[str]:
     return frozenset(name.strip().rstrip(".") for name in names if name.strip())
 
 
+def _format(text: str) -> str:
+    if text not in ("pcm", "wav", "mp3", "flac", "opus", "aac"):
+        raise ValueError(text)
+    return text
+
+
 MAX_INPUT_CHARACTERS = whole_number(
     "HIGGS_MAX_INPUT_CHARACTERS", "4096",
     "longest `input` and `instructions` of a speech request", 1, 1_000_000,
@@ -82,6 +88,10 @@ MAX_INPUT_CHARACTERS = whole_number(
 MAX_TOKENS_FACTOR = number(
     "HIGGS_MAX_TOKENS_FACTOR", "2.5",
     "default of `max_tokens`: this many times the length of normal speech, plus 4 s", 0.1,
+)  # fmt: skip
+DEFAULT_RESPONSE_FORMAT: PatchSetting[str] = PatchSetting(
+    "HIGGS_DEFAULT_RESPONSE_FORMAT", "mp3", "pcm, wav, mp3, flac, opus or aac",
+    "`response_format` of speech requests that name none", _format,
 )  # fmt: skip
 RAS_WINDOW = whole_number(
     "HIGGS_RAS_WIN_LEN", "7",
@@ -106,6 +116,7 @@ SEMANTIC_MODEL_PATH: PatchSetting[str] = PatchSetting(
 SETTINGS: tuple[PatchSetting[Any], ...] = (
     MAX_INPUT_CHARACTERS,
     MAX_TOKENS_FACTOR,
+    DEFAULT_RESPONSE_FORMAT,
     RAS_WINDOW,
     RAS_REPEATS,
     ALLOWED_MEDIA_HOSTS,

@@ -50,8 +50,8 @@ class GpuDefaults(NamedTuple):
 
 
 DEFAULTS = (
-    GpuDefaults(0, 0.82, 8_192, 64, 30),
-    GpuDefaults(30_000, 0.85, 8_192, 64, 30),
+    GpuDefaults(0, 0.82, 16_384, 64, 30),
+    GpuDefaults(30_000, 0.85, 16_384, 64, 30),
     GpuDefaults(LARGE_MIB, 0.90, 16_384, 128, 60),
     GpuDefaults(78_000, 0.90, 16_384, 256, 60),
 )

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,13 @@ from higgs_patches.lib.chat_completion import (  # noqa: E402
 )
 from higgs_patches.lib.chat_prompt import (  # noqa: E402
     begins_with_audio,
+    check_audios,
     clean_messages,
     longest_answer,
     with_voice,
 )
 from higgs_patches.lib.chat_request import ChatRequest, read  # noqa: E402
+from higgs_patches.lib.errors import RefusedError  # noqa: E402
 from higgs_patches.lib.voices.voice import Voice  # noqa: E402
 from higgs_patches.patches import chat  # noqa: E402
 from higgs_patches.patches.chat import EventStream  # noqa: E402
@@ -235,6 +238,9 @@ class Engine:
 
 
 class Serving:
+    model_config = SimpleNamespace(
+        multimodal_config=SimpleNamespace(get_limit_per_prompt=lambda kind: {"audio": 2}[kind])
+    )
     audio_tokenizer = Codec()
     audio_stream_bos_id, audio_stream_eos_id = BOS, EOS
 
@@ -287,6 +293,26 @@ def test_silence_is_an_error_where_audio_was_asked_for() -> None:
     assert whole(cut, modalities=["audio"])["choices"][0]["message"]["audio"] is None
 
 
+def test_a_stop_of_the_client_may_end_the_answer_before_its_audio() -> None:
+    stopped = Result([Output("", finish_reason="stop", stop_reason=7)], finished=True)
+
+    async def answer(stops: set[Any]) -> Any:
+        completion = await begun(Engine(stopped), modalities=["audio"])
+        completion._client_stops = stops
+        return await completion.whole()
+
+    assert asyncio.run(answer({7, "x"}))["choices"][0]["message"]["audio"] is None
+    with pytest.raises(MissingAudioError):
+        asyncio.run(answer({8}))
+
+
+def test_more_audios_than_a_prompt_may_have_are_refused() -> None:
+    part = {"type": "audio_url", "audio_url": {"url": "data:"}}
+    check_audios([{"role": "user", "content": [part] * 2}], Serving.model_config)
+    with pytest.raises(RefusedError, match="messages hold 3 audios; at most 2 are possible"):
+        check_audios([{"role": "user", "content": [part] * 3}], Serving.model_config)
+
+
 def events(*results: Any, **fields: Any) -> list[Any]:
     async def stream() -> list[str]:
         completion = await begun(Engine(*results), stream=True, **fields)
@@ -311,7 +337,8 @@ def test_a_stream() -> None:
     assert deltas[0] == {"role": "assistant", "content": ""}
     assert deltas[1] == {"content": "Hi"}
     sounds = [delta["audio"] for delta in deltas if "audio" in delta]
-    assert len({sound["id"] for sound in sounds}) == 1
+    for name in ("id", "expires_at", "transcript"):
+        assert [name in sound for sound in sounds] == [True] + [False] * (len(sounds) - 1)
     pcm = b"".join(base64.b64decode(sound["data"]) for sound in sounds)
     assert values(pcm) == {7: 60}
     assert all(len(sound["data"]) <= 64_000 for sound in sounds)

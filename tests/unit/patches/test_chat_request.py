@@ -69,6 +69,23 @@ def test_modalities(modalities: list[str], audio: bool) -> None:
     assert ask(modalities=modalities).audio is audio
 
 
+@pytest.mark.parametrize(
+    ("system", "audio"),
+    [
+        ("Generate audio following instruction.", True),
+        ("<|scene_desc_start|>\nA quiet room.\n<|scene_desc_end|>", True),
+        ("generate audio <|generation_instruction_start|>x<|generation_instruction_end|>", None),
+        ("Be kind.", None),
+    ],
+)
+def test_a_system_message_can_ask_for_audio(system: str, audio: bool | None) -> None:
+    """The model's own example of a chat has no modalities."""
+    messages = [{"role": "system", "content": system}, *HELLO]
+    assert ask(messages=messages).audio is audio
+    assert ask(messages=messages).text
+    assert ask(messages=messages, modalities=["text"]).audio is False
+
+
 def test_a_voice_may_be_an_object() -> None:
     assert ask(audio={"voice": {"id": "belinda"}}).voice == "belinda"
 
@@ -245,6 +262,7 @@ def test_a_stream_has_pcm16_only() -> None:
         ({"role": "assistant", "audio": {"id": "a"}}, "does not keep", "messages[0].audio"),
         ({"role": "assistant", "tool_calls": [{}]}, "cannot call tools", "messages[0]"),
         ({"role": "user", "content": " \n"}, "nothing to say", "messages"),
+        ({"role": "user", "content": "\u3164\u0301"}, "nothing to say", "messages"),
         ({"role": "user", "content": "x" * (MAX_TEXT + 1)}, "200000 are possible", "messages"),
     ],
 )

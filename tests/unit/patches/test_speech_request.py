@@ -9,6 +9,7 @@ import pytest
 
 pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed (the image has it)")
 
+from higgs_patches.lib.errors import describe_errors  # noqa: E402
 from higgs_patches.lib.speech_length import default_max_tokens, spoken_seconds  # noqa: E402
 from higgs_patches.lib.speech_request import SpeechRequest  # noqa: E402
 
@@ -138,3 +139,42 @@ def test_default_of_max_tokens_has_a_margin_and_an_end() -> None:
 def test_default_of_max_tokens_is_one_that_a_request_may_have() -> None:
     for text in ("a", "1" * 4096, "汉" * 4096):
         SpeechRequest.model_validate(GOOD | {"max_tokens": default_max_tokens(text)})
+
+
+@pytest.mark.parametrize(
+    "text", ["\u2800", "\u3164 \u3164", "\u0301\u0301", "\u200b", "\uffa0", "\u2063", "\ue000"]
+)
+def test_text_that_cannot_be_heard_is_refused(text: str) -> None:
+    assert "nothing to speak" in problem({"input": text})
+
+
+@pytest.mark.parametrize("text", ["a", "é", "e\u0301", "今", "7", "한", "!"])
+def test_text_that_can_be_heard_is_taken(text: str) -> None:
+    SpeechRequest.model_validate(GOOD | {"input": text})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"references": [{"audio": "x"}]}, "references"),
+        ({"speaker_wav": "x.wav"}, "speaker_wav"),
+        ({"reference_id": "x"}, "reference_id"),
+        ({"prompt_audio": "x"}, "prompt_audio"),
+        ({"ref_text": "words"}, "ref_text"),
+        ({"ref_audio": "UklG"}, "ref_text"),
+        ({"ref_audio": "UklG", "ref_text": " "}, "ref_text"),
+    ],
+)
+def test_another_voice_is_never_ignored(fields: dict[str, Any], param: str) -> None:
+    """The answer would have the wrong voice, and nothing would say so."""
+    with pytest.raises(pydantic.ValidationError) as caught:
+        SpeechRequest.model_validate(GOOD | fields)
+    message, found = describe_errors(caught.value.errors())
+    assert found == param
+    assert message.startswith(param)
+    SpeechRequest.model_validate(GOOD | dict.fromkeys(fields))
+
+
+def test_a_recording_takes_the_place_of_a_voice() -> None:
+    body = {name: value for name, value in GOOD.items() if name != "voice"}
+    SpeechRequest.model_validate(body | {"ref_audio": "UklG", "ref_text": "Words."})

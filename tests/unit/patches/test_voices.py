@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from higgs_patches.lib.voices import library as voice_library
 from higgs_patches.lib.voices import recording as voice_recording
-from higgs_patches.lib.voices.library import OPENAI, VoiceLibrary
+from higgs_patches.lib.voices.library import KNOWN_ALIASES, VoiceLibrary
 from higgs_patches.lib.voices.recording import VoiceError
 from higgs_patches.lib.voices.voice import UnknownVoiceError, Voice, Voices, resolve
 from higgs_patches.patches import voices
@@ -270,7 +270,7 @@ def test_unchanged_files_are_not_read_again(
 def test_openais_names_stand_for_shipped_voices(shipped: Folder) -> None:
     found = library(shipped).voices
     for name in ["alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage"]:
-        assert resolve(found, name).name == OPENAI[name]
+        assert resolve(found, name).name == KNOWN_ALIASES[name]
         assert name not in found
     assert {"shimmer", "verse"} < set(found.aliases)
 
@@ -287,7 +287,7 @@ def test_the_table_of_aliases_can_be_changed_while_the_server_runs(
     own.write(aliases={"alloy": "vex"})
     assert found.refresh()
     assert resolve(found.voices, "alloy").name == "vex"
-    assert resolve(found.voices, "onyx").name == OPENAI["onyx"]
+    assert resolve(found.voices, "onyx").name == KNOWN_ALIASES["onyx"]
     assert not warnings(caplog)
     own.write(aliases="{")
     assert not found.refresh()
@@ -295,7 +295,7 @@ def test_the_table_of_aliases_can_be_changed_while_the_server_runs(
     assert len(warnings(caplog)) == 1
     (own.path / "aliases.json").unlink()
     assert found.refresh()
-    assert resolve(found.voices, "alloy").name == OPENAI["alloy"]
+    assert resolve(found.voices, "alloy").name == KNOWN_ALIASES["alloy"]
 
 
 @pytest.mark.parametrize("target", ["nobody", 7, ["belinda"], {}, "alloy"])
@@ -304,7 +304,7 @@ def test_an_alias_of_no_voice_is_named_and_openais_names_still_speak(
 ) -> None:
     own.write({}, {"nova": target, "mine": target})
     found = library(own, shipped).voices
-    assert resolve(found, "nova").name == OPENAI["nova"]
+    assert resolve(found, "nova").name == KNOWN_ALIASES["nova"]
     assert "mine" not in found.aliases
     assert [said.split("'")[1] for said in warnings(caplog)] == ["nova", "mine"]
 
@@ -327,7 +327,7 @@ def test_an_own_voice_wins_over_an_alias(own: Folder, shipped: Folder) -> None:
 def test_openais_names_speak_where_their_shipped_voice_is_missing(own: Folder) -> None:
     own.write({"first": own.voice("first"), "second": own.voice("second")})
     found = library(own).voices
-    assert {resolve(found, name).name for name in OPENAI} == {"first"}
+    assert {resolve(found, name).name for name in KNOWN_ALIASES} == {"first"}
 
 
 def test_an_unknown_voice_is_told_what_there_is(own: Folder) -> None:

@@ -103,7 +103,7 @@ def test_flag_of_the_server_replaces_a_default(start: MakeEntrypoint) -> None:
     run.wait_for("higgs: ready")
     environment = json.loads(run.ask("/environment")[1])
     assert environment["HIGGS_MAX_REFERENCE_SECONDS"] == "45.5"
-    assert "limits: 7 requests at once, 8192 tokens each" in run.log
+    assert "limits: 7 requests at once, 16384 tokens each" in run.log
     assert "references up to 45.5 s, cascade attention off" in run.log
     arguments = json.loads(environment["ARGUMENTS"])
     assert arguments.count("--disable-cascade-attn") == 1

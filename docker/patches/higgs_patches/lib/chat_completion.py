@@ -17,6 +17,7 @@ from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder
 from higgs_patches.lib.chat_choice import Choice
 from higgs_patches.lib.chat_prompt import (
     begins_with_audio,
+    check_audios,
     clean_messages,
     longest_answer,
     with_voice,
@@ -54,6 +55,7 @@ class Completion:
         self._first: Any = None
         self._finished = False
         self.choices: list[Choice] = []
+        self._client_stops: set[int | str] = set()
 
     def _decoder(self) -> AudioDecoder:
         return AudioDecoder(
@@ -92,7 +94,7 @@ class Completion:
             self._outputs = engine.generate(prompt, parameters, self.id)
             self._first = await anext(self._outputs)
         except ValueError as error:  # from vLLM, engine_validation and media
-            raise RefusedError(str(error)) from error
+            raise RefusedError(str(error), getattr(error, "param", None)) from error
         self.prompt_tokens = len(self._first.prompt_token_ids or ())
 
     async def _prepare(self, tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[Any, Any]:
@@ -101,17 +103,18 @@ class Completion:
 
         serving, request = self.serving, self.request
         added = tokenizer.get_added_vocab()
+        stops = [text for text in request.stop if text not in added]
+        stop_ids = [*request.stop_token_ids, *(added[x] for x in request.stop if x in added)]
+        self._client_stops = {*stops, *stop_ids}
+        check_audios(messages, serving.model_config)
         fields = ChatCompletionRequest.model_construct(
             messages=messages,
             model=self.model,
             n=request.n,
             max_tokens=request.max_tokens,
             # Special tokens are never part of the text in which a stop is looked for.
-            stop=[text for text in request.stop if text not in added],
-            stop_token_ids=[
-                *request.stop_token_ids,
-                *(added[text] for text in request.stop if text in added),
-            ],
+            stop=stops,
+            stop_token_ids=stop_ids,
             **request.sampling,
         )
         template = serving.get_chat_template()
@@ -137,7 +140,7 @@ class Completion:
         return prompt, parameters
 
     async def _outputs_of_choices(self) -> AsyncGenerator[tuple[Choice, str, bytes], None]:
-        """Which answer goes on, and with what text and sound, until all have ended.
+        """Give each choice that goes on, with its new text and sound, until all have ended.
 
         Raises:
             MissingAudioError: audio was asked for, and an answer ended without any.
@@ -153,9 +156,12 @@ class Completion:
                 break
             result = await anext(self._outputs)
         self._finished = True
-        # An answer that max_tokens cut short is what its client asked for.
+        # An answer that max_tokens or a stop cut short is what its client asked for.
         if self.request.audio and all(
-            choice.finish_reason == "stop" and not choice.spoke for choice in self.choices
+            choice.finish_reason == "stop"
+            and not choice.spoke
+            and choice.stop_reason not in self._client_stops
+            for choice in self.choices
         ):
             raise MissingAudioError("the model ended its answer without audio; ask again")
 
@@ -211,11 +217,8 @@ class Completion:
         form = self.request.audio_format
         rate = self.serving.audio_tokenizer.sampling_rate
         data = await containers.whole(pcm, "pcm" if form == "pcm16" else form, rate=rate)
-        return self._audio(f"audio-{uuid.uuid4().hex}", data, text)
-
-    def _audio(self, audio_id: str, data: bytes, text: str = "") -> dict[str, Any]:
         return {
-            "id": audio_id,
+            "id": f"audio-{uuid.uuid4().hex}",
             "data": base64.b64encode(data).decode(),
             "expires_at": self.created,  # a later request cannot refer to it: nothing is kept
             "transcript": text,
@@ -233,7 +236,11 @@ class Completion:
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The answer as server-sent events, the last of which is [DONE] unless something failed."""
-        audio_ids = [f"audio-{uuid.uuid4().hex}" for _ in self.choices]
+        # Clients add up what the events hold: an id or a date in each would be added, too.
+        heads = [
+            {"id": f"audio-{uuid.uuid4().hex}", "expires_at": self.created, "transcript": ""}
+            for _ in self.choices
+        ]
         try:
             for choice in self.choices:
                 yield self._event(choice, {"role": "assistant", "content": ""})
@@ -243,8 +250,9 @@ class Completion:
                         yield self._event(choice, {"content": text})
                     for start in range(0, len(pcm), MAX_EVENT_PCM):
                         chunk = pcm[start : start + MAX_EVENT_PCM]
-                        audio = self._audio(audio_ids[choice.index], chunk)
-                        yield self._event(choice, {"audio": audio})
+                        data = {"data": base64.b64encode(chunk).decode()}
+                        head, heads[choice.index] = heads[choice.index], {}
+                        yield self._event(choice, {"audio": {**head, **data}})
                     if choice.finish_reason:
                         yield self._event(choice, {}, choice.finish_reason, choice.stop_reason)
             if self.request.include_usage:

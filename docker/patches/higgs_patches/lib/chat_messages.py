@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from higgs_patches.lib.errors import RefusedError, shown
 from higgs_patches.lib.request_fields import RequestFields, expected
+from higgs_patches.lib.speech_length import is_blank
 
 Role = Literal["system", "developer", "user", "assistant"]
 
@@ -130,7 +131,7 @@ def _speakable(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     every = [text for message in messages for text in texts(message["content"])]
     if (length := sum(map(len, every))) > MAX_TEXT:
         raise RefusedError(f"have {length} characters of text; {MAX_TEXT} are possible")
-    if not any(text.strip() for text in every) and not audio_parts(messages):
+    if all(map(is_blank, every)) and not audio_parts(messages):
         raise RefusedError("hold no text: there is nothing to say")
     return messages
 

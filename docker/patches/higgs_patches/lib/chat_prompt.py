@@ -8,8 +8,9 @@ import math
 from typing import Any
 
 from higgs_patches.lib.audio import FRAMES_PER_SECOND
-from higgs_patches.lib.chat_messages import texts
+from higgs_patches.lib.chat_messages import audio_parts, texts
 from higgs_patches.lib.chat_request import ChatRequest
+from higgs_patches.lib.errors import RefusedError
 from higgs_patches.lib.special_tokens import INSTRUCTION_TOKENS, SCENE_TOKENS, clean
 from higgs_patches.lib.speech_length import default_max_tokens
 from higgs_patches.lib.voices.voice import Voice
@@ -58,8 +59,17 @@ def with_voice(messages: list[dict[str, Any]], voice: Voice) -> list[dict[str, A
     return [*system, *example, *rest]
 
 
+def check_audios(messages: list[dict[str, Any]], model_config: Any) -> None:
+    """Refuse more audios than a prompt may have, before any of them is fetched."""
+    limit = model_config.multimodal_config.get_limit_per_prompt("audio")
+    if (count := len(audio_parts(messages))) > limit:
+        raise RefusedError(
+            f"messages hold {count} audios; at most {limit} are possible", "messages"
+        )
+
+
 def begins_with_audio(request: ChatRequest) -> bool:
-    """Whether the answer has to begin with audio, or the model is free to begin with text."""
+    """Return whether the answer has to begin with audio."""
     if request.text and any(
         INSTRUCTION_TOKENS[0] in json.dumps(message["content"]) for message in request.messages
     ):

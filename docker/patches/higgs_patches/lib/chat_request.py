@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from higgs_patches.lib.chat_messages import Messages, audio_parts
+from higgs_patches.lib.chat_messages import Messages, audio_parts, texts
 from higgs_patches.lib.errors import RefusedError, describe_errors, shown
 from higgs_patches.lib.request_fields import (
     Flag,
@@ -24,6 +24,7 @@ from higgs_patches.lib.request_fields import (
     voice_name,
     whole_number,
 )
+from higgs_patches.lib.special_tokens import INSTRUCTION_TOKENS, SCENE_TOKENS
 
 MAX_CHOICES = 8
 MAX_STOPS = 16
@@ -205,6 +206,17 @@ class ChatRequest:
         return bool(audio_parts(self.messages))
 
 
+def _wants_audio(modalities: list[Any] | None, messages: list[dict[str, Any]]) -> bool | None:
+    """Return whether audio is asked for, by modalities or as the model's examples do: in words."""
+    if modalities is not None:
+        return "audio" in modalities
+    by_role = [(message["role"], " ".join(texts(message["content"]))) for message in messages]
+    if any(INSTRUCTION_TOKENS[0] in text for _, text in by_role):
+        return None
+    system = " ".join(text for role, text in by_role if role == "system").casefold()
+    return True if "generate audio" in system or SCENE_TOKENS[0] in system else None
+
+
 def read(body: object) -> ChatRequest:
     """Return what a chat completion request asks for.
 
@@ -222,12 +234,13 @@ def read(body: object) -> ChatRequest:
     if given.get("top_k") == 0:
         del given["top_k"]  # 0 is how others write "all", the default
     modalities = fields.modalities
+    messages = cast(list[dict[str, Any]], fields.messages)  # see ChatMessage.plain
     return ChatRequest(
-        messages=cast(list[dict[str, Any]], fields.messages),  # see ChatMessage.plain
+        messages=messages,
         model=fields.model,
         stream=fields.stream,
         include_usage=fields.stream_options.include_usage,
-        audio=None if modalities is None else "audio" in modalities,
+        audio=_wants_audio(modalities, messages),
         text=modalities is None or "text" in modalities,
         audio_format=fields.audio.format or ("pcm16" if fields.stream else "wav"),
         voice=fields.audio.voice,

@@ -7,6 +7,7 @@ Beside `error` stand the same fields at the top, where the clients of this serve
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -17,6 +18,9 @@ from starlette.responses import JSONResponse
 
 _LISTED = 5
 """Faults of a request that one answer lists."""
+
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+"""A place in memory, as Python shows it in the text of an object."""
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 3
@@ -91,8 +95,8 @@ def shown(value: object) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Return the text without lone surrogates, which UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Return the text without lone surrogates, which UTF-8 cannot encode, and without addresses."""
+    return _ADDRESS.sub("", text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def describe_errors(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:

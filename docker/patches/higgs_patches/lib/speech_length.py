@@ -20,18 +20,21 @@ WIDE_CHARACTERS_PER_SECOND = 4.5
 DIGITS_PER_SECOND = 2.5
 """Digits and symbols ($, %, =) are spoken as words."""
 
-HURRIED = 0.75
-"""The share of a normal pace's time that the fastest speech takes."""
-
 PAUSE_SECONDS = 4.0
 """Added to every text: the shortest ones come with a breath, a pause, or a laugh."""
 
 MAX_TOKENS_FACTOR = FACTOR.read()
 
 
+_FILLERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that are empty, though Unicode counts them to the letters or symbols."""
+
+
 def is_blank(text: str) -> bool:
-    """Whether a text has nothing but spaces, controls, and characters that are not seen."""
-    return all(unicodedata.category(character)[0] in "ZC" for character in text)
+    """Return whether nothing in a text can be heard: spaces, controls, fillers, lone accents."""
+    return all(
+        character in _FILLERS or unicodedata.category(character)[0] in "ZCM" for character in text
+    )
 
 
 def spoken_seconds(text: str) -> float:
@@ -57,6 +60,6 @@ def default_max_tokens(text: str, factor: float = MAX_TOKENS_FACTOR) -> int:
     return FEWEST_TOKENS + math.ceil(seconds * FRAMES_PER_SECOND)
 
 
-def least_tokens(text: str) -> int:
-    """Return the fewest tokens in which the whole text can be spoken."""
-    return FEWEST_TOKENS + math.ceil(HURRIED * spoken_seconds(text) * FRAMES_PER_SECOND)
+def expected_tokens(text: str) -> int:
+    """Return the tokens that speech of this text takes at a normal pace."""
+    return FEWEST_TOKENS + math.ceil(spoken_seconds(text) * FRAMES_PER_SECOND)

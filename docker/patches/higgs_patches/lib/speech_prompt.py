@@ -14,7 +14,7 @@ from typing import Any
 from higgs_patches.lib.audio import FRAMES_PER_SECOND
 from higgs_patches.lib.errors import RefusedError
 from higgs_patches.lib.special_tokens import SCENE_TOKENS
-from higgs_patches.lib.speech_length import FEWEST_TOKENS, default_max_tokens, least_tokens
+from higgs_patches.lib.speech_length import FEWEST_TOKENS, default_max_tokens, expected_tokens
 from higgs_patches.lib.speech_request import SpeechRequest
 from higgs_patches.lib.voices.voice import Voice
 
@@ -56,7 +56,7 @@ def messages(voice: Voice, text: str, scene: str) -> list[dict[str, str]]:
 
 
 async def build_prompt(
-    serving: Any, tokenizer: Any, voice: Voice, text: str, scene: str
+    serving: Any, tokenizer: Any, voice: Voice, text: str, scene: str, recording: Any = None
 ) -> tuple[Any, int]:
     """Return what the engine is given, and how many tokens of its context that takes."""
     from vllm.inputs import TokensPrompt
@@ -75,7 +75,7 @@ async def build_prompt(
     ids = await loop.run_in_executor(serving._tokenizer_executor, tokens)
     prompt, length = TokensPrompt(prompt_token_ids=ids), len(ids)
     if not voice.system_prompt:
-        recording = await loop.run_in_executor(None, _samples, voice.audio)
+        recording = recording or await loop.run_in_executor(None, _samples, voice.audio)
         prompt["multi_modal_data"] = {"audio": [recording]}
         samples, rate = recording
         length += FEWEST_TOKENS + math.ceil(len(samples) / rate * FRAMES_PER_SECOND)
@@ -111,11 +111,13 @@ def sampling_settings(request: SpeechRequest, text: str, room: int) -> dict[str,
         for name in ("ras_win_len", "ras_win_max_num_repeat")
         if (value := getattr(request, name)) is not None
     }
-    least = FEWEST_TOKENS if request.max_tokens else least_tokens(text)
-    if least > room:
+    needed = FEWEST_TOKENS if request.max_tokens else expected_tokens(text)
+    if needed > room:
+        fitting = max(room, 0) * len(text) // needed
         raise RefusedError(
-            f"input: speech of this text takes {least} tokens or more, and the prompt leaves "
-            f"{max(room, 0)} of the model's context; send the text in parts",
+            f"input: speech of this text takes about {needed} tokens, and the prompt leaves "
+            f"{max(room, 0)} of the model's context, room for about {fitting} of the "
+            f"{len(text)} characters; send the text in parts",
             "input",
         )
     return {

@@ -13,15 +13,32 @@ a model that misses its end stops after a few seconds and not at the end of its 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from higgs_patches.lib.errors import RefusedError
 from higgs_patches.lib.request_fields import RequestFields, voice_name
 from higgs_patches.lib.speech_length import FEWEST_TOKENS, is_blank
+from higgs_patches.patch_settings import DEFAULT_RESPONSE_FORMAT
 from higgs_patches.patch_settings import MAX_INPUT_CHARACTERS as LONGEST_INPUT
 
 MAX_INPUT_CHARACTERS = LONGEST_INPUT.read()
+
+AudioFormat = Literal["pcm", "wav", "mp3", "flac", "opus", "aac"]
+
+DEFAULT_FORMAT = cast(AudioFormat, DEFAULT_RESPONSE_FORMAT.read())
+
+OTHER_VOICE_FIELDS = frozenset(
+    (  # noqa: SIM905 (a list of names reads better so)
+        "audio_prompt audio_prompt_path clone_audio prompt_audio prompt_audio_path prompt_speech "
+        "prompt_text prompt_wav ref_audio_path ref_wav reference_audio reference_audio_path "
+        "reference_id reference_text reference_wav references speaker speaker_audio "
+        "speaker_embedding speaker_id speaker_wav spk_audio_prompt spk_id voice_audio voice_file "
+        "voice_id voice_sample voice_url"
+    ).split()
+)
+"""Fields by which clients of other servers ask for another voice."""
 
 
 class SpeechRequest(RequestFields):
@@ -36,12 +53,17 @@ class SpeechRequest(RequestFields):
     voice: Annotated[str, BeforeValidator(voice_name)]
     """A voice of /v1/audio/voices, or another name for one; also as {"id": name}."""
 
+    ref_audio: str | None = None
+    """A recording of another voice to speak with: base64, a data: URL, or an allowed https: URL."""
+
+    ref_text: str | None = None
+    """What is said in `ref_audio`."""
+
     instructions: str | None = None
     """Describes the scene: where it is recorded, who speaks and how."""
 
-    response_format: Literal["pcm", "wav", "mp3", "flac", "opus", "aac"] = "mp3"
-    """The format of the file. The default is OpenAI's, which clients such as Open WebUI rely on;
-    this server's fork answers with pcm, which no player knows what to do with."""
+    response_format: AudioFormat = DEFAULT_FORMAT
+    """The format of the file. OpenAI's default is mp3, which clients such as Open WebUI rely on."""
 
     speed: float = Field(1.0, ge=0.25, le=4.0)
     """How much faster than normal; the voice's pitch stays."""
@@ -79,6 +101,28 @@ class SpeechRequest(RequestFields):
     ras_win_max_num_repeat: int | None = Field(None, ge=1, le=250)
     """How often a code may stand in that window."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_voice(cls, data: Any) -> Any:
+        """Refuse to answer with another voice than the one that is asked for."""
+        if not isinstance(data, dict):
+            return data
+        for name in OTHER_VOICE_FIELDS & data.keys():
+            if data[name] not in (None, "", [], {}):
+                raise RefusedError(
+                    "is not supported: name a voice, or send its recording as ref_audio and what "
+                    "is said in it as ref_text",
+                    name,
+                )
+        if not data.get("ref_audio"):
+            if data.get("ref_text"):
+                raise RefusedError("comes without the recording, ref_audio", "ref_text")
+            return data
+        text = data.get("ref_text")
+        if not isinstance(text, str) or is_blank(text):
+            raise RefusedError("is missing: send what is said in ref_audio", "ref_text")
+        return {**data, "voice": data.get("voice") or "ref_audio"}
+
     @field_validator("input")
     @classmethod
     def _speakable(cls, text: str) -> str:
@@ -86,7 +130,7 @@ class SpeechRequest(RequestFields):
             raise ValueError("the text is empty; there is nothing to speak")
         return text
 
-    @field_validator("input", "instructions")
+    @field_validator("input", "instructions", "ref_text")
     @classmethod
     def _not_too_long(cls, text: str) -> str:
         if len(text) > MAX_INPUT_CHARACTERS:

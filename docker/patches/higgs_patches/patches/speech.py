@@ -10,10 +10,8 @@ are ended.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -26,16 +24,18 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from higgs_patches.lib.audio import containers
+from higgs_patches.lib.audio import FRAMES_PER_SECOND, containers
 from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
 from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
 from higgs_patches.lib.errors import RefusedError, error_response, shown
+from higgs_patches.lib.http_trailers import set_trailers
 from higgs_patches.lib.special_tokens import clean, special_tokens_of
+from higgs_patches.lib.speech_events import chained, events
 from higgs_patches.lib.speech_length import is_blank
 from higgs_patches.lib.speech_prompt import build_prompt, sampling_params, sampling_settings
 from higgs_patches.lib.speech_request import SpeechRequest
-from higgs_patches.lib.voices.voice import UnknownVoiceError, resolve
-from higgs_patches.patches import error_format
+from higgs_patches.lib.voices.voice import UnknownVoiceError, Voice, resolve
+from higgs_patches.patches import error_format, media
 
 log = logging.getLogger("vllm.higgs_patches.speech")
 
@@ -78,6 +78,10 @@ PATCH = {
 }
 
 
+FINISH_REASON = "X-Finish-Reason"
+"""Header, or trailer of a stream: "stop" if the speech ended by itself, "length" by a limit."""
+
+
 class AudioSpeechRequest(SpeechRequest):
     """A speech request under the name that the server has for it."""
 
@@ -108,12 +112,16 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
     if missing := await serving._check_model(request):
         text = f"the model {shown(request.model)} does not exist; see /v1/models"
         raise RefusedError(text, "model", HTTPStatus(missing.code))
-    voice = resolve(state.voice_presets, request.voice)
+    recording = await reference_audio(request.ref_audio) if request.ref_audio else None
+    if recording:
+        voice = Voice("ref_audio", request.ref_text or "", b"")
+    else:
+        voice = resolve(state.voice_presets, request.voice)
     tokenizer = await serving.engine_client.get_tokenizer(None)
     special = special_tokens_of(tokenizer)
     voice = replace(voice, transcript=clean(voice.transcript, special))
     text, scene = _plain(request, special)
-    prompt, length = await build_prompt(serving, tokenizer, voice, text, scene)
+    prompt, length = await build_prompt(serving, tokenizer, voice, text, scene, recording)
     settings = sampling_settings(request, text, serving.max_model_len - length)
     params = sampling_params(serving, settings, tokenizer)
     # The client's own id may be one that is still in use, and an abort is by id.
@@ -128,6 +136,21 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
         raise
 
 
+async def reference_audio(value: str) -> Any:
+    """Return samples and rate of a recording: base64, a data: URL, or an allowed https: URL.
+
+    Raises:
+        RefusedError: it cannot be used.
+    """
+    url = value if ":" in value[:16] else f"data:audio/any;base64,{value}"
+    try:
+        if url[:5].lower() == "file:":
+            raise ValueError("is not base64, a data: or an https: URL")
+        return await media.fetch_audio_async(None, url)
+    except ValueError as error:
+        raise RefusedError(f"ref_audio: {error}", "ref_audio") from None
+
+
 async def _begun(speech: _Speech, pcm: AsyncGenerator[bytes, None]) -> Response:
     """Return the answer once the first of it, or all of it, is there."""
     request = speech.request
@@ -137,12 +160,13 @@ async def _begun(speech: _Speech, pcm: AsyncGenerator[bytes, None]) -> Response:
         speech.body = pcm
         spoken = b"".join([chunk async for chunk in pcm])
         content = await containers.whole(spoken, request.response_format, **form)
-        return Response(content, media_type=media_type)
+        headers = {FINISH_REASON: speech.finished()}
+        return Response(content, media_type=media_type, headers=headers)
     speech.body = body = containers.stream(pcm, request.response_format, **form)
     first = await anext(body)
     if request.stream_format == "sse":
-        return _Answer(_events(speech, first, body), speech, "text/event-stream")
-    return _Answer(_chained(first, body), speech, media_type)
+        return _Answer(events(speech, first, body), speech, "text/event-stream")
+    return _Answer(chained(first, body), speech, media_type)
 
 
 def _plain(request: SpeechRequest, special: tuple[str, ...]) -> tuple[str, str]:
@@ -163,6 +187,7 @@ class _Speech:
     decoder: AudioDecoder = field(init=False)
     input_tokens: int = 0
     output_tokens: int = 0
+    finish_reason: str = "stop"
     body: AsyncGenerator[bytes, None] | None = None
 
     def __post_init__(self) -> None:
@@ -181,12 +206,16 @@ class _Speech:
                 self.input_tokens = len(output.prompt_token_ids or ())
                 [completion] = output.outputs
                 self.output_tokens += len(completion.token_ids)
+                if completion.finish_reason == "length":
+                    self.finish_reason = "length"
                 if completion.finish_reason == "abort":
                     raise RuntimeError("the engine gave the request up")
                 if pcm := await self.decoder.feed(completion.mm_token_ids or ()):
                     yield pcm
         if pcm := await self.decoder.finish():
             yield pcm
+        if self.decoder.ended:  # the limit only cut what follows the audio
+            self.finish_reason = "stop"
 
     async def _outputs(self, prompt: Any, params: Any) -> AsyncGenerator[Any, None]:
         """Give what the engine says; a prompt that it does not take is the client's affair."""
@@ -199,6 +228,14 @@ class _Speech:
             yield first
             async for output in outputs:
                 yield output
+
+    def finished(self) -> str:
+        """Log how the speech ended, and return it: "stop" by itself, "length" by a limit."""
+        seconds = self.decoder.frames / FRAMES_PER_SECOND
+        how = "by itself" if self.finish_reason == "stop" else "by max_tokens or the context"
+        level = logging.INFO if self.finish_reason == "stop" else logging.WARNING
+        log.log(level, "Speech %s ended %s after %.1f s", self.request_id, how, seconds)
+        return self.finish_reason
 
     async def end(self) -> None:
         """Let the engine and the encoder go, whatever they are at."""
@@ -213,11 +250,13 @@ class _Answer(StreamingResponse):
     def __init__(
         self, content: AsyncGenerator[bytes, None], speech: _Speech, media_type: str
     ) -> None:
-        super().__init__(content, media_type=media_type)
+        super().__init__(content, media_type=media_type, headers={"Trailer": FINISH_REASON})
         self._speech = speech
+        self._scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
+        self._scope = scope
         try:
             await super().__call__(scope, receive, send)
         except Exception as error:
@@ -228,27 +267,14 @@ class _Answer(StreamingResponse):
             with anyio.CancelScope(shield=True):
                 await self._speech.end()
 
+    async def stream_response(self, send: Send) -> None:
+        """Send the body, and after it how the speech ended."""
+        content = self.body_iterator
 
-async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for chunk in rest:
-        yield chunk
+        async def with_trailer() -> AsyncGenerator[Any, None]:
+            async for chunk in content:
+                yield chunk
+            set_trailers(self._scope, {FINISH_REASON: self._speech.finished()})
 
-
-async def _events(
-    speech: _Speech, first: bytes, rest: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
-    """Give the file as OpenAI's server-sent events."""
-    async for chunk in _chained(first, rest):
-        audio = base64.b64encode(chunk).decode()
-        yield _event({"type": "speech.audio.delta", "audio": audio})
-    usage = {
-        "input_tokens": speech.input_tokens,
-        "output_tokens": speech.output_tokens,
-        "total_tokens": speech.input_tokens + speech.output_tokens,
-    }
-    yield _event({"type": "speech.audio.done", "usage": usage})
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(content)}\n\n".encode()
+        self.body_iterator = with_trailer()
+        await super().stream_response(send)

@@ -107,6 +107,11 @@ class AudioDecoder:
         """Frames that were turned into sound so far, 25 a second."""
         return self._decoded
 
+    @property
+    def ended(self) -> bool:
+        """Whether the codes said that the utterance ends."""
+        return self._ended
+
     async def feed(self, rows: Sequence[Sequence[int]]) -> bytes:
         """Take the rows that came since the last call; rows after the end are ignored."""
         self._take(rows)

@@ -61,7 +61,8 @@ def decode(data: bytes) -> tuple[NDArray[np.float32], int]:
                         f"the audio is longer than {longest:g} s (HIGGS_MAX_REFERENCE_SECONDS)"
                     )
     except soundfile.SoundFileError as error:
-        raise ValueError(f"the audio cannot be decoded: {str(error).splitlines()[0]}") from None
+        reason = getattr(error, "error_string", type(error).__name__)
+        raise ValueError(f"the audio cannot be decoded: {reason}") from None
     if frames < MIN_SECONDS * rate:
         raise ValueError(f"the audio lasts {frames / rate:.3f} s; {MIN_SECONDS:g} s are the least")
     samples = np.concatenate(blocks)

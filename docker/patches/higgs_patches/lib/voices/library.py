@@ -31,7 +31,12 @@ from higgs_patches.lib.voices.voice import Voice, Voices
 
 log = logging.getLogger("vllm.higgs_patches.voices")  # vLLM's handler shows what is below "vllm"
 
-OPENAI = {
+KNOWN_ALIASES = {
+    "default": "en_woman",
+    "en_woman_1": "en_woman",
+    "en_man_1": "en_man",
+    "zh_man_1": "zh_man_sichuan",
+    "hogwarts_v2": "broom_salesman",
     "alloy": "en_woman",
     "ash": "en_man",
     "ballad": "broom_salesman",
@@ -46,7 +51,8 @@ OPENAI = {
     "shimmer": "mabel",
     "verse": "chadwick",
 }
-"""OpenAI's names to the shipped voice that is nearest in sex and pitch.
+"""Other servers' names to the shipped voice that is nearest in sex and pitch: OpenAI's, and those
+that the fork's own clients and examples ask for.
 
 Median pitch of the shipped English voices: broom_salesman 104 Hz, en_man 135, chadwick 167,
 belinda 210, en_woman 221, mabel 229. vex is a cartoon character, zh_man_sichuan speaks Chinese."""
@@ -219,14 +225,14 @@ def _first_wins(folders: list[_Folder], what: Callable[[_Folder], dict[str, Any]
 def _aliases(voices: dict[str, Voice], wanted: dict[str, Any]) -> dict[str, str]:
     """Return every alias with the voice that it stands for; a voice's own name is none."""
     aliases = {}
-    for alias, target in (OPENAI | wanted).items():
+    for alias, target in (KNOWN_ALIASES | wanted).items():
         if alias in voices or target is None:
             continue
         if not isinstance(target, str) or target not in voices:
             if alias in wanted:
                 log.warning("Voices: %r is to mean %r, and no voice is called so", alias, target)
-            if alias not in OPENAI or not voices:
+            if alias not in KNOWN_ALIASES or not voices:
                 continue
-            target = OPENAI[alias] if OPENAI[alias] in voices else next(iter(voices))
+            target = KNOWN_ALIASES[alias] if KNOWN_ALIASES[alias] in voices else next(iter(voices))
         aliases[alias] = target
     return aliases
