@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
     accepted = _load_accepted(workspace.root / ACCEPTED)
     files = [lock.file(x) for x in
              (lock.python.requirements, lock.python.build, lock.python.installer)]  # fmt: skip
+    url = os.environ.get("OSV_URL") or OSV_URL
     with workspace.scratch("audit") as folder:
         wheel = folder / "wheel.txt"
         wheel.write_text(
@@ -125,7 +127,7 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
         done = process.ask(
             "pip-audit", "--format", "json", "--progress-spinner", "off", "--disable-pip",
             "--require-hashes", "--vulnerability-service", "osv",
-            "--osv-url", os.environ.get("OSV_URL") or OSV_URL,
+            "--osv-url", url,
             *(part for file in [*files, wheel] for part in ("--requirement", str(file))),
             timeout=SECONDS,
         )  # fmt: skip
@@ -134,6 +136,8 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
         found = [x for package in packages for x in _advisories(package, accepted)]
         skipped = [str(x["skip_reason"]) for x in packages if "skip_reason" in x]
     except (ValueError, KeyError, TypeError):
+        if re.search(r"ConnectionError|Timeout|ServiceError|timed out", done.err):
+            return AuditReport((), f"{url} did not answer")
         last = (done.err.strip().splitlines() or ["no output"])[-1]
         return AuditReport((), f"pip-audit failed: {last[:300]}")
     more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""

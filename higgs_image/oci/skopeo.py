@@ -23,6 +23,7 @@ from higgs_image.files import sha256_bytes
 from higgs_image.oci import certificates, layout, read_back, registry
 from higgs_image.oci.credentials import Credentials, credentials
 from higgs_image.oci.layout import BuiltImage
+from higgs_image.oci.registry_errors import login_hint
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ def explain(output: str, reference: str) -> HiggsError:
     for own in (reference, re.sub(r"@.*|:[^:/]*$", "", reference), host):
         bare = re.sub(re.escape(own), "", bare, flags=re.IGNORECASE)  # a name may have a 403 in it
     values = {"reference": reference, "last": last, "host": host,
-              "login": registry.login_hint(host)}  # fmt: skip
+              "login": login_hint(host)}  # fmt: skip
     error = first_match(RULES, bare, **values) or RegistryUnavailableError(
         _FAILED.format(**values), _AGAIN
     )

@@ -15,6 +15,7 @@ import msgspec
 from higgs_image.files import sha256_bytes
 from higgs_image.lockfile import Digest, Sha256
 from higgs_image.release.actor import Actor
+from higgs_image.verdict import Verdict
 
 KIND = "application/vnd.higgs-image.journal.v1+json"
 RECORD = "org.higgs-image.record"
@@ -95,7 +96,7 @@ class Smoke(
     at: Utc
     by: Actor
     device_class: Literal["gpu", "cpu"]
-    verdict: Literal["pass", "fail", "inconclusive"]
+    verdict: Verdict
     device: str = ""
     seconds: float = 0.0
     figures: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Releasing: release, promote, rollback, history, smoke-pushed, cleanup."""
+"""Releasing: release, promote, rollback, smoke-pushed, cleanup."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def open_image(
 
 
 @contextmanager
-def _open_journal(c: Context, registry: str | None, name: str | None) -> Iterator[Journal]:
+def open_journal(c: Context, registry: str | None, name: str | None) -> Iterator[Journal]:
     from higgs_image.oci.artifacts import open_repository
 
     with open_repository(_target(c, registry, name)) as repository:
@@ -199,7 +199,7 @@ def rollback(
     from higgs_image.release import move_plan
     from higgs_image.release import rollback as release_rollback
 
-    with output(json) as out, _open_journal(c, registry, name) as history:
+    with output(json) as out, open_journal(c, registry, name) as history:
         if yes:
             move_plan.settle(history)
         plan = release_rollback.plan_rollback(history, reason, moving, to or None)
@@ -208,30 +208,6 @@ def rollback(
             out.result({"moved": moved}, moved.text())
         else:
             out.result({"plan": plan}, f"{plan.text()}\napply it with --yes")
-
-
-@task(help={"last": "how many of the newest records; 0: all (default: 50)"} | REGISTRY_HELP)
-def history(
-    c: Context,
-    registry: str | None = None,
-    name: str | None = None,
-    last: int = 50,
-    json: bool = False,
-) -> None:
-    """Show pushes, smoke tests, promotions and rollbacks, and what the floating tags name."""
-    from higgs_image.errors import RegistryError
-    from higgs_image.release import status
-
-    with output(json) as out, _open_journal(c, registry, name) as journal:
-        entries, damaged = journal.read_all(newest=last)
-        now = status.tag_status(journal)
-        wrong = [error.message for error in damaged]
-        lines = [*(entry.text() for entry in entries), *now, *(f"DAMAGED: {x}" for x in wrong)]
-        out.result(
-            {"entries": entries, "now": now, "damaged": wrong},
-            "\n".join(lines) or "nothing is recorded",
-        )
-    sys.exit(RegistryError.exit_code if wrong else 0)
 
 
 @task(
@@ -292,7 +268,7 @@ def cleanup(
     """Delete old images that were never promoted, are not pinned, and are not among the newest."""
     from higgs_image.release import image_store, retention
 
-    with output(json) as out, _open_journal(c, registry, name) as history:
+    with output(json) as out, open_journal(c, registry, name) as history:
         store = image_store.store_of(history.repository)
         plan = retention.plan_cleanup(history, store, keep, retention.pins_in(map(Path, pins)))
         done = retention.apply(history, store, plan) if yes else []

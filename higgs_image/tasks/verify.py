@@ -1,4 +1,4 @@
-"""Verifying: what is proven of a pushed image."""
+"""Looking back: what happened to the images, and what is proven of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,31 @@ from invoke.context import Context
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import existing_file, output, setting
-from higgs_image.tasks.release import CONDITIONS_HELP, REGISTRY_HELP, open_image
+from higgs_image.tasks.release import CONDITIONS_HELP, REGISTRY_HELP, open_image, open_journal
+
+
+@task(help={"last": "how many of the newest records; 0: all (default: 50)"} | REGISTRY_HELP)
+def history(
+    c: Context,
+    registry: str | None = None,
+    name: str | None = None,
+    last: int = 50,
+    json: bool = False,
+) -> None:
+    """Show pushes, smoke tests, promotions and rollbacks, and what the floating tags name."""
+    from higgs_image.errors import RegistryError
+    from higgs_image.release import status
+
+    with output(json) as out, open_journal(c, registry, name) as journal:
+        entries, damaged = journal.read_all(newest=last)
+        now = status.tag_status(journal)
+        wrong = [error.message for error in damaged]
+        lines = [*(entry.text() for entry in entries), *now, *(f"DAMAGED: {x}" for x in wrong)]
+        out.result(
+            {"entries": entries, "now": now, "damaged": wrong},
+            "\n".join(lines) or "nothing is recorded",
+        )
+    sys.exit(RegistryError.exit_code if wrong else 0)
 
 
 @task(

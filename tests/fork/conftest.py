@@ -22,10 +22,12 @@ from higgs_image.demo import demo
 from higgs_image.errors import HiggsError
 from higgs_image.host import base_image
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import daemon
+from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.oci.daemon import docker_client
 from higgs_image.release import publish
 from higgs_image.smoke import container as smoke_container
 from higgs_image.smoke import cpu_device
+from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import Workspace
 
 NEEDED_GB = 30.0
@@ -154,7 +156,7 @@ class Running:
     """
 
     url: str
-    container: smoke_container.Server
+    container: smoke_container.ServerContainer
 
     def log(self) -> str:
         """Return all that the container has printed."""
@@ -168,7 +170,7 @@ StartServer = Callable[..., contextlib.AbstractContextManager[Running]]
 def weights(workspace: Workspace, report: pipeline.BuildReport) -> Path:
     """The tiny random weights, as a hub's cache."""
     assert report.engine
-    with daemon.engine() as (client, _):
+    with docker_client() as client:
         return cpu_device.weights(
             client, workspace, report.engine, lockfile.load(workspace.lock_file)
         )
@@ -187,21 +189,16 @@ def start_server(workspace: Workspace, report: pipeline.BuildReport, weights: Pa
         mounts: Mapping[str, str] | None = None,
         timeout: float = 600,
     ) -> Iterator[Running]:
-        with daemon.engine() as (_, host):
-            setup = smoke_container.Setup(
-                image,
-                workspace.build,
-                environment=cpu_device.ENVIRONMENT | dict(env or {}),
-                mounts={
-                    str(cpu_device.package(workspace)): cpu_device.DEVICE,
-                    str(weights): cpu_device.WEIGHTS,
-                }
-                | dict(mounts or {}),
-                arguments=list(flags),
-            )
-            with smoke_container.created(setup, host) as created:
-                started, _ = smoke_container.start(created, timeout)
-                yield Running(f"http://127.0.0.1:{started.client.port}", started)
+        spec = ContainerSpec(
+            image,
+            environment=cpu_device.ENVIRONMENT | dict(env or {}),
+            mounts=cpu_device.mounts(workspace, weights) | dict(mounts or {}),
+            arguments=tuple(flags),
+            labels=owner_labels(workspace.build, lifetime=24 * 3600),
+        )
+        with smoke_container.created(spec) as created:
+            started, _ = smoke_container.start(created, timeout)
+            yield Running(f"http://127.0.0.1:{started.client.port}", started)
 
     return start
 

@@ -13,7 +13,7 @@ import pytest
 from higgs_image import lockfile
 from higgs_image.build import pipeline
 from higgs_image.smoke import cpu_device
-from higgs_image.smoke.container import NotReady
+from higgs_image.smoke.container import NotReadyError
 from higgs_image.workspace import Workspace
 from tests.support.fuzz import Server
 
@@ -107,9 +107,9 @@ def test_a_failed_start_says_why_in_one_line(
     start_server: Any, weights: Path, flags: list[str], said: str
 ) -> None:
     given = ["--model", folder(weights, "generation")] if "--model" not in flags else []
-    with pytest.raises(NotReady) as ended, start_server([*SERVER, *given, *flags]):
+    with pytest.raises(NotReadyError) as ended, start_server([*SERVER, *given, *flags]):
         pass
     [line] = [x for x in ended.value.tail.splitlines() if "The server cannot start: " in x]
     assert said in line
     assert "Traceback" not in ended.value.tail
-    assert "status 1 " in ended.value.what
+    assert "status 1 " in ended.value.reason

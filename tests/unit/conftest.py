@@ -1,6 +1,6 @@
 """What the unit tests share: a small fork with a submodule in real git repositories, and its lock.
 
-The lock names https URLs; git's own insteadOf leads them to folders below tmp_path.
+The lock has https URLs; git's insteadOf redirects them to folders below tmp_path.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ sha256   =   "{recipe}" # kept by invoke lock
 
 
 def isolate_git(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let git see nothing of the person's own settings."""
+    """Hide the user's git settings."""
     home = root / "home"
     home.mkdir(exist_ok=True)
     for name in [x for x in os.environ if x.startswith("GIT_")]:
@@ -330,7 +330,7 @@ unpacked_mb = 50
 
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
-    """Tasks give the package's logger a handler of their own; take it away again."""
+    """Remove the handler that tasks add to the package's logger."""
     yield
     logger = logging.getLogger("higgs_image")
     logger.handlers.clear()

@@ -436,10 +436,10 @@ def test_no_registry_is_configured(subject: Subject) -> None:
     assert check("registry", subject).verdict is INCONCLUSIVE
 
 
-def test_a_registry_that_is_none(subject: Subject) -> None:
+def test_invalid_registry(subject: Subject) -> None:
     finding = check("registry", replace(subject, registry="NOPE"))
     assert finding.verdict is FAIL
-    assert "'NOPE' is no registry" in finding.found
+    assert "'nope' is not a registry" in finding.found
 
 
 Login = Callable[[Programs], None]

@@ -148,7 +148,8 @@ def test_without_the_database_the_audit_is_inconclusive(
 ) -> None:
     monkeypatch.setenv("OSV_URL", "http://127.0.0.1:1/v1/query")
     report = run(project)
-    assert report.verdict == Verdict.INCONCLUSIVE and report.unchecked
+    assert report.verdict == Verdict.INCONCLUSIVE
+    assert report.unchecked == "http://127.0.0.1:1/v1/query did not answer"
     lock_task(Context(), check=True)
     assert "advisories: inconclusive: " in capsys.readouterr().out
 

@@ -13,6 +13,7 @@ from higgs_image.release.actor import Actor
 from higgs_image.release.policy import Known
 from higgs_image.release.records import Push
 from higgs_image.smoke import record as smoke_record
+from higgs_image.verdict import Verdict
 
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 LABEL = "org.higgs-image."
@@ -25,8 +26,8 @@ PUSH = Push(
 
 def smoke(kind: str = "gpu", verdict: str = "pass") -> smoke_record.Record:
     return smoke_record.Record(
-        smoke_record.SCHEMA, verdict, "it hums", smoke_record.Image("image", DIGEST),  # type: ignore[arg-type]
-        smoke_record.Device(kind, "NVIDIA L40S"), NOW, 1.0, [],  # type: ignore[arg-type]
+        smoke_record.SCHEMA, Verdict(verdict), "it hums", smoke_record.SmokeImage("image", DIGEST),
+        smoke_record.SmokeDevice(kind, "NVIDIA L40S"), NOW, 1.0, [],  # type: ignore[arg-type]
     )  # fmt: skip
 
 

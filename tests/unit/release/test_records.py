@@ -15,6 +15,7 @@ from higgs_image.release import record_tags, records
 from higgs_image.release.actor import Actor
 from higgs_image.release.journal import Journal
 from higgs_image.release.records import Outcome, Promote, Push, Record, Smoke
+from higgs_image.verdict import Verdict
 from higgs_image.workspace import PROJECT
 
 AT = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=datetime.UTC)
@@ -23,7 +24,7 @@ BY = Actor("ann", machine="m", process="1:2")
 PROMOTE = Promote(DIGEST, AT, BY, "custom", OTHER, "20260101-abcdef0-1234567", "d" * 64)
 RECORDS: list[Record] = [
     Push(DIGEST, AT, BY, "20260101-abcdef0-1234567", "gzip", "d" * 64, "c" * 40, True, 5),
-    Smoke(DIGEST, AT, BY, "gpu", "pass", "NVIDIA L40S", 12.0, {"a.b": 1.5}),
+    Smoke(DIGEST, AT, BY, "gpu", Verdict.PASS, "NVIDIA L40S", 12.0, {"a.b": 1.5}),
     PROMOTE,
     Outcome(DIGEST, AT, BY, record_tags.tag_for(PROMOTE), records.DONE),
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from higgs_image import retry
 from higgs_image.errors import (
     PromotionConflictError,
     RegistryAuthError,
@@ -184,6 +185,8 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     fake = GitHub(request.param)
     monkeypatch.setenv("GITHUB_API_URL", fake.address)
     monkeypatch.setenv("GITHUB_TOKEN", "t0ken")
+    for name in ("WAIT", "LONGEST_WAIT"):
+        monkeypatch.setattr(retry, name, 0.01)
     yield fake
     fake.server.shutdown()
     fake.server.server_close()

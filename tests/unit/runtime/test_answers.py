@@ -143,7 +143,10 @@ def test_draining_server_can_be_read_by_a_browser() -> None:
 
 
 @pytest.mark.parametrize("host", ["x?", "x#", "x/ping?", "/ping", "", "a b"])
-@pytest.mark.parametrize(("path", "status"), [("/ping", 200), ("/v1/models", 299)])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/ping", 200), ("/v1/models", 299), ("//ping", 299), ("/v1/ping", 299), ("/ping/", 299)],
+)
 def test_path_is_not_taken_from_the_host_header(host: str, path: str, status: int) -> None:
     assert asyncio.run(through_middleware(Phase.READY, path, {"host": host}))[0] == status
     head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()

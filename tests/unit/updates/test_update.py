@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -199,6 +200,17 @@ def test_the_forks_commit_brings_its_submodule(updated: Project) -> None:
         "fork.commit", "fork.tree", "submodule.commit", "submodule.tree",
     }  # fmt: skip
     assert update(updated, "fork").current == ("fork",)
+
+
+def test_an_update_works_below_build_and_leaves_nothing(
+    updated: Project, index: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements(updated)
+    updated.upstream.change({"vllm/x.py": "x = 1\n"})
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    report = update(updated, "fork", "python")
+    assert [x.name for x in report.taken] == ["fork", "python"], report.unchecked
+    assert list((updated.workspace.build / "tmp").iterdir()) == []
 
 
 def test_a_tag_is_followed_to_its_commit(updated: Project) -> None:

@@ -109,6 +109,20 @@ def test_functions_are_replaced_and_the_package_is_added(patched: Project, sourc
     assert (source.fork / FILE).read_text() == FORK
 
 
+def test_documentation_beside_the_patches_is_not_in_the_image(
+    patched: Project, source: Source
+) -> None:
+    before, tag = ensure(patched, source), patched.load().tag
+    folder = patched.workspace.lock_file.parent / "patches"
+    write(folder, {"README.md": "Why.\n", "lib/notes.md": "How.\n"})
+    lockfile.refresh(patched.load(), patched.workspace.root)
+    assert patched.load().tag == tag
+    assert ensure(patched, source) == before
+    edit(patched, header(title="Another"))
+    lockfile.refresh(patched.load(), patched.workspace.root)
+    assert patched.load().tag != tag
+
+
 def test_a_patch_that_is_left_out_is_not_applied(patched: Project, source: Source) -> None:
     done = ensure(patched, source, "defect")
     assert FILE not in done.files
