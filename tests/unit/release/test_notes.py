@@ -69,7 +69,8 @@ def test_force_rehearsal_and_overrides_are_shown() -> None:
 def smoke(**changes: Any) -> bytes:
     record = smoke_record.Record(
         smoke_record.SCHEMA, Verdict.INCONCLUSIVE, "speech-wav: no GPU",
-        smoke_record.SmokeImage("image", DIGEST), smoke_record.SmokeDevice("gpu", "NVIDIA L40S"), NOW, 1.0,
+        smoke_record.SmokeImage("image", DIGEST),
+        smoke_record.SmokeDevice("gpu", "NVIDIA L40S"), NOW, 1.0,
         [smoke_record.CheckResult("speech-wav", Verdict.INCONCLUSIVE, True, "no GPU",
                             measured={"first_audio_s": 0.5, "spoken": True, "text": "x"})],
     )  # fmt: skip
