@@ -277,6 +277,24 @@ ERRORS: dict[str, tuple[str, type[HiggsError]]] = {
         PING + 'Get "http://127.0.0.1:5997/v2/": read tcp 127.0.0.1:47796->127.0.0.1:5997: read: '
         "connection reset by peer", RegistryUnavailableError,
     ),
+    "HTTP/2 GOAWAY": (
+        COPY + "http2: server sent GOAWAY and closed the connection; LastStreamID=1999, "
+        "ErrCode=NO_ERROR", RegistryUnavailableError,
+    ),
+    "HTTP/2 INTERNAL_ERROR": (
+        COPY + "stream error: stream ID 7; INTERNAL_ERROR; received from peer",
+        RegistryUnavailableError,
+    ),
+    "upload lost": (COPY + "blob upload unknown to registry", RegistryUnavailableError),
+    "anything new": (COPY + "the flux capacitor is empty", RegistryUnavailableError),
+    "certificate": (
+        PING + 'Get "https://r.example/v2/": tls: failed to verify certificate: x509: certificate '
+        "signed by unknown authority", RegistryError,
+    ),
+    "manifest refused": (
+        "writing manifest: uploading manifest t to r.example/a: manifest invalid: no",
+        RegistryError,
+    ),
     "cut off": (COPY + 'Patch "http://r.example/v2/": EOF', RegistryUnavailableError),
     "no such tag": (MANIFEST + "manifest unknown", RegistryNotFoundError),
     "no such repository": (
