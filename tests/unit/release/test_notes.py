@@ -69,7 +69,8 @@ def test_force_rehearsal_and_overrides_are_shown() -> None:
 def smoke(**changes: Any) -> bytes:
     record = smoke_record.Record(
         smoke_record.SCHEMA, Verdict.INCONCLUSIVE, "speech-wav: no GPU",
-        smoke_record.SmokeImage("image", DIGEST), smoke_record.SmokeDevice("gpu", "NVIDIA L40S"), NOW, 1.0,
+        smoke_record.SmokeImage("image", DIGEST),
+        smoke_record.SmokeDevice("gpu", "NVIDIA L40S"), NOW, 1.0,
         [smoke_record.CheckResult("speech-wav", Verdict.INCONCLUSIVE, True, "no GPU",
                             measured={"first_audio_s": 0.5, "spoken": True, "text": "x"})],
     )  # fmt: skip
@@ -92,7 +93,7 @@ def test_malformed_smoke_record_is_a_usage_error(data: bytes) -> None:
 
 def test_smoke_record_that_contradicts_its_checks_is_refused() -> None:
     with pytest.raises(UsageError):
-        evidence.load_smoke(smoke(verdict="pass"))
+        evidence.load_smoke(smoke(verdict=Verdict.PASS))
 
 
 def test_figures_are_numbers_by_check_and_name() -> None:
