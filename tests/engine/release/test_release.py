@@ -169,7 +169,7 @@ def test_a_test_on_a_cpu_alone_is_not_enough(release: Release) -> None:
     )
 
 
-def test_an_image_whose_immutable_tag_was_moved_is_refused(
+def test_promote_refuses_an_image_whose_immutable_tag_moved(
     release: Release, repository: Repository
 ) -> None:
     first, second = release.push("1"), release.push("2")

@@ -67,7 +67,7 @@ def test_a_workflow_is_believed_by_issuer_and_name_with_the_public_log() -> None
         ("Error: reading key: open cosign.key: decrypt failed", SigningError),
     ],
 )
-def test_what_cosign_says(said: str, kind: type[Exception]) -> None:
+def test_cosign_output_becomes_an_error(said: str, kind: type[Exception]) -> None:
     error = signature.explain(said, "verify", "ghcr.io/acme/image@sha256:1")
     assert type(error) is kind and error.hint
 
