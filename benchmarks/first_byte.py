@@ -19,8 +19,10 @@ import time
 from collections.abc import Iterator
 
 from higgs_image import lockfile
-from higgs_image.oci import daemon
+from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import container, cpu_device
+from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import Workspace
 
 SHORT = "Good morning to you all."
@@ -32,19 +34,16 @@ HEADER = 44
 @contextlib.contextmanager
 def running(workspace: Workspace, image: str) -> Iterator[int]:
     """Run an image on the CPU; yields its port."""
-    with daemon.engine() as (client, host):
+    with docker_client() as client:
         weights = cpu_device.weights(client, workspace, image, lockfile.load(workspace.lock_file))
-        setup = container.Setup(
-            image,
-            workspace.build,
-            environment=cpu_device.ENVIRONMENT,
-            mounts={
-                str(cpu_device.package(workspace)): cpu_device.DEVICE,
-                str(weights): cpu_device.WEIGHTS,
-            },
-        )
-        with container.created(setup, host) as created:
-            yield container.start(created, 600)[0].client.port
+    spec = ContainerSpec(
+        image,
+        environment=cpu_device.ENVIRONMENT,
+        mounts=cpu_device.mounts(workspace, weights),
+        labels=owner_labels(workspace.build, lifetime=24 * 3600),
+    )
+    with container.created(spec) as created:
+        yield container.start(created, 600)[0].client.port
 
 
 def ask(port: int, text: str, form: str) -> tuple[float, float]:

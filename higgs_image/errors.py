@@ -197,6 +197,12 @@ class UpdateError(HiggsError):
     exit_code = 54
 
 
+class AuditError(HiggsError):
+    """A locked package has a known vulnerability that is not accepted with a reason."""
+
+    exit_code = 55
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 

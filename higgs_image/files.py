@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -54,11 +55,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file next to its destination and rename it: readers see the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # by a run that was killed
+        if left.suffix[1:].isdecimal() and _has_ended(int(left.suffix[1:])):
+            left.unlink(missing_ok=True)
     try:
         beside.write_bytes(data)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # another user's process may not be signalled
+        return isinstance(error, ProcessLookupError)
+    return False
 
 
 def replace_folder(new: Path, goal: Path) -> None:

@@ -1,4 +1,11 @@
 """Labels of the image: what it was made from, readable without running it."""
 
+from collections.abc import Mapping
+
 LABEL = "org.higgs-image."
 """Prefix of the project's own labels; the others are OCI's standard ones."""
+
+
+def is_fake_fork(labels: Mapping[str, str]) -> bool:
+    """Tell whether an image was built from a fake fork: its source is a folder of one machine."""
+    return labels.get(LABEL + "fork", "").startswith("file://")

@@ -23,11 +23,11 @@ GRACE = 15.0
 """Seconds that a program has to end by itself before it is killed."""
 
 _INSTALL = {
-    "docker": "install Docker Engine 23 or later; on Debian as root: ./inv engine",
-    "skopeo": "install skopeo 1.9.3 or later; on Debian as root: ./inv engine",
-    "cosign": "install cosign 2; on Debian as root: ./inv engine --signing",
-    "docker-registry": "on Debian as root: ./inv engine --registry",
-    "mmdebstrap": "on Debian as root: ./inv engine --registry",
+    "docker": "install Docker Engine 23 or later; on Debian as root: ./inv install-docker",
+    "skopeo": "install skopeo 1.9.3 or later; on Debian as root: ./inv install-docker",
+    "cosign": "install cosign 2; on Debian as root: ./inv install-docker --signing",
+    "docker-registry": "on Debian as root: ./inv install-docker --registry",
+    "mmdebstrap": "on Debian as root: ./inv install-docker --registry",
     "hadolint": "it comes with the project's requirements: remove .venv and run ./inv again",
     "git": "install git; on Debian as root: apt-get install git",
     "uv": "it comes with the project's requirements: remove .venv and run ./inv again",

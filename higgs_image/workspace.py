@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one product: the real image, or the demonstration's.
+    """The folders of one product: the real image, or a fake fork's.
 
     Attributes:
         build: everything that is written lies below it.
@@ -46,15 +46,7 @@ class Workspace:
 
     @classmethod
     def default(cls) -> Workspace:
-        """Return the workspace of the real image; with HIGGS_STANDIN, of a stand-in.
-
-        HIGGS_STANDIN names the folder of one that was made (higgs_image/standin.py): so every task
-        can be tried on it. Its images say that they are a stand-in, and none is released.
-        """
-        if folder := os.environ.get("HIGGS_STANDIN"):
-            from higgs_image.demo import fake_fork
-
-            return fake_fork.workspace_in(Path(folder))
+        """Return the workspace of the real image."""
         return cls(PROJECT / "build", PROJECT / "versions.lock", PROJECT / "docker" / "layers.toml")
 
     @property
@@ -72,14 +64,14 @@ class Workspace:
         return self.build / f"oci-{compression}"
 
     @contextmanager
-    def exclusive(self, name: str, patience: float = 900) -> Iterator[None]:
+    def exclusive(self, name: str, timeout: float = 900) -> Iterator[None]:
         """Hold a part of the workspace; a second run waits for the first.
 
         The lock ends with the process, also with kill -9.
 
         Args:
             name: which part.
-            patience: seconds to wait.
+            timeout: seconds to wait.
 
         Raises:
             BusyError: another run still holds it after that time.
@@ -92,10 +84,10 @@ class Workspace:
         except filelock.Timeout:
             log.info("waiting: another run is busy with %s", name)
             try:
-                lock.acquire(timeout=patience)
+                lock.acquire(timeout=timeout)
             except filelock.Timeout:
                 raise BusyError(
-                    f"another run has been busy with {name} for {patience:.0f} s ({path})",
+                    f"another run has been busy with {name} for {timeout:.0f} s ({path})",
                     "wait for it to end, or end it, then run again",
                 ) from None
         try:

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from higgs_image import versions
 from higgs_image.attest import layer_files, sbom
 from higgs_image.oci import layout
 from higgs_image.oci.artifacts import Repository
@@ -70,7 +71,7 @@ def compare(
         layer, file = first_difference(root, image, built.layout, built.image)
         old = {f"{x.kind} {x.name}": x.version for x in sbom.packages(root, image)[0]}
     new = {f"{x.kind} {x.name}": x.version for x in sbom.packages(built.layout, built.image)[0]}
-    return Comparison(digest, built.image.digest, layer, file, tuple(sbom.changes(old, new)))
+    return Comparison(digest, built.image.digest, layer, file, tuple(versions.changes(old, new)))
 
 
 def first_difference(

@@ -216,13 +216,3 @@ def versions(data: bytes) -> dict[str, str]:
         kind = re.match(r"pkg:(\w+)/", component.get("purl", ""))
         found[f"{kind[1] if kind else 'generic'} {component['name']}"] = str(component["version"])
     return found
-
-
-def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return what differs between two sets of versions, one line each."""
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if before != after:
-            lines.append(f"{name} {before or '(absent)'} -> {after or '(gone)'}")
-    return lines

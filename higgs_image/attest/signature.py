@@ -210,8 +210,8 @@ RULES = (
          "{reference} has no signature or attestation that is trusted ({verb}): {last}",
          "name the key it was signed with (--key), or the workflow's identity (--identity)"),
     Rule(r"decrypt|reading key|loading (the )?(private|public) key|invalid pem|unsupported pem"
-         r"|password|no such file|unknown flag|invalid argument|unknown command|predicate|identity token"
-         r"|invalid signature|id[-_ ]token|no provider|getting signer|unmarshal",
+         r"|password|no such file|unknown flag|invalid argument|unknown command|predicate"
+         r"|identity token|invalid signature|id[-_ ]token|no provider|getting signer|unmarshal",
          SigningError, _FAILED, _KEY_HINT),
 )  # fmt: skip
 """What cosign says of keys and signatures; the rest is the registry's, see `skopeo.RULES`."""

@@ -1,4 +1,4 @@
-"""OCI image layouts: what a build leaves behind, what is pushed, and how large it is."""
+"""Sizes of an image compared with the budgets of docker/layers.toml."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from higgs_image.errors import BudgetError
 from higgs_image.oci.layout import MB, Image
 
 
-def check_budget(image: Image, layers: Layers, compression: str) -> None:
-    """Compare sizes with docker/layers.toml.
+def check_compressed(image: Image, layers: Layers, compression: str) -> None:
+    """Compare compressed sizes with their budgets.
 
     Raises:
         BudgetError: naming everything that is too large, with both figures.
@@ -38,4 +38,18 @@ def check_budget(image: Image, layers: Layers, compression: str) -> None:
             "too large: " + "; ".join(over),
             "find out what grew (the sizes are listed above), or raise the budget in "
             "docker/layers.toml with a reason",
+        )
+
+
+def check_unpacked(megabytes: float, layers: Layers) -> None:
+    """Compare the size of all unpacked layers in MB (10^6 bytes) with its budget.
+
+    Raises:
+        BudgetError: it is larger.
+    """
+    if megabytes > layers.budget.unpacked_mb:
+        raise BudgetError(
+            f"the image has {megabytes:.0f} MB unpacked, its budget is "
+            f"{layers.budget.unpacked_mb:.0f}",
+            "find out what grew, or raise the budget in docker/layers.toml with a reason",
         )

@@ -20,6 +20,7 @@ from higgs_image.errors import (
     RegistryNotFoundError,
     RegistryUnavailableError,
 )
+from higgs_image.explain import Rule, explain
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,14 @@ def builder() -> str | None:
     if version.code != 0:
         raise EngineError(
             "docker has no buildx plugin",
-            "install docker-buildx (Debian 13: apt-get install docker-buildx; or ./inv engine)",
+            "install docker-buildx; on Debian as root: ./inv install-docker",
         )
     info = process.run(["docker", "info", "--format", "{{json .DriverStatus}}"])
-    if info.code != 0 or info.out.strip() in ("", "null"):  # some clients end with 0 all the same
+    if info.code != 0 or info.out.strip() in ("", "null"):  # some clients end with 0 even so
         why = info.err.strip().splitlines()
         raise EngineError(
             f"no container engine answers: {why[-1] if why else info.out.strip()}",
-            "start Docker; on Debian as root: ./inv engine",
+            "start Docker; on Debian as root: ./inv install-docker",
         )
     if "io.containerd.snapshotter" in info.out:
         return None
@@ -89,9 +90,9 @@ def build(
         arguments: its flags, without builder, progress and metadata.
         context: the build context.
         log_file: receives the whole output.
-        metadata: receives what BuildKit says of the result.
+        metadata: receives what BuildKit reports about the result.
         show_steps: False: only the export is shown, for a build whose steps are all cached.
-        provenance: also let BuildKit say what it did, in a manifest beside the image's.
+        provenance: let BuildKit also describe what it did, in a manifest beside the image's.
 
     Returns:
         The digest of the image manifest; with provenance, of an index of both.
@@ -100,9 +101,9 @@ def build(
         HiggsError: classified from BuildKit's output.
     """
     name = builder()
-    said = "mode=max" if provenance else "false"
-    command = ["docker", "buildx", "build", "--progress", "plain", f"--provenance={said}",
-               "--sbom=false", "--metadata-file", str(metadata)]  # fmt: skip
+    command = ["docker", "buildx", "build", "--progress", "plain", "--sbom=false",
+               "--provenance=mode=max" if provenance else "--provenance=false",
+               "--metadata-file", str(metadata)]  # fmt: skip
     command += [*(["--builder", name] if name else []), *arguments, str(context)]
     log_file.parent.mkdir(parents=True, exist_ok=True)
     metadata.unlink(missing_ok=True)
@@ -118,7 +119,7 @@ def build(
 
         done = process.run(command, on_line=on_line)
     if done.code != 0:
-        raise explain(done.err, log_file)
+        raise explain_build(done.err, log_file)
     return str(json.loads(metadata.read_bytes())["containerimage.digest"])
 
 
@@ -153,69 +154,66 @@ class Progress:
         return None
 
 
-def explain(output: str, log_file: Path) -> HiggsError:
+_LOG = "; the whole log is {log_file}"
+_MISMATCH = (
+    "{package} is not the file that was locked (hash mismatch)",
+    "the index or a proxy serves other content, or the lock is wrong: compare the hash in "
+    "versions.lock and docker/requirements with the publisher's" + _LOG,
+)
+_NO_INDEX = (
+    "check the network and proxy (invoke doctor), then run again: finished steps are cached" + _LOG
+)
+_RULES = (
+    Rule(
+        r"no space left on device", DiskFullError,
+        "the disk became full during the build",
+        "docker builder prune frees the build cache; what is finished is kept" + _LOG,
+    ),
+    Rule(r"hash mismatch for `?(?P<package>[^`\n]+)`?", HashMismatchError, *_MISMATCH),
+    Rule(r"do not match the hashes[^\n]*\n *(?P<package>\S+)", HashMismatchError, *_MISMATCH),
+    Rule(
+        r"failed to resolve source metadata.*(\b40[13]\b|unauthorized|denied|authorization failed)",
+        RegistryAuthError,
+        "the base image cannot be pulled: {last}", "log in: docker login REGISTRY",
+    ),
+    Rule(
+        r"failed to resolve source metadata.*not found", RegistryNotFoundError,
+        "the base image does not exist: {last}",
+        "correct base in versions.lock, or give another with --base-image",
+    ),
+    Rule(
+        r"failed to resolve source metadata", RegistryUnavailableError,
+        "the base image's registry did not answer: {last}",
+        "run again when it does, or give another with --base-image (./inv base makes one)",
+    ),
+    Rule(
+        r"cannot connect to the docker daemon|closing transport|error reading from server: eof",
+        EngineError,
+        "the engine stopped during the build: {last}",
+        "start Docker (./inv install-docker), then run again" + _LOG,
+    ),
+    Rule(
+        r"^(?P<line>.*(temporary failure (in name )?resol|could not resolve|error resolving dns"
+        r"|failed to fetch|error sending request|connection broken).*)$",
+        NetworkError, "a package index could not be reached during the build: {line}", _NO_INDEX,
+    ),
+    Rule(
+        r"connection (refused|reset|timed out)|network is unreachable|request failed after"
+        r"|server error \(5\d\d",
+        NetworkError, "a package index could not be reached during the build: {last}", _NO_INDEX,
+    ),
+)  # fmt: skip
+
+
+def explain_build(output: str, log_file: Path) -> HiggsError:
     """Turn BuildKit's output into the error that says what to do."""
     errors = [x for x in output.splitlines() if x.startswith("ERROR")] or output.splitlines()[-1:]
     last = errors[-1].removeprefix("ERROR: ") if errors else "no output"
-    step = _failed_step(output)  # only it: what an earlier one complained about was got over
-    lower = "\n".join([*step, last]).lower()
-    see = f"the whole log is {log_file}"
-    if "no space left on device" in lower:
-        return DiskFullError(
-            "the disk became full during the build",
-            "docker builder prune frees the build cache; what is finished is kept; " + see,
-        )
-    if mismatch := re.search(
-        r"Hash mismatch for `?([^`\n]+)`?|DO NOT MATCH THE HASHES[^\n]*\n *(\S+)", "\n".join(step)
-    ):
-        return HashMismatchError(
-            f"{mismatch[1] or mismatch[2]} is not the file that was locked (hash mismatch)",
-            "the index or a proxy serves other content, or the lock is wrong: compare the hash in "
-            "versions.lock and docker/requirements with the publisher's; " + see,
-        )
-    if "failed to resolve source metadata" in last:
-        # hide nothing: BuildKit names the base image in the message
-        if re.search(r"\b40[13]\b|unauthorized|denied|authorization failed", last, re.IGNORECASE):
-            return RegistryAuthError(
-                f"the base image cannot be pulled: {last}", "log in: docker login REGISTRY"
-            )
-        if "not found" in last:
-            return RegistryNotFoundError(
-                f"the base image does not exist: {last}",
-                "correct base in versions.lock, or give another with --base-image",
-            )
-        return RegistryUnavailableError(
-            f"the base image's registry did not answer: {last}",
-            "run again when it does, or give another with --base-image (./inv base makes one)",
-        )
-    if (
-        "cannot connect to the docker daemon" in lower
-        or "closing transport" in lower
-        or ("error reading from server: eof" in lower)
-    ):
-        return EngineError(
-            f"the engine went away during the build: {last}",
-            "start Docker (./inv engine), then run again; " + see,
-        )
-    if re.search(
-        rf"{_AWAY}|connection (refused|reset|timed out)|network is unreachable"
-        r"|request failed after|server error \(5\d\d",
-        lower,
-    ):
-        culprit = next((x for x in step if re.search(_AWAY, x.lower())), last)
-        return NetworkError(
-            f"a package index could not be reached during the build: {culprit.strip()}",
-            "check the network and proxy (invoke doctor), then run again: finished steps are "
-            "cached; " + see,
-        )
+    step = _failed_step(output)  # not the earlier ones: their complaints had no consequence
     tail = "\n".join(f"    {x}" for x in step[-12:] if not x.startswith("ERROR: "))
-    return BuildError(f"the build failed: {last}\n{tail}".rstrip(), see)
-
-
-_AWAY = (
-    r"temporary failure (in name )?resol|could not resolve|error resolving dns|failed to fetch"
-    r"|error sending request|connection broken"
-)
+    return explain(_RULES, "\n".join([*step, last]), last=last, log_file=log_file) or BuildError(
+        f"the build failed: {last}\n{tail}".rstrip(), f"the whole log is {log_file}"
+    )
 
 
 def _failed_step(output: str) -> list[str]:

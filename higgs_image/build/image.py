@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from higgs_image import checkout, lockfile, process
-from higgs_image.attest import statement as attest_statement
-from higgs_image.build import budget, buildkit, layers, render, source
+from higgs_image.build import budget, buildkit, context, stages
 from higgs_image.build.overrides import Overrides
-from higgs_image.build.patches import apply
 from higgs_image.checkout import Checkout
 from higgs_image.errors import BuildError, EngineError, UsageError
-from higgs_image.files import sha256_bytes, write_atomically
+from higgs_image.files import sha256_bytes, sha256_file, write_atomically
 from higgs_image.lockfile import Lock
 from higgs_image.oci import layout
+from higgs_image.oci import statement as oci_statement
 from higgs_image.oci.layout import BuiltImage, Image
 from higgs_image.workspace import Workspace
 
@@ -32,12 +32,21 @@ DISK_GB = 22.0
 """Free disk that a cold build needs: layers unpacked and compressed, and the layout."""
 
 
-def tag_of(locked: Lock, compression: str, overrides: Overrides) -> str:
-    """Return the immutable tag: date, fork, lock; then the variant and what was overridden."""
+def require_compression(compression: str) -> None:
+    """Refuse a compression that no build knows.
+
+    Raises:
+        UsageError: it is unknown.
+    """
     if compression not in COMPRESSIONS:
         raise UsageError(
-            f"compression {compression!r} is unknown", f"use one of: {', '.join(COMPRESSIONS)}"
+            f"unknown compression: {compression!r}", f"use one of: {', '.join(COMPRESSIONS)}"
         )
+
+
+def tag_of(locked: Lock, compression: str, overrides: Overrides) -> str:
+    """Return the immutable tag: date, fork, lock; then the variant and what was overridden."""
+    require_compression(compression)
     return locked.tag + COMPRESSIONS[compression] + overrides.mark
 
 
@@ -51,7 +60,7 @@ def build(
     """Run the stages lock, source, patches, render and build; what is current is skipped.
 
     Args:
-        workspace: where.
+        workspace: the folders.
         compression: gzip or zstd.
         overrides: what deviates from the lock.
         no_cache: build every step anew.
@@ -60,29 +69,31 @@ def build(
         HiggsError: see the stages' own errors; BudgetError when the image is too large.
     """
     overrides = overrides or Overrides()
+    require_compression(compression)
     seconds: dict[str, float] = {}
     watch = _Stopwatch(seconds)
-    locked = lockfile.load(workspace.lock_file)
-    lockfile.require_consistent(locked, workspace.root)
+    prepared = stages.prepare(workspace, overrides, watch.lap)
+    locked = prepared.lock
     tag = tag_of(locked, compression, overrides)
-    plan = layers.load(workspace.layers_file)
-    watch.lap("lock")
-    sources = source.ensure(workspace, locked)
-    watch.lap("source")
-    patched = apply.ensure(workspace, locked, sources, overrides.without)
-    watch.lap("patches")
-    context = render.write(
-        workspace, locked, render.compute(workspace, locked, sources, patched, overrides)
-    )
+    written = context.write(workspace, locked, prepared.files)
     watch.lap("render")
     target = workspace.layout(compression)
-    key = sha256_bytes(f"{context.sha256} {compression} {locked.fork.epoch}".encode())
+    key = sha256_bytes(f"{written.sha256} {compression} {locked.fork.epoch}".encode())
     with workspace.exclusive(f"build-{compression}"):
         found = checkout.inspect(workspace.root)
-        recorded = _recorded_checkout(workspace, compression)
-        said = workspace.build / f"provenance-{compression}.json"
+        state = workspace.read_state(f"build-{compression}")
+        recorded = _recorded_checkout(state)
+        provenance = workspace.build / f"provenance-{compression}.json"
         # What an unclean work tree built is built again once it is clean.
-        usable = not no_cache and said.exists() and (recorded.clean or not found.clean)
+        usable = (
+            not no_cache
+            and (recorded.clean or not found.clean)
+            and provenance.exists()
+            and sha256_file(provenance) == state.get("provenance")
+        )
+        for path in layout.damaged_blobs(target):  # BuildKit would keep it as it is
+            log.info("build: %s is damaged and built again", path)
+            path.unlink()
         image = current(workspace, compression, key) if usable else None
         skipped = image is not None
         if image is None:
@@ -93,23 +104,31 @@ def build(
             image, statement = _buildx(
                 workspace, locked, compression, overrides, tag, no_cache=no_cache
             )
-            layout.keep_only(target, image, tag)
-            write_atomically(said, statement)
+            write_atomically(provenance, statement)
             recorded = found
             state = {"key": key, "digest": image.digest, "tag": tag, "commit": found.commit,
-                     "clean": found.clean, "url": found.url}  # fmt: skip
+                     "clean": found.clean, "url": found.url,
+                     "provenance": sha256_bytes(statement)}  # fmt: skip
             workspace.write_state(f"build-{compression}", state)
+        layout.keep_only(target, image, tag)
     watch.lap("build")
-    budget.check_budget(image, plan, compression)
+    budget.check_compressed(image, prepared.layers, compression)
     log.info("build: %s %s%s", tag, image.digest, " (unchanged)" if skipped else "")
     return BuiltImage(
-        image, target, tag, compression, bool(overrides.labels()), skipped, seconds, recorded, said
+        image,
+        target,
+        tag,
+        compression,
+        bool(overrides.labels()),
+        skipped,
+        seconds,
+        recorded,
+        provenance,
     )
 
 
-def _recorded_checkout(workspace: Workspace, compression: str) -> Checkout:
+def _recorded_checkout(state: Mapping[str, Any]) -> Checkout:
     """Return the state of the project's checkout when the last build was made."""
-    state = workspace.read_state(f"build-{compression}")
     changed = () if state.get("clean") else ("unknown",)
     return Checkout(state.get("commit"), changed, state.get("url"))
 
@@ -148,7 +167,7 @@ def _buildx(
         workspace.build / "state" / "buildx.json",
         provenance=True,
     )
-    image, statement = attest_statement.unwrap(target, digest)
+    image, statement = oci_statement.unwrap(target, digest)
     return layout.read(target, image), statement
 
 

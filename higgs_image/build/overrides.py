@@ -1,12 +1,7 @@
-"""Stage `render`: the Dockerfile and a minimal build context, byte for byte the same from one lock.
-
-The context is compared with what it should be, not with a time stamp: a file that was changed by
-hand is noticed, and an equal context is left alone.
-"""
+"""What makes a build different from what the lock says."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +10,6 @@ from pathlib import Path
 from higgs_image.errors import UsageError
 from higgs_image.files import sha256_bytes
 from higgs_image.labels import LABEL
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,11 +32,16 @@ class Overrides:
     gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a reference that would be more than a reference in the Dockerfile."""
+        """Refuse what is more than a reference in the Dockerfile, or not a file of CAs."""
         if self.base_image and not re.fullmatch(r"[\w.:/@\[\]-]+", self.base_image):
             raise UsageError(
-                f"--base-image {self.base_image!r} is no image reference",
+                f"--base-image {self.base_image!r} is not an image reference",
                 "give it as registry/name:tag or registry/name@sha256:...",
+            )
+        if self.extra_ca and b"-----BEGIN CERTIFICATE-----" not in self.extra_ca.read_bytes():
+            raise UsageError(
+                f"--extra-ca {self.extra_ca} is not a PEM file with certificates",
+                "give a file that has -----BEGIN CERTIFICATE----- in it",
             )
 
     @property
@@ -67,7 +65,7 @@ class Overrides:
         return list(self.gpus or supported)
 
     def labels(self) -> dict[str, str]:
-        """Return what the image says about its overrides."""
+        """Return the labels that record the overrides in the image."""
         labels = {}
         overrides = [f"without-{name}" for name in sorted(self.without)]
         if self.base_image:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from higgs_image import lockfile
-from higgs_image.build import image
-from higgs_image.build import layers as build_layers
+from higgs_image.build import budget, image, layers
 from higgs_image.build.overrides import Overrides
-from higgs_image.errors import BudgetError, UsageError
+from higgs_image.build.patches import model
+from higgs_image.errors import UsageError
 from higgs_image.oci import reference as oci_reference
 from higgs_image.oci import skopeo
-from higgs_image.oci.layout import MB
+from higgs_image.oci.layout import MB, BuiltImage
+from higgs_image.oci.skopeo import Pushed
 from higgs_image.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """What `invoke build` was asked for.
 
     Attributes:
@@ -36,7 +38,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What a build would do.
 
     Attributes:
@@ -59,7 +61,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Report:
+class BuildReport:
     """What a build did.
 
     Attributes:
@@ -72,7 +74,7 @@ class Report:
         engine: the name by which the engine runs it.
         pushed: what the registry holds.
         skipped: nothing had changed since the last build.
-        overridden: built with something else than the lock says; never released.
+        overridden: differs from what the lock says; never released.
         seconds: how long each stage took.
     """
 
@@ -84,7 +86,7 @@ class Report:
     unpacked_mb: float | None
     layers: list[tuple[str, float]]
     engine: str | None
-    pushed: skopeo.Pushed | None
+    pushed: Pushed | None
     skipped: bool
     overridden: bool
     seconds: dict[str, float]
@@ -108,7 +110,7 @@ class Report:
         return "\n".join(lines)
 
 
-def _target(request: Request) -> str | None:
+def _target(request: BuildRequest) -> str | None:
     if request.registry is None:
         return None
     if not request.registry:
@@ -119,15 +121,16 @@ def _target(request: Request) -> str | None:
     return oci_reference.repository(request.registry, request.name)
 
 
-def plan(request: Request) -> Plan:
-    """Say what `run` would do. Writes nothing and contacts no network."""
+def plan(request: BuildRequest) -> BuildPlan:
+    """Return what `run` would do. Writes nothing and needs no network."""
     workspace, target = request.workspace, _target(request)
     locked = lockfile.load(workspace.lock_file)
     lockfile.require_consistent(locked, workspace.root)
+    model.load_locked(locked, request.overrides.without)
     tag = image.tag_of(locked, request.compression, request.overrides)
-    request.overrides.gpus_of(build_layers.load(workspace.layers_file).gpus)
+    request.overrides.gpus_of(layers.load(workspace.layers_file).gpus)
     base = request.overrides.base_image or locked.base.reference
-    sources = "is there, is verified" if (workspace.source / "fork").exists() else "is fetched"
+    sources = "is verified" if (workspace.source / "fork").exists() else "is fetched"
     last = workspace.read_state(f"build-{request.compression}")
     current = last.get("tag") == tag and not request.no_cache
     steps = [
@@ -140,13 +143,19 @@ def plan(request: Request) -> Plan:
         steps.append(f"push    {target}:{tag} (skipped if the registry has this digest)")
     if request.load:
         steps.append(f"load    {request.name}:{tag} into the engine")
-    return Plan(
+    return BuildPlan(
         tag, f"{target}:{tag}" if target else None, base, bool(request.overrides.labels()), steps
     )
 
 
-def run(request: Request) -> Report:
-    """Build, push if asked for, and load. Each stage is skipped when it is current.
+def run(
+    request: BuildRequest, push: Callable[[BuiltImage, str], Pushed] = skopeo.push
+) -> BuildReport:
+    """Build, push if a registry is given, and load. Each stage is skipped when it is current.
+
+    Args:
+        request: what to build.
+        push: sends the image to a repository; `release.publish.build_and_push` also records it.
 
     Raises:
         HiggsError: the first failure; what was finished before is kept for the next run.
@@ -159,11 +168,7 @@ def run(request: Request) -> Report:
     seconds = dict(built.seconds)
     pushed = None
     if target:
-        from higgs_image.release import publish
-
-        locked = lockfile.load(workspace.lock_file)
-        pushed, _ = publish.push(built, locked, target, workspace.build / "journal")
-    if pushed:
+        pushed = push(built, target)
         seconds["push"] = round(pushed.seconds, 3)
     engine, unpacked = None, None
     if request.load:
@@ -172,13 +177,9 @@ def run(request: Request) -> Report:
         size = image.unpacked_bytes(engine)
         unpacked = size / MB if size else None
         seconds["load"] = round(time.monotonic() - started, 3)
-    limit = build_layers.load(workspace.layers_file).budget.unpacked_mb
-    if unpacked and unpacked > limit:
-        raise BudgetError(
-            f"the image has {unpacked:.0f} MB unpacked, its budget is {limit:.0f}",
-            "find out what grew, or raise the budget in docker/layers.toml with a reason",
-        )
-    return Report(
+    if unpacked:
+        budget.check_unpacked(unpacked, layers.load(workspace.layers_file))
+    return BuildReport(
         digest=built.image.digest,
         tag=built.tag,
         layout=built.layout,

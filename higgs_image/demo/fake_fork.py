@@ -1,8 +1,8 @@
-"""A small stand-in for the fork: everything that the pipeline starts from, made on the spot.
+"""A small fake of the fork: everything that the pipeline starts from, made on the spot.
 
-Two git repositories, a wheel and a lock of their own, made of fakes/upstream. They go through the
-same source, render, build and push code as the real fork, in seconds and without GitHub. Commits
-and wheel are the same bytes on every machine.
+Two git repositories, a wheel and a lock, made from fakes/upstream. They go through the same source,
+render, build and push code as the real fork, in seconds and without GitHub. Commits and wheel are
+the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higgs_image import labels as the_labels
+from higgs_image import lockfile
 from higgs_image.files import (
     files_below,
     replace_folder,
     sha256_bytes,
     sha256_file,
-    tree_sha256,
     write_atomically,
 )
 from higgs_image.workspace import PROJECT, Workspace
@@ -37,31 +36,23 @@ RELEASE = "v0.8.3"
 WHEEL = "vllm-0.8.3-py3-none-any.whl"
 PYTHON = "3.11"
 COMPILED = ("csrc", "cmake", "CMakeLists.txt")
-"""What the fork must leave as it is, as in vLLM."""
+"""Parts that the fork must leave as they are in vLLM."""
 
 DISK_GB = 2.0
-"""Free disk that a cold build of it needs."""
-
-ENVIRONMENT = {"HIGGS_DEVICE": "cpu", "HIGGS_MODEL": "/srv", "HIGGS_AUDIO_TOKENIZER": "/srv"}
-"""What a container of its image needs: it has no use for a GPU and weights."""
+"""Free disk for a cold build of it."""
 
 NO_BASE = "127.0.0.1:5000/debian-base@sha256:" + 64 * "0"
-"""A base image that exists nowhere, for what does not build."""
+"""A base image that does not exist, for tests that do not build."""
 
 _DATES = {"submodule": "2025-07-28T12:00:00+00:00",
           "base": "2025-07-29T12:00:00+00:00",
           "fork": "2025-07-30T12:00:00+00:00"}  # fmt: skip
-_NAME, _EMAIL = "Stand-in", "stand-in@localhost"
-_RECIPE = ["docker/build", "docker/runtime", "templates", "LICENSE", "NOTICE"]
-
-
-def is_image(labels: Mapping[str, str]) -> bool:
-    """Whether an image with these labels is one: its source is a folder of one machine."""
-    return labels.get(the_labels.LABEL + "fork", "").startswith("file://")
+_NAME, _EMAIL = "Fake Fork", "fake-fork@localhost"
+_RECIPE = ["docker/build", "docker/runtime/higgs_runtime", "templates", "LICENSE", "NOTICE"]
 
 
 def workspace_in(folder: Path, root: Path = PROJECT) -> Workspace:
-    """Return the workspace of a stand-in below this folder."""
+    """Return the workspace of a fake fork below a folder."""
     folder = folder.resolve()
     return Workspace(
         build=folder / "build",
@@ -80,19 +71,19 @@ def make(
     changes: Mapping[str, str] | None = None,
     root: Path = PROJECT,
 ) -> Workspace:
-    """Make the stand-in below a folder; made again, it is the same.
+    """Make the fake fork below a folder; made again, it is the same.
 
     Args:
         folder: receives repositories, wheel, requirements, layers.toml and versions.lock.
         base: the base image, as `name@sha256:...`.
         changes: text of files that the fork's commit has besides its own, by path; one below
-            `csrc` changes a kernel, say.
+            `csrc` changes a kernel.
         root: the project's folder.
     """
     workspace = workspace_in(folder, root)
     folder = folder.resolve()
     parts, pins = root / "fakes" / "upstream", root / "fakes" / "upstream" / "pins"
-    with workspace.exclusive("standin"):
+    with workspace.exclusive("fake-fork"):
         new = Path(tempfile.mkdtemp(prefix=".repositories.new-", dir=folder))
         try:
             submodule = _make_submodule(new / "higgs-audio", parts / "submodule")
@@ -147,7 +138,7 @@ def _make_fork(
 
 
 def _init(path: Path) -> Repo:
-    """Make an empty repository in which nobody's git configuration counts."""
+    """Make an empty repository that ignores the configuration of git on this machine."""
     from git import Repo
 
     path.mkdir(parents=True)
@@ -179,7 +170,7 @@ def _commit(repo: Repo, part: str, message: str) -> dict[str, str]:
 
 
 def _write_beep(path: Path) -> None:
-    """A square wave of a tenth of a second: the sound of the stand-in's only voice."""
+    """Write a square wave of a tenth of a second: the sample of the only voice."""
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
@@ -223,14 +214,14 @@ def _lock(
     urls = {name: (folder / "repositories" / name).as_uri() for name in ("fork", "higgs-audio")}
     sha256 = {
         name: sha256_file(folder / f"{name}")
-        for name in ("requirements.in", "requirements.txt", "build.txt", "installer.txt")
+        for name in ("requirements.txt", "build.txt", "installer.txt")
     }
     trees = "\n".join(f'"{name}" = "{fork[f"tree:{name}"]}"' for name in COMPILED)
     recipe = ", ".join(f'"{path}"' for path in _RECIPE)
-    recipe_sha256 = tree_sha256([root / path for path in _RECIPE], root)
+    recipe_sha256 = lockfile.recipe_sha256([root / path for path in _RECIPE], root)
     wheel_sha256 = sha256_bytes((folder / "wheels" / WHEEL).read_bytes())
     return f"""\
-# Every pin of the stand-in. Written by higgs_image/standin.py, anew each time.
+# Every pin of a fake fork. Written by higgs_image/demo/fake_fork.py each time.
 schema = 1
 date = {_DATES["fork"][:10]}
 
@@ -268,7 +259,7 @@ digest = "{digest}"
 [python]
 version = "{PYTHON}"
 input = "requirements.in"
-input_sha256 = "{sha256["requirements.in"]}"
+input_sha256 = "{lockfile.input_sha256(folder / "requirements.in")}"
 requirements = "requirements.txt"
 requirements_sha256 = "{sha256["requirements.txt"]}"
 build = "build.txt"
@@ -278,13 +269,13 @@ installer_sha256 = "{sha256["installer.txt"]}"
 
 [[weights]]
 role = "generation"
-repo = "stand-in/generation"
-unpinned = "the stand-in loads no weights"
+repo = "fake-fork/generation"
+unpinned = "the fake fork loads no weights"
 
 [[weights]]
 role = "audio-tokenizer"
-repo = "stand-in/tokenizer"
-unpinned = "the stand-in loads no weights"
+repo = "fake-fork/tokenizer"
+unpinned = "the fake fork loads no weights"
 
 [recipe]
 paths = [{recipe}]

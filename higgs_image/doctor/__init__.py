@@ -1,1 +1,1 @@
-"""Is everything there that a build and a release need? What to do if not."""
+"""Whether this machine has what a build and a release need."""

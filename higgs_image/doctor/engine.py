@@ -1,9 +1,4 @@
-"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
-
-Each check is a small function that returns a finding with one of three verdicts: it passes, it
-fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
-short timeouts, so that the answer is there within ten seconds also when the network is away.
-"""
+"""Doctor's checks of this machine: engine, tools, disk, GPU. Each makes one short attempt."""
 
 from __future__ import annotations
 
@@ -19,17 +14,14 @@ from higgs_image.process import ask
 from higgs_image.verdict import Verdict
 
 MIN_SKOPEO_CLASSIC = (1, 14, 2)
-"""The first skopeo that agrees with the engine on an API version; Docker 25 refuses older ones."""
-
-
-# The machine --------------------------------------------------------------------------------
+"""The first skopeo that negotiates the API version; Docker 25 refuses older ones."""
 
 
 def check_engine(name: str, subject: Subject) -> Finding:
-    """An engine answers, is new enough, and its disk can hold images."""
+    """Check that an engine answers, is new enough, and can store images."""
     info = subject.info
     if not info:
-        remedy = "start Docker; on Debian as root: ./inv engine"
+        remedy = "start Docker; on Debian as root: ./inv install-docker"
         if "permission denied" in subject.refusal.lower():
             remedy = "as root: usermod -aG docker USER, then log in again"
         return Finding(name, Verdict.FAIL, f"no engine answers: {subject.refusal}", remedy)
@@ -37,7 +29,10 @@ def check_engine(name: str, subject: Subject) -> Finding:
     found = f"Docker {shown(version)}, {store_of(info)} image store"
     if version is None or version < install_plan.MIN_ENGINE:
         return Finding(
-            name, Verdict.FAIL, f"{found}; 23 or later is needed", "upgrade it; see ./inv engine"
+            name,
+            Verdict.FAIL,
+            f"{found}; 23 or later is needed",
+            "upgrade it; see ./inv install-docker",
         )
     root = engine_root(subject)
     mounts = Path("/proc/self/mounts")
@@ -52,11 +47,11 @@ def check_engine(name: str, subject: Subject) -> Finding:
 
 
 def engine_root(subject: Subject) -> Path | None:
-    """Return the folder where the engine keeps images; None if it is on another machine."""
+    """Return the folder that contains the engine's images; None if it is on another machine."""
     root = Path(str(subject.info.get("DockerRootDir", "")))
     if subject.info.get("Name") != socket.gethostname() or not root.is_dir():
         return None
-    # As a service Docker leaves them to the system's containerd, which has a folder of its own.
+    # As a service, Docker stores them in the system's containerd.
     apart = Path("/var/lib/containerd")
     shared = Path("/run/containerd/containerd.sock").exists()
     if store_of(subject.info) == "containerd" and shared and any(apart.glob("*metadata*")):
@@ -65,7 +60,7 @@ def engine_root(subject: Subject) -> Path | None:
 
 
 def check_buildx(name: str, _: Subject) -> Finding:
-    """The buildx command is there and new enough."""
+    """Check that buildx is installed and new enough."""
     asked = ask("docker", "buildx", "version", timeout=ANSWER_SECONDS)
     version = version_in(asked.out) if asked.code == 0 else None
     if version is None or version < install_plan.MIN_BUILDX:
@@ -74,13 +69,13 @@ def check_buildx(name: str, _: Subject) -> Finding:
             name,
             Verdict.FAIL,
             f"{found}; 0.13 or later is needed",
-            "install docker-buildx; on Debian as root: ./inv engine",
+            "install docker-buildx; on Debian as root: ./inv install-docker",
         )
     return Finding(name, Verdict.PASS, f"buildx {shown(version)}")
 
 
 def check_builder(name: str, subject: Subject) -> Finding:
-    """A builder is there that can write OCI layouts. Makes none."""
+    """Check that a builder can write OCI layouts. Creates none."""
     if not subject.info:
         return Finding(name, Verdict.INCONCLUSIVE, "no engine answers")
     if store_of(subject.info) == "containerd":
@@ -93,7 +88,7 @@ def check_builder(name: str, subject: Subject) -> Finding:
     return Finding(
         name,
         Verdict.INCONCLUSIVE,
-        "the classic image store cannot write OCI layouts; the first build makes the container "
+        "the classic image store cannot write OCI layouts; the first build creates the container "
         f"builder {buildkit.BUILDER}, which pulls BuildKit's image",
         'where it cannot be pulled: "features": {"containerd-snapshotter": true} in '
         "/etc/docker/daemon.json, and restart Docker",
@@ -101,7 +96,7 @@ def check_builder(name: str, subject: Subject) -> Finding:
 
 
 def check_skopeo(name: str, subject: Subject) -> Finding:
-    """The program that moves images is there and new enough, also for this engine."""
+    """Check that skopeo is installed and new enough, also for this engine."""
     version = version_in(ask("skopeo", "--version", timeout=ANSWER_SECONDS).out)
     if version is None or version < install_plan.MIN_SKOPEO:
         found = f"skopeo {shown(version)}" if version else "skopeo is not installed"
@@ -109,7 +104,7 @@ def check_skopeo(name: str, subject: Subject) -> Finding:
             name,
             Verdict.FAIL,
             f"{found}; 1.9.3 or later is needed",
-            "install skopeo; on Debian as root: ./inv engine",
+            "install skopeo; on Debian as root: ./inv install-docker",
         )
     server = version_in(str(subject.info.get("ServerVersion", "")))
     classic = bool(subject.info) and store_of(subject.info) == "classic"
@@ -118,7 +113,7 @@ def check_skopeo(name: str, subject: Subject) -> Finding:
             name,
             Verdict.FAIL,
             f"skopeo {shown(version)} cannot load images into the classic image store of Docker "
-            f"{shown(server)} (which wants a newer API)",
+            f"{shown(server)}, which needs a newer API",
             "build with --no-load, install skopeo 1.14.2 or later, or turn on the containerd image "
             'store: "features": {"containerd-snapshotter": true} in /etc/docker/daemon.json',
         )
@@ -126,7 +121,7 @@ def check_skopeo(name: str, subject: Subject) -> Finding:
 
 
 def check_git(name: str, _: Subject) -> Finding:
-    """Git is there."""
+    """Check that git is installed."""
     asked = ask("git", "--version", timeout=ANSWER_SECONDS)
     if asked.code != 0:
         return Finding(name, Verdict.FAIL, "git is not installed", "install git")
@@ -134,12 +129,12 @@ def check_git(name: str, _: Subject) -> Finding:
 
 
 def enough_disk(name: str, path: Path, built: bool) -> Finding:
-    """Compare free space with what a build needs.
+    """Compare the free space with the space that a build needs.
 
     Args:
-        name: of the check.
-        path: the nearest folder above it that exists is measured.
-        built: an image was built already: another one needs less.
+        name: name of the check.
+        path: measured at its nearest existing parent.
+        built: whether an image was built already; another one needs less.
     """
     while not path.exists():
         path = path.parent
@@ -161,12 +156,12 @@ def _built(subject: Subject) -> bool:
 
 
 def check_disk(name: str, subject: Subject) -> Finding:
-    """The layout fits below build/."""
+    """Check that the layout fits below build/."""
     return enough_disk(name, subject.workspace.build, _built(subject))
 
 
 def check_engine_disk(name: str, subject: Subject) -> Finding:
-    """The build's layers fit where the engine keeps them."""
+    """Check that the layers fit on the engine's disk."""
     root = engine_root(subject)
     if root is None:
         why = "the engine is on another machine" if subject.info else "no engine answers"
@@ -177,7 +172,7 @@ def check_engine_disk(name: str, subject: Subject) -> Finding:
 
 
 def check_gpu(name: str, _: Subject) -> Finding:
-    """A GPU is there. A build needs none."""
+    """Check that there is a GPU. A build needs none."""
     asked = ask(
         "nvidia-smi",
         "--query-gpu=name,memory.total,driver_version",
@@ -190,13 +185,13 @@ def check_gpu(name: str, _: Subject) -> Finding:
     return Finding(
         name,
         Verdict.INCONCLUSIVE,
-        f"{why}: the smoke test can run on a CPU only, which does not prove kernels and sound",
-        "build and push work without; to prove the rest, run the tests on a machine with a GPU",
+        f"{why}: the smoke test runs on a CPU, which proves neither kernels nor sound quality",
+        "build and push need no GPU; run the smoke test on a machine with one",
     )
 
 
 def check_gpu_toolkit(name: str, subject: Subject) -> Finding:
-    """The engine can give a GPU to a container."""
+    """Check that containers can get a GPU."""
     if "nvidia" in (subject.info.get("Runtimes") or {}):
         return Finding(name, Verdict.PASS, "the engine has the runtime nvidia")
     return Finding(

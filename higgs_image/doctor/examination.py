@@ -1,8 +1,7 @@
-"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
+"""`./inv doctor`: whether this machine can build and push, and what to install if not.
 
-Each check is a small function that returns a finding with one of three verdicts: it passes, it
-fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
-short timeouts, so that the answer is there within ten seconds also when the network is away.
+The checks run in parallel with short timeouts, so that the answer is complete within ten seconds
+even without a network. A failed check means that a build or push would fail, too.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from higgs_image.doctor.model import (
     DEADLINE_SECONDS,
     INFO_SECONDS,
     Check,
-    Diagnosis,
+    DoctorReport,
     Finding,
     Subject,
     one,
@@ -41,8 +40,8 @@ from higgs_image.workspace import Workspace
 
 def examine(
     workspace: Workspace, *, registry: str = "", name: str = "image", base_image: str = ""
-) -> Diagnosis:
-    """Run all checks side by side.
+) -> DoctorReport:
+    """Run all checks in parallel.
 
     Args:
         workspace: folders of the product.
@@ -56,13 +55,13 @@ def examine(
     except HiggsError:
         lock = None
     subject = Subject(workspace, lock, info, refusal, registry, name, base_image)
-    return Diagnosis(tuple(run_checks(CHECKS, subject, DEADLINE_SECONDS)))
+    return DoctorReport(tuple(run_checks(CHECKS, subject, DEADLINE_SECONDS)))
 
 
 def run_checks(checks: dict[str, Check], subject: Subject, seconds: float) -> list[Finding]:
-    """Run checks side by side; one without an answer in time is inconclusive.
+    """Run checks in parallel; see `late` for one that does not end in time.
 
-    The threads are daemons: a look-up of a name that hangs must not hold up the end.
+    The threads are daemons: a DNS look-up that hangs must not keep the process alive.
     """
     found: dict[str, Finding] = {}
 
@@ -82,7 +81,7 @@ def run_checks(checks: dict[str, Check], subject: Subject, seconds: float) -> li
 
 
 def late(name: str, seconds: float) -> Finding:
-    """Return the finding of a check that has not answered: a silent network is a failed one."""
+    """Return the finding for a check that timed out: a failure if it needs the network."""
     found = f"no answer within {seconds:.0f} s"
     if name in NETWORK:
         return Finding(name, Verdict.FAIL, found, "check the network and the proxy")
@@ -107,7 +106,7 @@ CHECKS: dict[str, Check] = {
     "gpu toolkit": check_gpu_toolkit,
     "hub": check_hub,
 }
-"""All checks, in the order in which they are shown."""
+"""All checks, in the order of the report."""
 
 NETWORK = ("fork", "submodule", "packages", "base image", "registry")
-"""Checks of what a build or push has to reach."""
+"""Checks of servers that a build or push needs."""

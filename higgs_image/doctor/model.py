@@ -1,9 +1,4 @@
-"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
-
-Each check is a small function that returns a finding with one of three verdicts: it passes, it
-fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
-short timeouts, so that the answer is there within ten seconds also when the network is away.
-"""
+"""What doctor checks, and what a check finds."""
 
 from __future__ import annotations
 
@@ -12,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from higgs_image import table
 from higgs_image.errors import HiggsError
 from higgs_image.lockfile import Lock
 from higgs_image.verdict import Verdict
@@ -27,13 +23,13 @@ DEADLINE_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: its name.
         verdict: pass, fail or inconclusive.
-        found: what is there, with its value.
-        remedy: what to do now; empty where nothing is to be done.
+        found: the facts, with values.
+        remedy: what to do now; may be empty.
     """
 
     check: str
@@ -43,38 +39,37 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DoctorReport:
     """All findings, in the order of the checks."""
 
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """No check failed."""
+        """Whether no check failed."""
         return all(x.verdict is not Verdict.FAIL for x in self.findings)
 
     def text(self) -> str:
         """Return the findings as a table."""
-        lines = []
+        rows: list[tuple[str, str, str]] = []
         for x in self.findings:
-            verdict = x.verdict.upper() if x.verdict is Verdict.FAIL else x.verdict
-            lines.append(f"{verdict:<12}  {x.check:<12}  {x.found}")
+            rows.append((x.verdict, x.check, x.found))
             if x.remedy:
-                lines.append(f"{'':<28}-> {x.remedy}")
+                rows.append(("", "", f"hint: {x.remedy}"))
         failed = sum(x.verdict is Verdict.FAIL for x in self.findings)
         open_ = sum(x.verdict is Verdict.INCONCLUSIVE for x in self.findings)
-        lines.append(f"{failed} failed, {open_} inconclusive, of {len(self.findings)} checks")
-        return "\n".join(lines)
+        counts = f"{failed} failed, {open_} inconclusive, of {len(self.findings)} checks"
+        return f"{table.text(rows)}\n{counts}"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is examined.
+    """The machine and the project that are checked.
 
     Attributes:
         workspace: folders of the product.
-        lock: versions.lock; None if it cannot be read (a check of its own says why).
-        info: what `docker info` says; empty if no engine answers.
+        lock: versions.lock; None if it cannot be read (another check says why).
+        info: output of `docker info`; empty if no engine answers.
         refusal: why none answers.
         registry: host and path to push to; empty if none is configured.
         name: the image's name.
@@ -94,7 +89,7 @@ Check = Callable[[str, Subject], Finding]
 
 
 def one(name: str, check: Check, subject: Subject) -> Finding:
-    """Run one check; an error of the pipeline's own is a failed check with its way out."""
+    """Run one check; an error of the pipeline becomes a failed check with its hint."""
     try:
         finding = check(name, subject)
     except HiggsError as error:
@@ -110,7 +105,7 @@ def without_secrets(text: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the line of a program's output that says what went wrong."""
+    """Return the line of a program's output that names the error."""
     lines = [x.strip() for x in text.strip().splitlines() if x.strip()]
     fatal = [x for x in lines if re.search(r"fatal|error|level=fatal", x, re.IGNORECASE)]
     return (fatal or lines or ["no output"])[-1]

@@ -1,19 +1,14 @@
-"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
-
-Each check is a small function that returns a finding with one of three verdicts: it passes, it
-fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
-short timeouts, so that the answer is there within ten seconds also when the network is away.
-"""
+"""Doctor's checks of registries and of the hub that holds the weights."""
 
 from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 
+from higgs_image import http
 from higgs_image.doctor.model import ANSWER_SECONDS, Finding, Subject, last_line
-from higgs_image.doctor.pins import _no_lock
+from higgs_image.doctor.pins import no_lock
+from higgs_image.errors import NetworkError
 from higgs_image.files import sha256_bytes
 from higgs_image.oci import credentials, reference
 from higgs_image.process import ask
@@ -21,7 +16,7 @@ from higgs_image.verdict import Verdict
 
 
 def check_base(name: str, subject: Subject) -> Finding:
-    """The base image is in the engine already, or its registry has it."""
+    """Check that the base image is in the engine or its registry."""
     if subject.base_image:
         local = remote = subject.base_image
         digest = ""
@@ -31,7 +26,7 @@ def check_base(name: str, subject: Subject) -> Finding:
         bare = re.sub(r":[^:/]+$", "", base.image)  # skopeo takes a tag or a digest, not both
         remote = f"{bare}@{digest}"
     else:
-        return _no_lock(name)
+        return no_lock(name)
     if ask("docker", "image", "inspect", local, timeout=ANSWER_SECONDS).code == 0:
         return Finding(name, Verdict.PASS, f"{local} is in the engine, works offline")
     insecure = ["--tls-verify=false"] if reference.is_loopback(remote) else []
@@ -45,7 +40,7 @@ def check_base(name: str, subject: Subject) -> Finding:
         return Finding(name, Verdict.PASS, f"{remote} can be pulled")
     why = f"no answer in {ANSWER_SECONDS:.0f} s" if asked.code == 124 else skopeo_says(asked.err)
     if asked.code == 0:
-        why = f"what arrives is {read}"
+        why = f"expected {digest}, got {read}"
     return Finding(
         name,
         Verdict.FAIL,
@@ -56,7 +51,7 @@ def check_base(name: str, subject: Subject) -> Finding:
 
 
 def skopeo_says(output: str) -> str:
-    """Return the reason in skopeo's last line, without the reference that it repeats."""
+    """Return the reason in skopeo's last line, without the image reference."""
     line = last_line(output)
     said = re.search(r'msg="(.*)"$', line)
     text = said[1].replace('\\"', '"') if said else line
@@ -64,13 +59,13 @@ def skopeo_says(output: str) -> str:
 
 
 def check_registry(name: str, subject: Subject) -> Finding:
-    """The registry to push to answers and takes our login. Shows no secret."""
+    """Check that the registry answers and accepts the login. Shows no secret."""
     if not subject.registry:
         return Finding(
             name,
             Verdict.INCONCLUSIVE,
             "no registry is configured: nothing can be pushed",
-            "REGISTRY=ghcr.io/your-org invoke doctor, or set it in invoke.yaml",
+            "REGISTRY=ghcr.io/your-org ./inv doctor, or set it in invoke.yaml",
         )
     target = reference.repository(subject.registry, subject.name)
     host = target.split("/")[0]
@@ -102,24 +97,24 @@ def check_registry(name: str, subject: Subject) -> Finding:
         login = ask("skopeo", "login", *auth.flags(""), host,
                     timeout=ANSWER_SECONDS, env=auth.env, pass_fds=auth.fds)  # fmt: skip
     if login.code == 0:
-        return Finding(name, Verdict.PASS, f"{host} takes the login from {source}")
+        return Finding(name, Verdict.PASS, f"{host} accepts the login from {source}")
     if login.code == 124:
-        return Finding(name, Verdict.INCONCLUSIVE, f"{host} did not answer to the login in time")
-    # When a login is refused, skopeo asks for another: then all that it says is that none came.
+        return Finding(name, Verdict.INCONCLUSIVE, f"{host} did not answer the login in time")
+    # After a refused login skopeo asks for another, and its error only says that it got none.
     asks = "reading username" in login.err
     reason = "" if asks else f": {skopeo_says(login.err)}"
     return Finding(
         name,
         Verdict.FAIL,
-        f"{host} does not take the login from {source}{reason}",
+        f"{host} refused the login from {source}{reason}",
         f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD",
     )
 
 
 def check_hub(name: str, subject: Subject) -> Finding:
-    """The hub that holds the weights answers. The server needs it when it starts, a build never."""
+    """Check that the hub has the weights. Only a starting server needs it."""
     if subject.lock is None:
-        return _no_lock(name)
+        return no_lock(name)
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     repo = subject.lock.weights_for("generation").repo
     status, why = http_status(f"{hub}/api/models/{repo}")
@@ -128,18 +123,15 @@ def check_hub(name: str, subject: Subject) -> Finding:
     return Finding(
         name,
         Verdict.INCONCLUSIVE,
-        f"{hub} does not give {repo}: {why}",
+        f"{hub} does not provide {repo}: {why}",
         "only the starting server needs it; a mirror is set with HF_ENDPOINT",
     )
 
 
 def http_status(url: str) -> tuple[int | None, str]:
-    """Return the status of a GET, and what it says; None if no server answered."""
-    request = urllib.request.Request(url, headers={"User-Agent": "higgs-image"})  # noqa: S310
+    """Return the status of a GET with its reason; None if no server answered."""
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
-            return answer.status, "200 OK"
-    except urllib.error.HTTPError as error:
-        return error.code, f"{error.code} {error.reason}"
-    except (OSError, ValueError) as error:
-        return None, str(getattr(error, "reason", error))
+        answer = http.request("GET", url, timeout=ANSWER_SECONDS)
+    except NetworkError as error:
+        return None, error.message.removeprefix(f"GET {url}: ")
+    return answer.status, f"{answer.status} {answer.reason}"

@@ -1,9 +1,4 @@
-"""`invoke doctor`: can this machine do the job, and what to do about what it lacks.
-
-Each check is a small function that returns a finding with one of three verdicts: it passes, it
-fails (a build or push would fail too), or it was inconclusive. They run side by side, each with
-short timeouts, so that the answer is there within ten seconds also when the network is away.
-"""
+"""Doctor's checks of versions.lock and of the sources and packages that it pins."""
 
 from __future__ import annotations
 
@@ -17,28 +12,24 @@ from higgs_image.git_objects import git_tree_ids
 from higgs_image.process import ask
 from higgs_image.verdict import Verdict
 
-# The pins -----------------------------------------------------------------------------------
-
 
 def check_lock(name: str, subject: Subject) -> Finding:
-    """versions.lock can be read and matches the files that it covers."""
+    """Check that versions.lock is valid and matches the files that it covers."""
     lock = lockfile.load(subject.workspace.lock_file)
     lockfile.require_consistent(lock, subject.workspace.root)
     return Finding(name, Verdict.PASS, f"versions.lock is consistent: {lock.tag}")
 
 
-def _no_lock(name: str) -> Finding:
+def no_lock(name: str) -> Finding:
+    """Return the finding of a check that needs a readable versions.lock."""
     return Finding(name, Verdict.INCONCLUSIVE, "versions.lock cannot be read")
 
 
-# What has to be reached ---------------------------------------------------------------------
-
-
 def check_fork(name: str, subject: Subject) -> Finding:
-    """The fork is there already, or can be fetched."""
+    """Check that the fork is fetched or can be."""
     lock = subject.lock
     if lock is None:
-        return _no_lock(name)
+        return no_lock(name)
     links = {lock.submodule.path: lock.submodule.commit}
     fork = lock.fork
     return _repository(
@@ -47,10 +38,10 @@ def check_fork(name: str, subject: Subject) -> Finding:
 
 
 def check_submodule(name: str, subject: Subject) -> Finding:
-    """The submodule is there already, or can be fetched."""
+    """Check that the submodule is fetched or can be."""
     lock = subject.lock
     if lock is None:
-        return _no_lock(name)
+        return no_lock(name)
     part = lock.submodule
     return _repository(
         name, part.url, subject.workspace.source / "submodule", part.commit, part.tree, {}
@@ -79,9 +70,9 @@ _GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "t
 
 
 def check_packages(name: str, subject: Subject) -> Finding:
-    """The package index that pip is configured for answers, and holds the locked wheel."""
+    """Check that pip's package index answers and has the locked wheel."""
     if subject.lock is None:
-        return _no_lock(name)
+        return no_lock(name)
     wheel = subject.lock.wheel
     asked = ask(
         sys.executable, "-m", "pip", "index", "versions", wheel.name, "-vv",
@@ -92,10 +83,10 @@ def check_packages(name: str, subject: Subject) -> Finding:
     output = asked.out + asked.err
     if asked.code == 0 and re.search(rf"[ ,]{re.escape(wheel.version)}(,|\s|$)", asked.out):
         pages = re.findall(r'^(\S+) "GET .*" 200', output, re.MULTILINE)
-        where = pages[0] if pages else "what pip is configured for"
+        where = pages[0] if pages else "the configured pip index"
         return Finding(name, Verdict.PASS, f"{where} has {wheel.name} {wheel.version}")
     if "No module named pip" in output:
-        return Finding(name, Verdict.INCONCLUSIVE, "this environment has no pip to ask with")
+        return Finding(name, Verdict.INCONCLUSIVE, "this environment has no pip")
     if asked.code == 124:
         why = f"no answer in {DEADLINE_SECONDS - 1:.0f} s"
     elif away := re.search(r"Could not fetch URL (\S+): (.*)", output):
@@ -105,13 +96,13 @@ def check_packages(name: str, subject: Subject) -> Finding:
     return Finding(
         name,
         Verdict.FAIL,
-        f"the package index that pip is configured for does not help: {why}",
+        f"the configured pip index is unusable: {why}",
         "check the network and the proxy; another index: pip config set global.index-url URL; "
-        "certificates of a company: pip config set global.cert FILE",
+        "a company's certificates: pip config set global.cert FILE",
     )
 
 
 def pip_says(reason: str) -> str:
-    """Return the core of pip's reason for a page that could not be fetched."""
+    """Return the essential part of pip's reason for a failed download."""
     core = re.sub(r"^.*\(Caused by \w+\(| - skipping$|<[^>]*>[:,]? ?", "", reason)
     return core.strip("()'\" ")

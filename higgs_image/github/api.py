@@ -1,21 +1,22 @@
-"""The little of GitHub's REST API that a release needs: package versions, and a pull request."""
+"""The part of GitHub's REST API that a release needs: package versions, and a pull request."""
 
 from __future__ import annotations
 
 import json
 import os
-import urllib.error
 import urllib.parse
-import urllib.request
 from typing import Any
 
+from higgs_image import http, retry
 from higgs_image.errors import (
     HiggsError,
+    NetworkError,
     RegistryAuthError,
     RegistryError,
     RegistryNotFoundError,
     RegistryUnavailableError,
 )
+from higgs_image.oci.registry_errors import FINAL, seconds_of
 
 SECONDS = 60.0
 """How long one answer may take."""
@@ -23,6 +24,8 @@ SECONDS = 60.0
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Call the API with GITHUB_TOKEN, and return the decoded answer; None where it is empty.
+
+    What reads or deletes is tried again when GitHub does not answer; a POST is not.
 
     Args:
         method: such as GET.
@@ -40,47 +43,62 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         raise RegistryAuthError(
             "GITHUB_TOKEN is not set", "in a workflow: env: GITHUB_TOKEN: ${{ github.token }}"
         )
+    if method == "POST":
+        return _once(method, path, body, token)
+    for attempt in retry.attempts(f"GitHub: {method}"):
+        with attempt:
+            try:
+                return _once(method, path, body, token)
+            except RegistryNotFoundError:
+                if method == "DELETE" and attempt.retry_state.attempt_number > 1:
+                    return None  # an earlier attempt had deleted it
+                raise
+    raise AssertionError("unreachable")
+
+
+def _once(method: str, path: str, body: dict[str, Any] | None, token: str) -> Any:
     root = os.environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
-    request = urllib.request.Request(  # noqa: S310 (the API's own address)
-        f"{root}{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={
-            "Authorization": f"Bearer {token}",
-            "Accept": "application/vnd.github+json",
-            "X-GitHub-Api-Version": "2022-11-28",
-        },
-    )
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
-            data = answer.read()
-    except urllib.error.HTTPError as error:
-        raise _explain(error, f"{method} {path}") from None
-    except (OSError, ValueError) as error:
+        answer = http.request(
+            method,
+            f"{root}{path}",
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/vnd.github+json",
+                "X-GitHub-Api-Version": "2022-11-28",
+            },
+            body=None if body is None else json.dumps(body).encode(),
+            timeout=SECONDS,
+        )
+    except NetworkError as error:
         raise RegistryUnavailableError(
-            f"GitHub did not answer to {method} {path}: {error}", "run again when it does"
+            f"GitHub did not answer {method} {path}: {error.message}", "run again when it does"
         ) from None
-    return json.loads(data) if data else None
+    if answer.status >= 300:
+        raise _explain(answer, f"{method} {path}")
+    return answer.json() if answer.body else None
 
 
-def _explain(error: urllib.error.HTTPError, what: str) -> HiggsError:
-    said = error.read().decode(errors="replace")
+def _explain(answer: http.Response, what: str) -> HiggsError:
+    text = answer.body.decode(errors="replace")
     try:
-        said = str(json.loads(said).get("message", said))
-    except ValueError:
-        said = said[:200]
-    message = f"GitHub answered {what} with {error.code}: {said}"
-    if error.code == 404:
+        text = str(answer.json().get("message", text))
+    except (ValueError, AttributeError):
+        text = text[:200]
+    message = f"GitHub answered {what} with {answer.status}: {text}"
+    if answer.status == 404:
         return RegistryNotFoundError(message, "check the name, and that the token may see it")
-    limited = error.headers.get("X-RateLimit-Remaining") == "0" or "Retry-After" in error.headers
-    if error.code in (429, 500, 502, 503, 504) or (error.code == 403 and limited):
-        return RegistryUnavailableError(message, "run again later")
-    if error.code in (401, 403):
+    limited = answer.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in answer.headers
+    if answer.status in (401, 403) and not limited:
         hint = "give the token the permission (in Actions: permissions of that job)"
-        if "create or approve pull requests" in said:
+        if "create or approve pull requests" in text:
             hint = "allow it: the repository's Settings, Actions, General, Workflow permissions"
         return RegistryAuthError(message, hint)
-    return RegistryError(message, "correct what it names")
+    if answer.status in FINAL:
+        return RegistryError(message, "correct what it names")
+    error = RegistryUnavailableError(message, "run again later")
+    error.retry_after = seconds_of(answer.headers.get("retry-after", ""))
+    return error
 
 
 def pages(path: str) -> list[Any]:

@@ -18,14 +18,14 @@ BRANCH, CI = "update-locks", "ci.yml"
 
 
 def open_or_renew(root: Path, title: str, body: str) -> str:
-    """Commit every changed file to a branch of its own, push it, and open a pull request.
+    """Commit every changed file to the branch update-locks, push it, and open a pull request.
 
-    Where one is open from that branch, it is renewed.
+    An open one from that branch is updated.
 
     Args:
         root: the checkout.
         title: of the pull request, and the commit's message.
-        body: what was found; shown in the pull request as it is.
+        body: the report; shown in the pull request as it is.
 
     Returns:
         The pull request's URL; empty if nothing had changed.
@@ -51,7 +51,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     name, mail = "github-actions[bot]", "41898282+github-actions[bot]@users.noreply.github.com"
     _git(root, "-c", f"user.name={name}", "-c", f"user.email={mail}",
          "commit", "--quiet", "--message", title)  # fmt: skip
-    # The token goes by the environment: arguments are there for everybody to see.
+    # The token is passed in the environment: everybody can see arguments.
     header = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"http.{server}/.extraheader",
@@ -71,7 +71,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     else:
         wanted = {"title": title, "body": body, "head": BRANCH, "base": base}
         answer = api.call("POST", f"/repos/{repository}/pulls", wanted)
-    # What a workflow's token does starts no other workflow, except when that is asked for.
+    # A push by a workflow's token starts no other workflow; a dispatch does.
     api.call("POST", f"/repos/{repository}/actions/workflows/{CI}/dispatches", {"ref": BRANCH})
     url = str(answer["html_url"])
     log.info("pull request: %s", url)
@@ -81,7 +81,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
 def _git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
     done = process.run(["git", "-C", str(root), *arguments], env=env, timeout=300)
     if done.code != 0:
-        said = done.err.strip().splitlines()[-1:] or ["no output"]
+        last = done.err.strip().splitlines()[-1:] or ["no output"]
         kind = NetworkError if "push" in arguments else HiggsError
-        raise kind(f"git {arguments[0]} failed: {said[0]}", "correct what it names, then run again")
+        raise kind(f"git {arguments[0]} failed: {last[0]}", "correct what it names, then run again")
     return done.out

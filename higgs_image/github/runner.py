@@ -1,4 +1,4 @@
-"""`invoke free-disk`: make room on a runner. Only what the runner can do without, or makes again.
+"""`invoke free-disk`: make room on a runner by removing what it does not need or can make again.
 
 On GitHub's own runners: tools of other languages that nothing here uses. Everywhere: BuildKit's
 cache beyond a limit, and images of this project in the engine that no container uses.
@@ -23,15 +23,15 @@ HOSTED = (
     "/opt/hostedtoolcache/CodeQL", "/usr/share/swift", "/usr/local/share/boost",
     "/usr/local/share/powershell",
 )  # fmt: skip
-"""What GitHub installs on its runners for others. About 25 GB."""
+"""What GitHub installs on its runners for other languages, about 25 GB."""
 
 CACHE = "20GB"
-"""How much of BuildKit's cache stays: enough for the next build to be quick."""
+"""How much of BuildKit's cache stays: enough for the next build to be fast."""
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What was done, or would be.
+    """What was removed, or would be.
 
     Attributes:
         steps: each command or folder.
@@ -53,16 +53,16 @@ def free(where: Path, *, dry_run: bool) -> Freed:
 
     Args:
         where: on the file system in question.
-        dry_run: only say what would be done.
+        dry_run: only report what would be done.
 
     Raises:
-        UsageError: this is no machine of a workflow: nothing is taken away from a person's.
+        UsageError: this is not a runner: nothing is removed from a person's machine.
     """
     runner = os.environ.get("RUNNER_ENVIRONMENT", "")
     if not runner and not dry_run:
         raise UsageError(
-            "this is no runner of GitHub Actions (RUNNER_ENVIRONMENT is not set)",
-            "see what would be done without --yes; docker builder prune frees the build cache",
+            "this is not a runner of GitHub Actions (RUNNER_ENVIRONMENT is not set)",
+            "without --yes it shows what would be done; docker builder prune frees the build cache",
         )
     steps: list[str] = []
     folders = [x for x in HOSTED if runner == "github-hosted" and Path(x).is_dir()]
@@ -75,6 +75,6 @@ def free(where: Path, *, dry_run: bool) -> Freed:
         steps.append(" ".join(command))
         if not dry_run:
             done = ask(*command, timeout=900)
-            if done.code != 0:  # less room is no reason to stop: the build says if it is too little
+            if done.code != 0:  # not fatal: the build fails if there is too little room
                 log.info("free-disk: %s: %s", command[0], done.err.strip()[-200:])
     return Freed(tuple(steps), shutil.disk_usage(where).free / 1e9, dry_run)

@@ -198,7 +198,7 @@ def _configure(machine: Machine) -> tuple[str | None, str]:
     if chosen is not None:
         return (
             None,
-            "" if chosen else f"{DAEMON_JSON} turns the containerd image store off, and was kept",
+            "" if chosen else f"{DAEMON_JSON} turns off the containerd image store, and was kept",
         )
     if machine.images or "storage-driver" in config:
         why = "it contains images" if machine.images else f"{DAEMON_JSON} names a driver"

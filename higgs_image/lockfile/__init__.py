@@ -1,32 +1,36 @@
 """versions.lock: every pin of the image, read strictly, and compared with the files it covers."""
 
-from higgs_image.lockfile.edit import Difference, set_value
-from higgs_image.lockfile.hashes import differences, refresh, require_consistent
-from higgs_image.lockfile.load import load
-from higgs_image.lockfile.requirements import requirements
-from higgs_image.lockfile.schema import (
-    Digest,
-    Fork,
-    GitUrl,
-    Lock,
-    Python,
-    Sha256,
-    Weights,
+from higgs_image.lockfile.edit import Value, write
+from higgs_image.lockfile.hashes import (
+    Difference,
+    differences,
+    input_sha256,
+    recipe_files,
+    recipe_sha256,
+    refresh,
+    require_consistent,
 )
+from higgs_image.lockfile.load import load
+from higgs_image.lockfile.requirements import requirements, versions
+from higgs_image.lockfile.schema import Digest, ForkPin, GitUrl, Lock, Sha256, SubmodulePin
 
 __all__ = [
     "Difference",
     "Digest",
-    "Fork",
+    "ForkPin",
     "GitUrl",
     "Lock",
-    "Python",
     "Sha256",
-    "Weights",
+    "SubmodulePin",
+    "Value",
     "differences",
+    "input_sha256",
     "load",
+    "recipe_files",
+    "recipe_sha256",
     "refresh",
     "require_consistent",
     "requirements",
-    "set_value",
+    "versions",
+    "write",
 ]

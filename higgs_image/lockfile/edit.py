@@ -1,103 +1,66 @@
-"""versions.lock: every pin of the image, what was asked for beside what was locked.
-
-The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
-algorithm is refused with the line and the remedy. It also records hashes of the files that decide
-what is in the image (the requirements and the recipe), so that its own hash names the content.
-"""
+"""Edits of versions.lock that keep every other byte: comments, order and layout."""
 
 from __future__ import annotations
 
+import datetime
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import msgspec
+import tomlkit
+from tomlkit.items import Table
 
-from higgs_image.errors import LockError
+from higgs_image.files import write_atomically
+from higgs_image.lockfile.load import parse
+from higgs_image.lockfile.schema import Lock
 
-_PATCH = "patches.sha256."
-_NONE = "none"
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """One place where the lock and the files it covers differ."""
-
-    key: str
-    locked: str
-    actual: str
+Value = str | datetime.datetime
 
 
-# Where a key stands. tomllib tells no lines, and the file is ours: tables, keys, single lines.
-_TABLE = re.compile(r"^\s*\[(\[?)\s*([\w.\"-]+)\s*\]")
-_KEY = re.compile(r"^\s*(?:\"([^\"]+)\"|([\w.-]+))\s*=")
-_VALUE = re.compile(r"(=\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)")
+def write(path: Path, values: Mapping[str, Value | None], *, comments: bool = True) -> Lock:
+    """Change values of versions.lock in place, whole or not at all.
 
+    The date, which is part of the tag, becomes today's.
 
-def _lines(text: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    prefix, counts = "", dict[str, int]()
-    for number, line in enumerate(text.split("\n"), start=1):
-        if table := _TABLE.match(line):
-            prefix = table[2]
-            if table[1]:
-                index = counts[prefix] = counts.get(prefix, -1) + 1
-                prefix = f"{prefix}[{index}]"
-            found.setdefault(prefix, number)
-            prefix += "."
-        elif key := _KEY.match(line):
-            found.setdefault(prefix + (key[1] or key[2]), number)
-    return found
+    Args:
+        path: the file.
+        values: key, such as `weights[0].revision`, to its new value; None removes the key.
+        comments: keep the comment behind a changed value; False: it was about the old value.
 
-
-def _line_of(text: str, key: str) -> int:
-    """Return the line of a key, or else of what it is in (a list, a table, the file)."""
-    lines = _lines(text)
-    while key and key not in lines:
-        key = re.sub(r"(^|\.|\[)[^.\[]*$", "", key)
-    return lines.get(key, 1)
-
-
-def _replace(path: Path, text: str, key: str, value: str) -> str:
-    lines = text.split("\n")
-    number = _lines(text).get(key)
-    if number is None:
-        raise LockError(
-            f"{path}:{_line_of(text, key)}: {key} is not on a line of its own",
-            "write tables as [table] and each key on its own line",
-        )
-    lines[number - 1] = _VALUE.sub(lambda old: old[1] + value, lines[number - 1], count=1)
-    return "\n".join(lines)
-
-
-def set_value(path: Path, text: str, key: str, value: str) -> str:
-    """Return the text of versions.lock with another value; the line loses its comment.
-
-    A revision takes the place of the line that says why there is none yet.
+    Raises:
+        LockError: the result is not valid; the file is left as it is.
     """
-    name = key.rpartition(".")[2]
-    lines = text.split("\n")
-    known = _lines(text)
-    number = known.get(key) or known.get(re.sub(r"revision$", "unpinned", key))
-    if number is None:
-        return _replace(path, text, key, value)  # which says what is wrong
-    lines[number - 1] = f"{name} = {value}" if name == "date" else f'{name} = "{value}"'
-    return "\n".join(lines)
+    document = tomlkit.parse(path.read_bytes().decode())
+    for key, value in values.items():
+        *steps, name = re.findall(r"[^.\[\]]+", key)
+        table: Any = document
+        for step in steps:
+            table = table[int(step) if step.isdecimal() else step]
+        if value is None:
+            table.pop(name, None)
+        elif name in table or not isinstance(table, Table):
+            table[name] = value
+        else:
+            _append(table, name, value)
+        if value is not None and not comments and name in table and isinstance(table, Table):
+            _drop_comment(table.value.item(name))
+    document["date"] = datetime.datetime.now(datetime.UTC).date()
+    data = tomlkit.dumps(document).encode()
+    lock = parse(path, data)
+    write_atomically(path, data)
+    return lock
 
 
-def _record_patch(path: Path, text: str, difference: Difference) -> str:
-    """Change, add or remove the line of one patch; added ones go to the end of the table."""
-    if _NONE not in (difference.locked, difference.actual):
-        return _replace(path, text, difference.key, f'"{difference.actual}"')
-    found, lines = _lines(text), text.split("\n")
-    if difference.actual == _NONE:
-        del lines[found[difference.key] - 1]
-    else:
-        below = [number for key, number in found.items() if key.startswith(_PATCH)]
-        table = found.get(_PATCH.rstrip("."))
-        if table is None:
-            raise LockError(
-                f"{path}:{_line_of(text, _PATCH)}: there is no table [patches.sha256]",
-                "write it, empty, below [patches]",
-            )
-        name = difference.key.removeprefix(_PATCH)
-        lines.insert(max([table, *below]), f'{name} = "{difference.actual}"')
-    return "\n".join(lines)
+def _drop_comment(item: Any) -> None:
+    item.trivia.comment_ws = item.trivia.comment = ""
+
+
+def _append(table: Table, name: str, value: Value) -> None:
+    """Add a key behind the table's last one; tomlkit adds it behind the next table's comment."""
+    body = table.value.body
+    last = max((i for i, (key, _) in enumerate(body) if key is not None), default=-1)
+    before = body[last][1].trivia if last >= 0 else table.trivia
+    item = tomlkit.item(value)
+    item.trivia.trail, before.trail = before.trail, before.trail or "\n"
+    body.insert(last + 1, (tomlkit.key(name), item))

@@ -1,20 +1,54 @@
-"""versions.lock: every pin of the image, what was asked for beside what was locked.
-
-The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
-algorithm is refused with the line and the remedy. It also records hashes of the files that decide
-what is in the image (the requirements and the recipe), so that its own hash names the content.
-"""
+"""The files that versions.lock covers, compared with the hashes that it records."""
 
 from __future__ import annotations
 
-import datetime
+from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from higgs_image.errors import LockError
-from higgs_image.files import sha256_file, tree_sha256
-from higgs_image.lockfile.edit import _NONE, _PATCH, Difference, _line_of, _record_patch, _replace
-from higgs_image.lockfile.load import load
+from higgs_image.files import files_below, sha256_bytes, sha256_file, tree_sha256
+from higgs_image.lockfile.edit import write
+from higgs_image.lockfile.lines import line_of
 from higgs_image.lockfile.schema import Lock
+
+_PATCH = "patches.sha256."
+_NONE = "none"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One place where the lock and the files that it covers differ."""
+
+    key: str
+    locked: str
+    actual: str
+
+
+def recipe_files(path: Path) -> list[Path]:
+    """Return the files of a recipe path that decide what is in the image.
+
+    Documentation does not: it is neither hashed nor put into the image, so that an edit of it gives
+    no new tag.
+    """
+    files = files_below(path) if path.is_dir() else [path]
+    return [file for file in files if file.suffix != ".md"]
+
+
+def recipe_sha256(paths: Iterable[Path], root: Path) -> str:
+    """Return one hash over all files of the recipe.
+
+    Args:
+        paths: files and folders.
+        root: the project's folder, below which they lie.
+    """
+    return tree_sha256([file for path in paths for file in recipe_files(path)], root)
+
+
+def input_sha256(path: Path) -> str:
+    """Return the hash of what was asked for: comments of a requirements file do not count."""
+    lines = (line.partition(" #")[0].rstrip() for line in path.read_text().splitlines())
+    return sha256_bytes("".join(f"{x}\n" for x in lines if x and x[0] != "#").encode())
 
 
 def differences(lock: Lock, root: Path) -> list[Difference]:
@@ -31,37 +65,31 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
         "python.build_sha256": lock.python.build_sha256,
         "python.installer_sha256": lock.python.installer_sha256,
         "recipe.sha256": lock.recipe.sha256,
-    } | {f"{_PATCH}{name}": sha256 for name, sha256 in _patches(lock).items()}
+    } | {f"{_PATCH}{x}": sha for x, sha in (lock.patches.sha256 if lock.patches else {}).items()}
     return [
         Difference(key, locked.get(key, _NONE), actual.get(key, _NONE))
-        for key in [*locked, *(key for key in actual if key not in locked)]
+        for key in locked | actual
         if locked.get(key) != actual.get(key)
     ]
 
 
-def _patches(lock: Lock) -> dict[str, str]:
-    return lock.patches.sha256 if lock.patches else {}
-
-
 def _covered(lock: Lock, root: Path) -> dict[str, str]:
-    paths = [root / name for name in lock.recipe.paths]
+    recipe = [root / name for name in lock.recipe.paths]
     files = {
-        "python.input": lock.python.input,
-        "python.requirements": lock.python.requirements,
-        "python.build": lock.python.build,
-        "python.installer": lock.python.installer,
+        name: lock.file(getattr(lock.python, name))
+        for name in ("input", "requirements", "build", "installer")
     }
-    for key, path in [
-        *((k, lock.file(v)) for k, v in files.items()),
-        *(("recipe.paths", p) for p in paths),
-    ]:
+    for key, path in [*((f"python.{name}", path) for name, path in files.items()),
+                      *(("recipe.paths", path) for path in recipe)]:  # fmt: skip
         if not path.exists():
-            line = _line_of(lock.path.read_text(), key)
             raise LockError(
-                f"{lock.path}:{line}: {path} does not exist",
+                f"{lock.path}:{line_of(lock.path.read_text(), key)}: {path} does not exist",
                 "restore it from git, or correct the path",
             )
-    hashes = {f"{key}_sha256": sha256_file(lock.file(name)) for key, name in files.items()}
+    hashes = {
+        f"python.{name}_sha256": (input_sha256 if name == "input" else sha256_file)(path)
+        for name, path in files.items()
+    }
     if lock.patches:
         modules = lock.file(lock.patches.folder) / "patches"
         hashes |= {
@@ -69,7 +97,7 @@ def _covered(lock: Lock, root: Path) -> dict[str, str]:
             for path in sorted(modules.glob("*.py"))
             if path.name != "__init__.py"
         }
-    return hashes | {"recipe.sha256": tree_sha256(paths, root)}
+    return hashes | {"recipe.sha256": recipe_sha256(recipe, root)}
 
 
 def require_consistent(lock: Lock, root: Path) -> None:
@@ -88,25 +116,12 @@ def require_consistent(lock: Lock, root: Path) -> None:
 
 
 def refresh(lock: Lock, root: Path) -> list[Difference]:
-    """Write the hashes of the covered files into versions.lock; nothing else is touched.
-
-    The date, which is part of the tag, becomes today's when something changed.
+    """Write the hashes of the covered files, and today's date, into versions.lock.
 
     Returns:
-        What was changed.
+        What was changed; without a change the file is not written.
     """
     found = differences(lock, root)
     if found:
-        text = lock.path.read_bytes().decode()
-        for difference in found:
-            if difference.key.startswith(_PATCH):
-                text = _record_patch(lock.path, text, difference)
-            else:
-                text = _replace(lock.path, text, difference.key, f'"{difference.actual}"')
-        today = datetime.datetime.now(datetime.UTC).date()
-        text = _replace(lock.path, text, "date", today.isoformat())
-        beside = lock.path.with_name(lock.path.name + ".new")
-        beside.write_bytes(text.encode())
-        load(beside)
-        beside.replace(lock.path)
+        write(lock.path, {d.key: None if d.actual == _NONE else d.actual for d in found})
     return found

@@ -1,9 +1,4 @@
-"""versions.lock: every pin of the image, what was asked for beside what was locked.
-
-The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
-algorithm is refused with the line and the remedy. It also records hashes of the files that decide
-what is in the image (the requirements and the recipe), so that its own hash names the content.
-"""
+"""Strict reading of versions.lock: what is not valid is refused with its line and a remedy."""
 
 from __future__ import annotations
 
@@ -13,28 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from higgs_image.errors import LockError
 from higgs_image.files import sha256_bytes
-from higgs_image.lockfile.edit import _line_of
-from higgs_image.lockfile.schema import _REMEDY, SCHEMA, Lock, _File
+from higgs_image.lockfile.lines import line_of
+from higgs_image.lockfile.schema import REMEDIES, SCHEMA, Lock, LockContent
 
 
 def load(path: Path) -> Lock:
     """Read and check versions.lock.
 
     Raises:
-        LockError: the file is missing, is no TOML, or breaks a rule; the message has file and
+        LockError: the file is missing, is not TOML, or breaks a rule; the message has file and
             line, the hint the remedy.
     """
     try:
-        data = path.read_bytes()
+        return parse(path, path.read_bytes())
     except FileNotFoundError:
         raise LockError(
             f"{path} does not exist", "restore it from git: every stage starts from it"
         ) from None
     except OSError as error:
         raise LockError(f"{path} cannot be read: {error}", "restore it from git") from None
+
+
+def parse(path: Path, data: bytes) -> Lock:
+    """Check the content of a versions.lock that lies, or will lie, at `path`.
+
+    Raises:
+        LockError: see `load`.
+    """
     try:
         text = data.decode()
         raw = tomllib.loads(text)
@@ -50,15 +54,15 @@ def load(path: Path) -> Lock:
         ) from None
     if isinstance(raw.get("schema"), int) and raw["schema"] != SCHEMA:
         raise LockError(
-            f"{path}:{_line_of(text, 'schema')}: schema {raw['schema']} is not {SCHEMA}",
+            f"{path}:{line_of(text, 'schema')}: schema {raw['schema']} is not {SCHEMA}",
             "use the pipeline's version that wrote this file",
         )
     try:
-        file = msgspec.convert(raw, _File)
+        file = msgspec.convert(raw, LockContent)
     except msgspec.ValidationError as error:
         raise _explain(path, text, raw, str(error)) from None
     lock = Lock(
-        **{field: getattr(file, field) for field in _File.__struct_fields__},
+        **{field: getattr(file, field) for field in LockContent.__struct_fields__},
         path=path,
         sha256=sha256_bytes(data),
     )
@@ -70,7 +74,7 @@ def _check_rules(lock: Lock, text: str) -> None:
     """Rules that a type cannot express."""
 
     def refuse(key: str, message: str, hint: str) -> LockError:
-        return LockError(f"{lock.path}:{_line_of(text, key)}: {message}", hint)
+        return LockError(f"{lock.path}:{line_of(text, key)}: {message}", hint)
 
     if lock.fork.date.tzinfo is None:
         raise refuse("fork.date", f"{lock.fork.date} has no time zone", "append Z or an offset")
@@ -80,8 +84,12 @@ def _check_rules(lock: Lock, text: str) -> None:
             "no compiled part is named",
             "name at least csrc, cmake and CMakeLists.txt with their git ids",
         )
-    name, *rest = lock.wheel.filename.split("-")
-    if _normal(name) != _normal(lock.wheel.name) or rest[:1] != [lock.wheel.version]:
+    try:
+        name, version, *_ = parse_wheel_filename(lock.wheel.filename)
+        agrees = (name, str(version)) == (canonicalize_name(lock.wheel.name), lock.wheel.version)
+    except InvalidWheelFilename:
+        agrees = False
+    if not agrees:
         raise refuse(
             "wheel.filename",
             f"{lock.wheel.filename} is not a wheel of {lock.wheel.name} {lock.wheel.version}",
@@ -92,7 +100,7 @@ def _check_rules(lock: Lock, text: str) -> None:
         if entry.role in roles[:index]:
             raise refuse(
                 f"weights[{index}].role",
-                f"the role {entry.role} is there already",
+                f"the role {entry.role} is already used",
                 "name each role once",
             )
         if (entry.revision is None) == (entry.unpinned is None):
@@ -101,10 +109,6 @@ def _check_rules(lock: Lock, text: str) -> None:
                 f"{entry.repo} needs exactly one of revision and unpinned",
                 "pin it with revision, or say in unpinned why that is not possible yet",
             )
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockError:
@@ -116,15 +120,15 @@ def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockErr
         table = re.sub(r"^\$", "", where)
         key = f"{table}.{unknown[1]}" if table else unknown[1]
         return LockError(
-            f"{path}:{_line_of(text, key)}: unknown key {unknown[1]}",
+            f"{path}:{line_of(text, key)}: unknown key {unknown[1]}",
             "remove it: a key that nothing reads is a typing error",
         )
     if missing := re.search(r"missing required field `(.+)`", message):
         name = f"{where}.{missing[1]}" if where else missing[1]
         return LockError(
-            f"{path}:{_line_of(text, where)}: {name} is missing", f"add {missing[1]} = ..."
+            f"{path}:{line_of(text, where)}: {name} is missing", f"add {missing[1]} = ..."
         )
-    pattern = next((x for x in _REMEDY if f"matching regex {x!r}" in message), "")
+    pattern = next((x for x in REMEDIES if f"matching regex {x!r}" in message), "")
     value: Any = raw
     for step in re.findall(r"[^.\[\]]+", key):
         value = value[int(step)] if isinstance(value, list) else value[step]
@@ -135,6 +139,6 @@ def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockErr
     shown = f" is {value!r}" if isinstance(value, str | int | float) else ""
     shown = re.sub(r"//[^/\s]*@", "//***@", shown)  # a password may stand there
     return LockError(
-        f"{path}:{_line_of(text, key)}: {where}{shown}",
-        _REMEDY.get(pattern) or f"correct it: {message[0].lower()}{message[1:]}",
+        f"{path}:{line_of(text, key)}: {where}{shown}",
+        REMEDIES.get(pattern) or f"correct it: {message[0].lower()}{message[1:]}",
     )

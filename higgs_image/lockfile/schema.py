@@ -1,8 +1,7 @@
-"""versions.lock: every pin of the image, what was asked for beside what was locked.
+"""The format of versions.lock: what was asked for beside what was locked.
 
-The file is TOML, read strictly: an unknown or repeated key, a short hash or a digest without its
-algorithm is refused with the line and the remedy. It also records hashes of the files that decide
-what is in the image (the requirements and the recipe), so that its own hash names the content.
+It also records the hashes of the files that decide what is in the image (the requirements and the
+recipe), so that its own hash names the image's content.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ SCHEMA = 1
 
 def _matching(pattern: str, remedy: str) -> msgspec.Meta:
     """Return a rule for a string. Values reach files and commands: none holds a line break."""
-    _REMEDY[pattern] = remedy
+    REMEDIES[pattern] = remedy
     return msgspec.Meta(pattern=pattern)
 
 
-_REMEDY: dict[str, str] = {}
+REMEDIES: dict[str, str] = {}
+"""Pattern of a value to what to write instead."""
 
 Commit = Annotated[
     str, _matching(r"^[0-9a-f]{40}\Z", "write the full 40 hexadecimal digits of the git object id")
@@ -62,11 +62,11 @@ HubName = Annotated[str, _matching(r"^[\w.-]+/[\w.-]+\Z", "write owner/name")]
 Text = Annotated[str, _matching(r"^[^\x00-\x1f\x7f]+\Z", "write one line that is not empty")]
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _LockTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Fork(_Table, frozen=True):
+class ForkPin(_LockTable, frozen=True):
     """The fork of vLLM that holds the speech server.
 
     Attributes:
@@ -75,7 +75,7 @@ class Fork(_Table, frozen=True):
         commit: what that was resolved to.
         tree: git's tree id of that commit: proves a checkout from its files alone.
         date: the commit's date; the image's creation date and SOURCE_DATE_EPOCH.
-        hold: why `invoke lock --update` leaves it alone unless it is named.
+        hold: why `invoke lock --update` takes no newer one unless it is named.
     """
 
     url: GitUrl
@@ -91,7 +91,7 @@ class Fork(_Table, frozen=True):
         return int(self.date.timestamp())
 
 
-class VllmBase(_Table, frozen=True):
+class VllmPin(_LockTable, frozen=True):
     """The vLLM release that the fork is based on.
 
     Attributes:
@@ -106,7 +106,7 @@ class VllmBase(_Table, frozen=True):
     trees: dict[str, Commit]
 
 
-class Submodule(_Table, frozen=True):
+class SubmodulePin(_LockTable, frozen=True):
     """The fork's submodule, whose package `boson_multimodal` holds the audio tokenizer."""
 
     path: RelativePath
@@ -115,7 +115,7 @@ class Submodule(_Table, frozen=True):
     tree: Commit
 
 
-class Wheel(_Table, frozen=True):
+class WheelPin(_LockTable, frozen=True):
     """The prebuilt wheel that the fork's Python is laid over."""
 
     requirement: Text
@@ -125,8 +125,8 @@ class Wheel(_Table, frozen=True):
     sha256: Sha256
 
 
-class BaseImage(_Table, frozen=True):
-    """The image that the build starts from. `hold`: as in `Fork`."""
+class BasePin(_LockTable, frozen=True):
+    """The image that the build starts from. `hold`: as in `ForkPin`."""
 
     image: ImageName
     digest: Digest
@@ -138,7 +138,7 @@ class BaseImage(_Table, frozen=True):
         return f"{self.image}@{self.digest}"
 
 
-class Python(_Table, frozen=True):
+class PythonPin(_LockTable, frozen=True):
     """The interpreter's version, and the locked sets of packages.
 
     Attributes:
@@ -147,7 +147,7 @@ class Python(_Table, frozen=True):
         requirements: what that was resolved to, with hashes: all that is in the image.
         build: what builds the packages that are published as source only.
         installer: what installs them all; never in the image.
-        hold: as in `Fork`.
+        hold: as in `ForkPin`.
     """
 
     version: PyVersion
@@ -162,7 +162,7 @@ class Python(_Table, frozen=True):
     hold: Text | None = None
 
 
-class Weights(_Table, frozen=True):
+class WeightsPin(_LockTable, frozen=True):
     """A weights repository on the Hugging Face hub; weights are never in the image.
 
     Attributes:
@@ -170,7 +170,7 @@ class Weights(_Table, frozen=True):
         role: what the server uses it for.
         revision: the pinned commit; absent only where `unpinned` says why.
         unpinned: why there is no revision yet.
-        hold: as in `Fork`.
+        hold: as in `ForkPin`.
     """
 
     repo: HubName
@@ -180,14 +180,14 @@ class Weights(_Table, frozen=True):
     hold: Text | None = None
 
 
-class Recipe(_Table, frozen=True):
+class RecipePin(_LockTable, frozen=True):
     """Hash of the templates and of everything of ours that goes into a container."""
 
     paths: list[RelativePath]
     sha256: Sha256
 
 
-class Patches(_Table, frozen=True):
+class PatchesPin(_LockTable, frozen=True):
     """Our functions in the place of the fork's.
 
     Attributes:
@@ -199,7 +199,7 @@ class Patches(_Table, frozen=True):
     sha256: dict[str, Sha256]
 
 
-class Debian(_Table, frozen=True):
+class DebianPin(_LockTable, frozen=True):
     """Where Debian's packages come from, if not from the base image's own sources.
 
     Attributes:
@@ -210,7 +210,7 @@ class Debian(_Table, frozen=True):
     snapshot: list[AptLine]
 
 
-class Project(_Table, frozen=True):
+class ProjectPin(_LockTable, frozen=True):
     """Who releases the image.
 
     Attributes:
@@ -222,23 +222,25 @@ class Project(_Table, frozen=True):
     url: GitUrl
 
 
-class _File(_Table, frozen=True):
+class LockContent(_LockTable, frozen=True):
+    """The tables of versions.lock."""
+
     schema: int
     date: datetime.date
-    fork: Fork
-    vllm: VllmBase
-    submodule: Submodule
-    wheel: Wheel
-    base: BaseImage
-    python: Python
-    weights: list[Weights]
-    recipe: Recipe
-    patches: Patches | None = None
-    project: Project | None = None
-    debian: Debian | None = None
+    fork: ForkPin
+    vllm: VllmPin
+    submodule: SubmodulePin
+    wheel: WheelPin
+    base: BasePin
+    python: PythonPin
+    weights: list[WeightsPin]
+    recipe: RecipePin
+    patches: PatchesPin | None = None
+    project: ProjectPin | None = None
+    debian: DebianPin | None = None
 
 
-class Lock(_File, frozen=True):
+class Lock(LockContent, frozen=True):
     """The decoded versions.lock.
 
     Attributes:
@@ -258,7 +260,7 @@ class Lock(_File, frozen=True):
         """Return the path of a file that the lock names."""
         return self.path.parent / relative
 
-    def weights_for(self, role: str) -> Weights:
+    def weights_for(self, role: str) -> WeightsPin:
         """Return the weights repository with this role."""
         for entry in self.weights:
             if entry.role == role:

@@ -1,9 +1,8 @@
-"""A whole smoke test: from an image's name to a record with its evidence."""
+"""A client of the Docker engine that the docker command uses."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,33 +13,31 @@ from higgs_image.errors import EngineError
 if TYPE_CHECKING:
     from docker import DockerClient
 
-log = logging.getLogger(__name__)
 
-
-# -- the engine and the image ----------------------------------------------------------------------
+def docker_environment() -> dict[str, str]:
+    """Return the environment with DOCKER_HOST set as docker's current context has it."""
+    if os.environ.get("DOCKER_HOST"):
+        return dict(os.environ)
+    asked = process.ask(
+        "docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"
+    ).out.strip()
+    return dict(os.environ) | ({"DOCKER_HOST": asked} if asked else {})
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[tuple[DockerClient, str | None]]:
-    """Yield a client of the engine that the docker command uses, and that engine's address.
+def docker_client() -> Iterator[DockerClient]:
+    """Yield a client of the engine; DOCKER_TLS_VERIFY and DOCKER_CERT_PATH work as for docker.
 
     Raises:
-        EngineError: it does not answer, or refused something.
+        EngineError: the engine does not answer, or refused a request.
     """
     import docker
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
-    host = os.environ.get("DOCKER_HOST")
-    if not host:
-        asked = process.run(
-            ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-        )
-        host = asked.out.strip() or None
     try:
-        environment = os.environ | ({"DOCKER_HOST": host} if host else {})
-        with contextlib.closing(docker.from_env(environment=environment)) as client:
-            yield client, host
+        with contextlib.closing(docker.from_env(environment=docker_environment())) as client:
+            yield client
     except (DockerException, RequestException) as error:
         raise EngineError(
             f"the engine refused: {error}", "see invoke doctor, then run again"

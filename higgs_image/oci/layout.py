@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from higgs_image.checkout import UNKNOWN, Checkout
 from higgs_image.errors import BuildError
-from higgs_image.files import sha256_bytes, write_atomically
+from higgs_image.files import sha256_bytes, sha256_file, write_atomically
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -98,8 +99,7 @@ def blob(layout: Path, digest: str) -> Path:
 def read(layout: Path, digest: str) -> Image:
     """Read an image from a layout, making sure that every blob is there and whole in size.
 
-    Manifest and configuration are compared by content, too; the layers' digests are computed
-    where they are used (by skopeo).
+    Manifest and configuration are compared by content, too; the layers by `damaged_blobs`.
 
     Raises:
         BuildError: the layout lacks something or is damaged.
@@ -120,6 +120,30 @@ def read(layout: Path, digest: str) -> Image:
             f"{layout} does not hold the image {digest} whole: {error}",
             f"remove {layout} and build again",
         ) from None
+
+
+def damaged_blobs(layout: Path) -> list[Path]:
+    """Return the blobs of a layout whose content does not have their digest; reads all of them."""
+    blobs = sorted((layout / "blobs" / "sha256").glob("*"))
+    with ThreadPoolExecutor() as pool:
+        return [
+            x
+            for x, sha256 in zip(blobs, pool.map(sha256_file, blobs), strict=True)
+            if sha256 != x.name
+        ]
+
+
+def require_undamaged(layout: Path) -> None:
+    """Refuse a layout in which a blob is damaged.
+
+    Raises:
+        BuildError: naming the first one.
+    """
+    for path in damaged_blobs(layout):
+        raise BuildError(
+            f"{path} is damaged: its content does not have the digest that is its name",
+            "run invoke build again: it builds what is damaged anew; check the disk if it returns",
+        )
 
 
 def document(layout: Path, digest: str) -> dict[str, Any]:
@@ -160,6 +184,7 @@ def keep_only(layout: Path, image: Image, reference: str) -> None:
     }
     index = {"schemaVersion": 2, "manifests": [entry]}
     write_atomically(layout / "index.json", json.dumps(index).encode())
+    write_atomically(layout / "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
     used = {image.digest, image.config_digest, *(layer.digest for layer in image.layers)}
     for path in (layout / "blobs" / "sha256").iterdir():
         if f"sha256:{path.name}" not in used:

@@ -29,22 +29,23 @@ class _Longest:
     seconds = 0.0
 
 
-def until(read: Callable[[], T], wanted: object, what: str) -> T:
-    """Read until the answer is the wanted one, at most LAG seconds; return the last answer.
+def until(read: Callable[[], T], wanted: object, what: str, age: float = 0.0) -> T:
+    """Read until the answer is the wanted one, and return the last answer.
 
     Args:
         read: reads once.
         wanted: the answer that ends the wait.
         what: named in the log.
+        age: seconds since the write; LAG seconds after it no more is waited.
     """
-    return until_true(read, lambda found: found == wanted, what)
+    return until_true(read, lambda found: found == wanted, what, age)
 
 
-def until_true(read: Callable[[], T], good: Callable[[T], bool], what: str) -> T:
-    """Read until an answer is good, at most LAG seconds; return the last answer."""
+def until_true(read: Callable[[], T], good: Callable[[T], bool], what: str, age: float = 0.0) -> T:
+    """Read until an answer is good, and return the last answer: see `until`."""
     started = time.monotonic()
     found = read()
-    if good(found):
+    if good(found) or age >= LAG:
         return found
     log.info("%s: the registry still answers as before; waiting", what)
 
@@ -53,7 +54,7 @@ def until_true(read: Callable[[], T], good: Callable[[T], bool], what: str) -> T
         found = read()
         return good(found)
 
-    if retry.wait_until(again, LAG, interval=INTERVAL):
+    if retry.wait_until(again, LAG - age, interval=INTERVAL):
         _Longest.seconds = max(_Longest.seconds, time.monotonic() - started)
     return found
 

@@ -20,9 +20,10 @@ from higgs_image.errors import (
 from higgs_image.explain import Rule
 from higgs_image.explain import explain as first_match
 from higgs_image.files import sha256_bytes
-from higgs_image.oci import certificates, read_back, registry
+from higgs_image.oci import certificates, layout, read_back, registry
 from higgs_image.oci.credentials import Credentials, credentials
 from higgs_image.oci.layout import BuiltImage
+from higgs_image.oci.registry_errors import login_hint
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
         target: repository, from `reference.repository`.
 
     Raises:
+        BuildError: the layout is damaged.
         RegistryConflictError: the tag names another image; immutable tags are never overwritten.
         RegistryAuthError: the credentials were refused.
         RegistryUnavailableError: the registry failed, also after several attempts.
@@ -96,6 +98,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
                     on_line=transfer.feed, env=auth.env, pass_fds=auth.fds,
                 )  # fmt: skip
                 if done.code != 0:
+                    layout.require_undamaged(built.layout)  # else the registry would be blamed
                     raise explain(done.err, reference)
         back = read_back.until(lambda: digest_of(reference, auth), digest, reference)
         if back != digest:
@@ -209,7 +212,7 @@ def explain(output: str, reference: str) -> HiggsError:
     for own in (reference, re.sub(r"@.*|:[^:/]*$", "", reference), host):
         bare = re.sub(re.escape(own), "", bare, flags=re.IGNORECASE)  # a name may have a 403 in it
     values = {"reference": reference, "last": last, "host": host,
-              "login": registry.login_hint(host)}  # fmt: skip
+              "login": login_hint(host)}  # fmt: skip
     error = first_match(RULES, bare, **values) or RegistryUnavailableError(
         _FAILED.format(**values), _AGAIN
     )

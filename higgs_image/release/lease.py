@@ -225,10 +225,9 @@ def _settle(store: TagStore, tag: str, by: Actor, dead: Callable[[Actor], bool])
     age = now() - record.at
     if not ours and not dead(record.by) and age < LEASE:
         return
-    found = store.digest(record.moving)
-    if found != record.digest and age.total_seconds() < read_back.LAG:
-        # The move may have taken place a moment ago and not be shown yet.
-        found = read_back.until(lambda: store.digest(record.moving), record.digest, record.moving)
+    found = read_back.until(
+        lambda: store.digest(record.moving), record.digest, record.moving, age.total_seconds()
+    )
     outcome: OutcomeName
     if found == record.digest:
         outcome, why = DONE, "the move had taken place, only this record was missing"

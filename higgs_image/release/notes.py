@@ -16,6 +16,7 @@ from higgs_image.release.evidence import figures
 from higgs_image.release.policy import Known
 from higgs_image.release.publish import LOCK, SBOM
 from higgs_image.release.records import Promote, Push
+from higgs_image.versions import changes
 
 NOTES, MANIFEST = "release-notes.md", "release.json"
 
@@ -143,7 +144,7 @@ def document(
             "digest": old.digest,
             "tag": old.push.tag if old.push else "",
             "size": old.size,
-            "package_changes": sbom.changes(old.versions, new.versions)
+            "package_changes": changes(old.versions, new.versions)
             if old.versions and new.versions
             else None,
         }

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from higgs_image import checkout, lockfile, process
-from higgs_image.attest import provenance, signature, statement
+from higgs_image.attest import provenance, signature
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.errors import ReleaseRefusedError
-from higgs_image.oci import skopeo
+from higgs_image.oci import skopeo, statement
 from higgs_image.oci.artifacts import Repository, open_repository
 from higgs_image.release import promote, publish, smoke_pushed
 from higgs_image.release.journal import Journal

@@ -14,8 +14,6 @@ SOURCE = "org.opencontainers.image.source"
 
 LOCK = LABEL + "lock-sha256"
 
-DEVICE_TYPES = ("gpu", "cpu")
-
 _OF_THE_MACHINE = {"base-image": "its base image is not the locked one"}
 """Overrides that a machine without access to the locked base needs; a rehearsal allows them."""
 

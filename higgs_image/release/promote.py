@@ -41,11 +41,6 @@ class PromotionConditions:
         Raises:
             UsageError: naming the flag.
         """
-        if self.device_class not in policy.DEVICE_TYPES:
-            raise UsageError(
-                f"--device-class {self.device_class!r} is not a type of device",
-                f"give one of: {', '.join(policy.DEVICE_TYPES)}",
-            )
         if self.force and not self.reason.strip():
             raise UsageError(
                 "--force needs a reason, which is written to the journal",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from higgs_image import lockfile
 from higgs_image.attest import provenance, sbom
+from higgs_image.build import pipeline
+from higgs_image.build.pipeline import BuildReport, BuildRequest
 from higgs_image.lockfile import Lock
 from higgs_image.oci import skopeo
 from higgs_image.oci.artifacts import open_repository
@@ -28,6 +31,16 @@ TYPES = {
     BUILDKIT: "application/vnd.in-toto+json",
 }
 """Media type of each file that is kept with the record of a push."""
+
+
+def build_and_push(request: BuildRequest) -> BuildReport:
+    """Build, push and load an image, and record the push in the journal."""
+
+    def push_and_record(built: BuiltImage, target: str) -> Pushed:
+        lock = lockfile.load(request.workspace.lock_file)
+        return push(built, lock, target, request.workspace.build / "journal")[0]
+
+    return pipeline.run(request, push_and_record)
 
 
 def push(built: BuiltImage, lock: Lock, target: str, folder: Path) -> tuple[Pushed, Entry]:

@@ -15,6 +15,7 @@ import msgspec
 from higgs_image.files import sha256_bytes
 from higgs_image.lockfile import Digest, Sha256
 from higgs_image.release.actor import Actor
+from higgs_image.verdict import Verdict
 
 KIND = "application/vnd.higgs-image.journal.v1+json"
 RECORD = "org.higgs-image.record"
@@ -95,7 +96,7 @@ class Smoke(
     at: Utc
     by: Actor
     device_class: Literal["gpu", "cpu"]
-    verdict: Literal["pass", "fail", "inconclusive"]
+    verdict: Verdict
     device: str = ""
     seconds: float = 0.0
     figures: dict[str, float] = {}
@@ -233,7 +234,7 @@ def now() -> datetime.datetime:
 
 
 _DECODER = msgspec.json.Decoder(Record)
-"""Made once, when the module is loaded: see docs/adr/0011-decoders-before-threads.md."""
+"""Made once, when the module is loaded: see docs/upstream.md."""
 
 
 def encode(record: Record) -> dict[str, str]:
@@ -251,9 +252,9 @@ def decode(annotations: Mapping[str, str]) -> Record:
     text = annotations.get(RECORD)
     if text is None:
         raise ValueError(f"the annotation {RECORD} is missing")
-    wanted, found = annotations.get(RECORD_SHA256), sha256_bytes(text.encode())
-    if wanted not in (None, found):
-        raise ValueError(f"expected SHA-256 {wanted}, got {found}")
+    wanted, actual = annotations.get(RECORD_SHA256), sha256_bytes(text.encode())
+    if wanted not in (None, actual):
+        raise ValueError(f"expected SHA-256 {wanted}, got {actual}")
     try:
         found: Record = _DECODER.decode(text)
     except msgspec.MsgspecError as error:

@@ -49,12 +49,12 @@ def smoke_here(workspace: Workspace) -> SmokeTest:
 
         name, _ = split(reference)
         if login := credentials.login(name.split("/")[0]):
-            with daemon.engine() as (client, _):
+            with daemon.docker_client() as client:
                 log.info("smoke: pulling %s", reference)
                 client.images.pull(
                     reference, auth_config={"username": login[0], "password": login[1]}
                 )
-        _, folder = session.run(workspace, session.Options(image=reference, device=device))
+        _, folder = session.run(workspace, session.SmokeOptions(image=reference, device=device))
         return (folder / "record.json").read_bytes()
 
     return test

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from higgs_image import versions
 from higgs_image.attest import provenance, sbom, signature
 from higgs_image.errors import HiggsError, RegistryConflictError
 from higgs_image.labels import LABEL
@@ -237,7 +238,7 @@ def check_layers(subject: VerifiedImage) -> tuple[Verdict, str]:
         made = sbom.make(root, image, image.labels.get("org.opencontainers.image.title", "image"))
     if made == kept:
         return Verdict.PASS, "every layer was fetched; they hold what its list says"
-    wrong = sbom.changes(sbom.versions(kept), sbom.versions(made)) or ["other details"]
+    wrong = versions.changes(sbom.versions(kept), sbom.versions(made)) or ["other details"]
     return Verdict.FAIL, f"its layers do not hold what its list says: {_some(wrong)}"
 
 

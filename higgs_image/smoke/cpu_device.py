@@ -1,4 +1,4 @@
-"""What a container is given where there is no GPU: the stand-in device, and tiny random weights."""
+"""The CPU device and its tiny random weights, for a container without a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from higgs_image.errors import EngineError
 from higgs_image.files import replace_folder, tree_sha256
 from higgs_image.lockfile import Lock
-from higgs_image.smoke.container import labels
+from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEVICE, WEIGHTS = "/mnt/higgs-cpu", "/mnt/higgs-cpu-weights"
-"""Where the device's package and the weights are mounted."""
+"""Mount points of the device's package and of the weights."""
 
-PATIENCE = 600.0
-"""Seconds that weights may take; on two cores they take ten."""
+TIMEOUT = 600.0
+"""Seconds to make the weights; on two cores it takes ten."""
 
 ENVIRONMENT = {
     "PYTHONPATH": DEVICE,
     "HIGGS_DEVICE": "cpu",
     "HF_HUB_CACHE": WEIGHTS,
     "HF_HUB_OFFLINE": "1",
+    "HIGGS_SEMANTIC_MODEL_PATH": f"{WEIGHTS}/semantic-model",
 }
 
 
 class NoWeightsError(EngineError):
-    """The image cannot make weights: it lacks what its server needs, too."""
+    """The image cannot make weights, as it lacks what its server needs, too."""
 
 
 def package(workspace: Workspace) -> Path:
@@ -43,8 +44,13 @@ def package(workspace: Workspace) -> Path:
     return workspace.root / "fakes" / "cpu_device"
 
 
+def mounts(workspace: Workspace, weights: Path) -> dict[str, str]:
+    """Return the folders to mount read-only, and where."""
+    return {str(package(workspace)): DEVICE, str(weights): WEIGHTS}
+
+
 def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) -> Path:
-    """Return the folder of the weights; they are made in a container of the image, once.
+    """Return the folder of the weights; the first call makes them in a container of the image.
 
     Args:
         client: of the engine.
@@ -53,7 +59,7 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
         lock: names repositories and revisions.
 
     Raises:
-        NoWeightsError: they could not be made in this image.
+        NoWeightsError: this image cannot make them.
         EngineError: there is no such image.
     """
     source = package(workspace)
@@ -65,20 +71,33 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
             return goal
         log.info("smoke: making random weights (once)")
         goal.parent.mkdir(parents=True, exist_ok=True)
-        for left in goal.parent.glob(".new-*"):  # by a run that was killed
+        for left in goal.parent.glob(".new-*"):  # of a killed run
             shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=goal.parent))
         try:
-            _run(client, workspace, image, new, revisions)
+            make_weights(client, workspace, image, new, revisions)
             replace_folder(new, goal)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return goal
 
 
-def _run(
+def make_weights(
     client: DockerClient, workspace: Workspace, image: str, folder: Path, revisions: list[str]
 ) -> None:
+    """Make the weights in an empty folder.
+
+    Args:
+        client: of the engine.
+        workspace: of the project.
+        image: runs the script that makes them.
+        folder: takes them.
+        revisions: each as REPOSITORY=COMMIT.
+
+    Raises:
+        NoWeightsError: this image cannot make them.
+        EngineError: there is no such image.
+    """
     from docker.errors import APIError, ImageNotFound
 
     flags = [part for entry in revisions for part in ("--revision", entry)]
@@ -93,24 +112,22 @@ def _run(
                 str(folder): {"bind": WEIGHTS, "mode": "rw"},
             },
             user=f"{os.getuid()}:{os.getgid()}",
-            labels=labels(workspace.build),
+            labels=owner_labels(workspace.build, lifetime=TIMEOUT + 60),
             network_mode="none",
         )
     except ImageNotFound as error:
         raise EngineError(
             f"there is no image {image}: {error.explanation}", "build it: invoke build"
         ) from None
-    remedy = "an image of this project has what is needed: see fakes/cpu_device/README.md"
+    hint = "use an image that this project built; see fakes/cpu_device/README.md"
     try:
         container.start()
-        if container.wait(timeout=PATIENCE)["StatusCode"] != 0:
+        if container.wait(timeout=TIMEOUT)["StatusCode"] != 0:
             said = container.logs(tail=20).decode(errors="replace").strip()
             log.info("%s", said)
-            last = (said.splitlines() or ["it says nothing"])[-1]
-            raise NoWeightsError(f"no weights could be made in {image}: {last[:300]}", remedy)
+            last = (said.splitlines() or ["no output"])[-1]
+            raise NoWeightsError(f"cannot make weights in {image}: {last[:300]}", hint)
     except APIError as error:  # it has no python3
-        raise NoWeightsError(
-            f"no weights could be made in {image}: {error.explanation}", remedy
-        ) from None
+        raise NoWeightsError(f"cannot make weights in {image}: {error.explanation}", hint) from None
     finally:
         container.remove(force=True, v=True)

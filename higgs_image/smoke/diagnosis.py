@@ -1,4 +1,4 @@
-"""Lines in a server's log after which it cannot come up any more, and what to do about each."""
+"""Known lines of a server's log after which it cannot start, with their meaning and a hint."""
 
 from __future__ import annotations
 
@@ -6,90 +6,97 @@ import re
 from typing import NamedTuple
 
 
-class Hint(NamedTuple):
-    """What a line means.
+class Diagnosis(NamedTuple):
+    """The meaning of a line.
 
     Attributes:
-        what: went wrong.
-        way_out: what to do.
-        of_machine: it is the machine that lacks something: of the image that says nothing.
+        what: that went wrong.
+        hint: what to do now.
+        of_machine: the machine lacks something, which says nothing about the image.
     """
 
     what: str
-    way_out: str
+    hint: str
     of_machine: bool = False
 
 
-_KNOWN: tuple[tuple[str, Hint], ...] = (
+_KNOWN: tuple[tuple[str, Diagnosis], ...] = (
     (
         r"unsatisfied condition: cuda|CUDA driver version is insufficient"
         r"|driver on your system is too old",
-        Hint(
+        Diagnosis(
             "the GPU's driver is too old", "use a host with a driver for CUDA 12.4 or later", True
         ),
     ),
     (
         r"no kernel image is available|is not compatible with the current PyTorch"
         r"|\bsm_1[02]0\b.*not compatible",
-        Hint("the GPU is newer than the image's kernels", "use one before Blackwell", True),
+        Diagnosis("the GPU is newer than the image's kernels", "use one before Blackwell", True),
     ),
     (
         r"Found no NVIDIA driver|could not select device driver"
         r"|No CUDA GPUs are available|Failed to infer device type|no GPU (was )?found",
-        Hint("there is no GPU or no driver", "run with --device cpu, or on a GPU host", True),
+        Diagnosis("there is no GPU or no driver", "run with --device cpu, or on a GPU host", True),
     ),
     (
         r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks"
         r"|larger than the (maximum number of tokens|available KV cache)",
-        Hint(
-            "the GPU's memory does not suffice",
+        Diagnosis(
+            "the GPU does not have enough memory",
             "free it, or start with less: --gpu-memory-utilization, --max-model-len",
         ),
     ),
     (
         r"\b401\b.*huggingface|GatedRepoError|Invalid (username or password|user token)"
         r"|401 Client Error",
-        Hint("the hub refused the login, or knows no such repository", "set HF_TOKEN; check names"),
+        Diagnosis(
+            "the hub refused the login, or does not have the repository",
+            "set HF_TOKEN; check names",
+        ),
     ),
     (
         r"RepositoryNotFoundError|EntryNotFoundError|RevisionNotFoundError"
         r"|not a valid model identifier|is not in .* and HIGGS_OFFLINE"
         r"|couldn't find them in the cached files",
-        Hint("the weights were not found", "check repository, revision and cache"),
+        Diagnosis("the weights were not found", "check repository, revision and cache"),
     ),
     (
         r"all_special_tokens_extended",
-        Hint("transformers 5 is installed, the fork needs 4", "build from the locked packages"),
+        Diagnosis(
+            "transformers 5 is installed, the fork needs 4", "build from the locked packages"
+        ),
     ),
     (
         r"No space left on device",
-        Hint("the disk or the shared memory is full", "free space, or give more: --shm-size", True),
+        Diagnosis(
+            "the disk or the shared memory is full", "free space, or give more: --shm-size", True
+        ),
     ),
     (
         r"EngineCore hit an exception|Engine core initialization failed|EngineDeadError",
-        Hint("the engine died", "see the traceback in the log"),
+        Diagnosis("the engine died", "see the traceback in the log"),
     ),
     (
         r"no command specified|OCI runtime create failed|exec format error",
-        Hint(
-            "its start command is missing or cannot be run",
-            "look at the image's entrypoint, and whether it is for this machine's architecture",
+        Diagnosis(
+            "its entrypoint is missing or cannot be run",
+            "check the image's entrypoint and its architecture",
         ),
     ),
     (
         r"^(api_server\.py|.*): error: (unrecognized arguments|argument )",
-        Hint("a flag is unknown or wrong", "see --help of the image"),
+        Diagnosis("a flag is unknown or wrong", "see --help of the image"),
     ),
 )
 FATAL = tuple((re.compile(pattern), hint) for pattern, hint in _KNOWN)
 HARMLESS = ("WARNING ", "INFO ", "INFO:", "DEBUG ", "higgs: WARNING: ")
-"""How lines begin that no one dies of."""
+"""Beginnings of lines that are not fatal."""
 
 
-def find(log: str) -> tuple[str, Hint] | None:
-    """Return the first fatal line of a log and what it means; the more telling one first.
+def find(log: str) -> tuple[str, Diagnosis] | None:
+    """Return a fatal line of a log and its meaning; a specific one before a general one.
 
-    What the server itself calls less than an error is none: it goes on.
+    Lines that the server itself logs below the level of an error are not fatal.
     """
     lines = [line for line in log.splitlines() if not line.startswith(HARMLESS)]
     for pattern, hint in FATAL:
@@ -104,17 +111,19 @@ _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b: ")
 
 _REFUSED = "higgs: ERROR: "
 _SERVER_ENDED = "the server "
-"""How the start code's line goes on when it was not itself that refused."""
+"""How the entrypoint's line goes on if the server, not the entrypoint, ended the container."""
 
 
 OF_MACHINE = frozenset((10, 11, 12, 13, 20, 23, 24))
-"""Exit codes of the start code for what machine or network lack (docker/runtime, errors.py)."""
+"""Exit codes of the entrypoint that blame the machine or the network (docker/runtime/errors.py)."""
 
 
 def refusal(log: str) -> str:
-    """Return why the image's start code refused to start, and the way out; empty if it did not."""
-    told = [line.removeprefix(_REFUSED) for line in log.splitlines() if line.startswith(_REFUSED)]
-    return told[-1] if told and not told[-1].startswith(_SERVER_ENDED) else ""
+    """Return why the image's entrypoint refused to start, with its hint; empty if it did not."""
+    refusals = [
+        line.removeprefix(_REFUSED) for line in log.splitlines() if line.startswith(_REFUSED)
+    ]
+    return refusals[-1] if refusals and not refusals[-1].startswith(_SERVER_ENDED) else ""
 
 
 def last_error(log: str) -> str:
@@ -124,18 +133,18 @@ def last_error(log: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Take out what neither a terminal nor XML nor a table can hold."""
+    """Replace characters that a terminal, XML or a table cannot hold."""
     return "".join(x if x.isprintable() else " " for x in text)
 
 
-def of_exit(code: int, *, out_of_memory: bool) -> Hint:
-    """Return what an exit code means by itself."""
+def of_exit(code: int, *, out_of_memory: bool) -> Diagnosis:
+    """Return the meaning of an exit code."""
     if out_of_memory or code == 137:
-        return Hint("it was killed, most likely for memory", "give it more memory")
+        return Diagnosis("it was killed, most likely for memory", "give it more memory")
     if code == 139:
-        return Hint("it crashed", "see the log")
+        return Diagnosis("it crashed", "see the log")
     if code == 126 or code == 127:
-        return Hint(
-            "its start command is missing or cannot be run", "look at the image's entrypoint"
+        return Diagnosis(
+            "its entrypoint is missing or cannot be run", "look at the image's entrypoint"
         )
-    return Hint("it ended by itself", "see its log")
+    return Diagnosis("it ended by itself", "see its log")

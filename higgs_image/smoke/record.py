@@ -1,7 +1,7 @@
-"""The record of a smoke test: which image, on what, with which verdict and evidence.
+"""The record of a smoke test: the image, the device, every check, and the verdict.
 
-It is written as JSON beside the recordings, and it is what a promotion reads: only an image whose
-record says `pass` has passed. The file is read strictly; `schema` changes when its meaning does.
+It is written as JSON beside the recordings, and a promotion reads it. The file is read strictly;
+`schema` changes when its meaning does.
 """
 
 from __future__ import annotations
@@ -16,56 +16,39 @@ import msgspec
 from higgs_image.errors import UsageError
 from higgs_image.files import write_atomically
 from higgs_image.lockfile import Digest, Sha256
+from higgs_image.verdict import Verdict
 
 SCHEMA = 1
 
-Verdict = Literal["pass", "fail", "inconclusive"]
-Kind = Literal["gpu", "cpu"]
-"""`gpu` with real weights, or `cpu` with the stand-in device and random weights."""
+DeviceType = Literal["gpu", "cpu"]
+"""`gpu` with real weights, or the CPU device (fakes/cpu_device) with random weights."""
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Measured = dict[str, float | int | str | bool]
-"""Figures and other evidence; a name says its unit, such as `first_audio_s`."""
+"""Figures and other evidence; a name ends with its unit, such as `first_audio_s`."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
 
-_EVERYWHERE = (
-    "start",
-    "health",
-    "models",
-    "voices",
-    "speech-pcm",
-    "speech-wav",
-    "speech-mp3",
-    "speech-flac",
-    "speech-opus",
-    "speech-aac",
-    "streaming",
-    "at-once",
-    "bad-requests",
-    "custom-voice",
-    "idle-cpu",
-    "memory",
-    "health-after",
-    "stop",
-)
-REQUIRED: dict[Kind, frozenset[str]] = {
-    "cpu": frozenset(_EVERYWHERE),
-    "gpu": frozenset((*_EVERYWHERE, "sound")),
-}
-"""Checks without which there is no pass: what random weights sound like cannot be one of them."""
+_REQUIRED = frozenset((
+    "start", "health", "models", "voices",
+    "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
+    "formats", "sound", "texts", "streaming", "at-once", "bad-requests", "custom-voice",
+    "idle-cpu", "memory", "health-after", "stop",
+))  # fmt: skip
+REQUIRED: dict[DeviceType, frozenset[str]] = {"cpu": _REQUIRED, "gpu": _REQUIRED}
+"""Checks that have to pass before the whole can."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Image(_Table, frozen=True):
+class SmokeImage(_Table, frozen=True):
     """The image that was tested.
 
     Attributes:
         reference: the name by which it was started.
-        digest: of its manifest or index, as a registry has it; none where the engine knows only
-            an image that was never in a registry or a layout.
-        tag: its immutable tag, from its labels; empty where it has none.
+        digest: of its manifest or index, as in a registry; None for an image that was never in a
+            registry or a layout.
+        tag: its immutable tag, from its labels; empty if it has none.
         lock_sha256: SHA-256 of the versions.lock it was built from, from its labels.
     """
 
@@ -75,31 +58,31 @@ class Image(_Table, frozen=True):
     lock_sha256: Sha256 | None = None
 
 
-class Device(_Table, frozen=True):
-    """What the image ran on.
+class SmokeDevice(_Table, frozen=True):
+    """The device that the image ran on.
 
     Attributes:
-        kind: real weights or random ones.
-        name: as its maker calls it, such as `NVIDIA L40S`.
-        count: how many of them.
+        kind: its type.
+        name: product name, such as `NVIDIA L40S`.
+        count: number of GPUs or processors.
         driver: version of the NVIDIA driver; empty on a CPU.
     """
 
-    kind: Kind
+    kind: DeviceType
     name: str
     count: int = 1
     driver: str = ""
 
 
-class Check(_Table, frozen=True):
-    """One check and what came of it.
+class CheckResult(_Table, frozen=True):
+    """One check and its result.
 
     Attributes:
         name: of the check.
-        verdict: `inconclusive` also where it could not be made.
-        required: whether the whole can pass without it.
-        reason: why it failed or could not decide; empty where it passed.
-        seconds: how long it took.
+        verdict: `inconclusive` also if it did not run.
+        required: the whole cannot pass without it.
+        reason: why it did not pass; empty if it did.
+        seconds: duration.
         measured: figures and other evidence.
         files: recordings and other evidence, relative to the record.
     """
@@ -118,51 +101,53 @@ class Record(_Table, frozen=True):
 
     Attributes:
         schema: version of this structure.
-        verdict: of the whole, as `overall` has it.
+        verdict: of the whole, as `overall` returns it.
         reason: why it is not `pass`, in one line.
-        image: what was tested.
-        device: what it ran on.
-        started: when, in UTC.
-        seconds: how long it all took.
-        checks: every check of this kind of device, in the order they were made.
-        container: how the container ended, and anything else about it worth keeping.
+        image: that was tested.
+        device: that it ran on.
+        started: in UTC.
+        seconds: duration of the whole.
+        checks: every check, in the order in which they ran.
+        container: state of the container at the end.
     """
 
     schema: int
     verdict: Verdict
     reason: str
-    image: Image
-    device: Device
+    image: SmokeImage
+    device: SmokeDevice
     started: datetime.datetime
     seconds: Seconds
-    checks: list[Check]
+    checks: list[CheckResult]
     container: Measured = {}
 
     @property
     def passed(self) -> bool:
-        """Whether every required check was made and none failed."""
-        return self.verdict == "pass"
+        """Whether every required check ran and none failed."""
+        return self.verdict is Verdict.PASS
 
 
-def overall(checks: Iterable[Check], required: Collection[str] = ()) -> tuple[Verdict, str]:
-    """Return the verdict over all checks, and why.
+def overall(checks: Iterable[CheckResult], required: Collection[str] = ()) -> tuple[Verdict, str]:
+    """Return the verdict over all checks, and the reason.
 
-    One failure fails the whole, whether its check is required or not. Else each required check
-    has to have passed, or the whole is inconclusive; so it is without any required check.
+    One failure fails the whole, whether its check is required or not. Otherwise each required
+    check has to have passed; the whole is inconclusive if one has not, or if there is none.
 
     Args:
-        checks: that were made.
+        checks: all that ran or could have run.
         required: names of checks that have to be among them.
     """
     found = list(checks)
-    if failed := [check.name for check in found if check.verdict == "fail"]:
-        return "fail", f"failed: {', '.join(failed)}"
-    wanted = [check for check in found if check.required]
-    open_ = [check.name for check in wanted if check.verdict != "pass"]
-    open_ += sorted(set(required) - {check.name for check in wanted})
-    if open_:
-        return "inconclusive", f"required, but not decided: {', '.join(open_)}"
-    return ("pass", "") if wanted else ("inconclusive", "no required check was made")
+    if failed := [check.name for check in found if check.verdict == Verdict.FAIL]:
+        return Verdict.FAIL, f"failed: {', '.join(failed)}"
+    needed = [check for check in found if check.required]
+    undecided = [check.name for check in needed if check.verdict != Verdict.PASS]
+    undecided += sorted(set(required) - {check.name for check in needed})
+    if undecided:
+        return Verdict.INCONCLUSIVE, f"required, but not decided: {', '.join(undecided)}"
+    if not needed:
+        return Verdict.INCONCLUSIVE, "no required check was made"
+    return Verdict.PASS, ""
 
 
 def save(record: Record, path: Path) -> None:
@@ -171,9 +156,9 @@ def save(record: Record, path: Path) -> None:
 
 
 def load(path: Path) -> Record:
-    """Read a record, and make sure that its verdict is what its checks say.
+    """Read a record, and require that its verdict agrees with its checks.
 
-    One that lacks a check which is required by now, as an older one may, is inconclusive.
+    A record without a check that is required now, such as an older one, is inconclusive.
 
     Raises:
         UsageError: it is missing, malformed, of another schema, or contradicts itself.
@@ -182,19 +167,32 @@ def load(path: Path) -> Record:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{path}: {error.strerror or error}", "name the record of a smoke test"
+            f"{path}: {error.strerror or error}", "pass the record of a smoke test"
         ) from None
-    remedy = "make it anew with invoke smoke"
+    return decode(data, str(path))
+
+
+def decode(data: bytes, source: str) -> Record:
+    """Decode a record as `load` does.
+
+    Args:
+        data: its JSON.
+        source: where it is from, for messages.
+
+    Raises:
+        UsageError: it is malformed, of another schema, or contradicts itself.
+    """
+    hint = "run invoke smoke again"
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema != SCHEMA:
-            raise UsageError(f"{path}: schema {schema}, known is {SCHEMA}", remedy)
+            raise UsageError(f"{source}: expected schema {SCHEMA}, got {schema}", hint)
         record = msgspec.json.decode(data, type=Record)
     except msgspec.DecodeError as error:  # its subclass ValidationError names the place
-        raise UsageError(f"{path}: {error}", remedy) from None
+        raise UsageError(f"{source}: {error}", hint) from None
     if record.verdict != overall(record.checks)[0]:
         raise UsageError(
-            f"{path}: says {record.verdict}, its checks say {overall(record.checks)[0]}", remedy
+            f"{source}: says {record.verdict}, its checks say {overall(record.checks)[0]}", hint
         )
     verdict, reason = overall(record.checks, REQUIRED[record.device.kind])
     if verdict != record.verdict:

@@ -1,18 +1,19 @@
-"""What a record looks like to a person and to a CI system."""
+"""Present a record to a person and to a CI system."""
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
-from xml.etree import ElementTree as xml
 
+from higgs_image import table
 from higgs_image.smoke.diagnosis import printable
-from higgs_image.smoke.record import Check, Record
+from higgs_image.smoke.record import CheckResult, Record
+from higgs_image.verdict import Verdict
 
-MARKS = {"pass": "pass", "fail": "FAIL", "inconclusive": "?"}
+MARKS = {Verdict.PASS: "pass", Verdict.FAIL: "FAIL", Verdict.INCONCLUSIVE: "?"}
 LOG = "server.log"
 TAIL, LONGEST = 40, 300
 """Lines of the log that a report shows, and characters of each."""
+DECLARATION = b'<?xml version="1.0" encoding="utf-8"?>\n'
 
 
 def save(record: Record, folder: Path) -> None:
@@ -33,20 +34,16 @@ def _end_of(log: Path) -> str:
 
 
 def text(record: Record) -> str:
-    """Return a table for the terminal."""
-    width = max(len(check.name) for check in record.checks)
-    lines = []
-    for check in record.checks:
-        head = f"{MARKS[check.verdict]:<5}{check.name:<{width}} {check.seconds:>6.1f} s  "
-        said = check.reason or _figures(check)
-        lines += textwrap.wrap(
-            head + said, 110, subsequent_indent=" " * len(head), break_long_words=False
-        ) or [head]  # fmt: skip
+    """Return the report as a person reads it in a terminal."""
+    rows = [
+        (MARKS[check.verdict], check.name, f"{check.seconds:.1f} s",
+         " ".join((check.reason or _figures(check)).split()))
+        for check in record.checks
+    ]  # fmt: skip
     device = record.device
     name = f"{device.count} x {device.name}" + (f", driver {device.driver}" * bool(device.driver))
-    ending = f": {record.reason}" if record.reason else ""
     return "\n".join([
-        *lines,
+        table.text(rows, right=[2]),
         "",
         f"image    {record.image.reference}",
         f"digest   {record.image.digest or 'none: it was never in a registry'}",
@@ -54,16 +51,16 @@ def text(record: Record) -> str:
         f"time     {record.seconds:.0f} s",
         *([f"open     {_undecided(record)}"] if _undecided(record) else []),
         *([_kept(record)] if record.container.get("kept") else []),
-        f"verdict  {record.verdict}{ending}",
+        f"verdict  {record.verdict}" + (f": {record.reason}" if record.reason else ""),
     ])  # fmt: skip
 
 
 def _undecided(record: Record) -> str:
-    """Return what a pass leaves open: the checks that could not decide, and are not required."""
+    """Return the optional checks that a pass leaves undecided."""
     if not record.passed:
         return ""
-    names = [x.name for x in record.checks if x.verdict == "inconclusive" and not x.required]
-    return ", ".join(names)
+    undecided = (x for x in record.checks if x.verdict == Verdict.INCONCLUSIVE and not x.required)
+    return ", ".join(check.name for check in undecided)
 
 
 def _kept(record: Record) -> str:
@@ -76,8 +73,8 @@ def markdown(record: Record, log: str = "") -> str:
     """Return the report for a job's summary.
 
     Args:
-        record: what it is about.
-        log: the end of the server's log, shown where the verdict is not pass.
+        record: to report.
+        log: the end of the server's log, shown if the verdict is not pass.
     """
     rows = [
         f"| {MARKS[check.verdict]} | {check.name}{'' if check.required else ' (optional)'} "
@@ -92,7 +89,7 @@ def markdown(record: Record, log: str = "") -> str:
         f"`{record.image.reference}` on {device.kind} ({device.count} x {device.name}), "
         f"{record.seconds:.0f} s, digest `{record.image.digest}`",
         "",
-        "| | check | s | seen |",
+        "| | check | s | result |",
         "|---|---|---|---|",
         *rows,
         *(["", f"Not decided on a {device.kind}: {_undecided(record)}"] * bool(_undecided(record))),
@@ -107,33 +104,27 @@ def _details(title: str, text: str) -> str:
 
 
 def junit(record: Record) -> bytes:
-    """Return the report as JUnit XML; what could not be decided counts as skipped."""
-    counts = {verdict: 0 for verdict in MARKS}
+    """Return the report as JUnit XML; an undecided check counts as skipped."""
+    from junitparser import Failure, Skipped, TestCase, TestSuite
+
+    suite = TestSuite("smoke")
+    suite.timestamp = record.started.isoformat()
     for check in record.checks:
-        counts[check.verdict] += 1
-    suite = xml.Element(
-        "testsuite",
-        name="smoke",
-        tests=str(len(record.checks)),
-        failures=str(counts["fail"]),
-        skipped=str(counts["inconclusive"]),
-        time=f"{record.seconds:.1f}",
-        timestamp=record.started.isoformat(),
-    )
-    for check in record.checks:
-        case = xml.SubElement(
-            suite, "testcase", classname="smoke", name=check.name, time=f"{check.seconds:.2f}"
-        )
-        if check.verdict == "fail":
-            xml.SubElement(case, "failure", message=printable(check.reason))
-        elif check.verdict == "inconclusive":
-            xml.SubElement(case, "skipped", message=printable(check.reason))
+        case = TestCase(check.name, "smoke", check.seconds)
+        if check.verdict == Verdict.FAIL:
+            case.result = [Failure(printable(check.reason))]
+        elif check.verdict == Verdict.INCONCLUSIVE:
+            case.result = [Skipped(printable(check.reason))]
         if check.measured:
-            xml.SubElement(case, "system-out").text = printable(_figures(check))
-    return bytes(xml.tostring(suite, encoding="utf-8", xml_declaration=True)) + b"\n"
+            case.system_out = printable(_figures(check))
+        suite.add_testcase(case)
+    suite.update_statistics()  # type: ignore[no-untyped-call]
+    suite.time = record.seconds
+    text: bytes = suite.tostring()  # type: ignore[no-untyped-call]
+    return DECLARATION + text
 
 
-def _figures(check: Check) -> str:
+def _figures(check: CheckResult) -> str:
     return ", ".join(f"{name} {value}" for name, value in check.measured.items())
 
 

@@ -1,8 +1,9 @@
-"""Makes the checks on a container that is started here, and says how it ended."""
+"""Run the checks on a container that is started here."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -11,157 +12,165 @@ from typing import NamedTuple
 
 import msgspec
 
-from higgs_image.smoke import container, record, report
-from higgs_image.smoke.checks import CHECKS, START, Check, Context, Failed, Undecided
-from higgs_image.smoke.client import Broken, Client, Hanging
-from higgs_image.smoke.container import NotReady, Server, Setup
-from higgs_image.smoke.record import REQUIRED, Device, Kind, Measured
+from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.smoke import container, report
+from higgs_image.smoke.checks import CHECKS, START, SmokeCheck
+from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest, UndecidedError
+from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError
+from higgs_image.smoke.container import NotReadyError, ServerContainer
+from higgs_image.smoke.record import REQUIRED, CheckResult, DeviceType, Measured, SmokeDevice
+from higgs_image.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
 GRACE = 1.0
-"""Seconds after a cut connection: if that was the server's end, the engine knows of it by then."""
-LESS_PATIENCE = 30.0
-"""Seconds without a byte, once one answer has hung: the verdict is known by then."""
+"""Seconds until the engine knows of the end of a server that cut a connection."""
+SHORT_TIMEOUT = 30.0
+"""Seconds without a byte, once one answer has hung: the verdict cannot change any more."""
+CHECKS_SECONDS = 3600.0
+"""Seconds after which no further check is started."""
 
 
-class Observed(NamedTuple):
-    """What was seen of an image.
+class Observation(NamedTuple):
+    """What was observed of an image.
 
     Attributes:
-        checks: each of them, made or not.
-        device: what it ran on.
-        ended: how the container ended; empty if there was none.
+        checks: all of them, whether they ran or not.
+        device: that it ran on.
+        container: state of the container at the end; empty if there was none.
     """
 
-    checks: list[record.Check]
-    device: Device
-    ended: Measured
+    checks: list[CheckResult]
+    device: SmokeDevice
+    container: Measured
 
 
 def observe(
-    setup: Setup,
-    host: str | None,
-    kind: Kind,
+    spec: ContainerSpec,
+    device: DeviceType,
     folder: Path,
     *,
-    timeout: float,
-    patience: float,
+    start_timeout: float,
+    answer_timeout: float,
     only: frozenset[str],
-) -> Observed:
-    """Start the container, make the checks, and end it.
+    keep: bool,
+) -> Observation:
+    """Start a container, run the checks, and end it.
 
     Args:
-        setup: how it is started.
-        host: the engine's address, as DOCKER_HOST has it.
-        kind: what it runs on.
+        spec: the container.
+        device: type of its device.
         folder: takes recordings and log.
-        timeout: seconds until it has to be healthy.
-        patience: seconds without a byte after which an answer counts as hanging.
+        start_timeout: seconds until it has to be healthy.
+        answer_timeout: seconds without a byte after which an answer is hanging.
         only: names of checks; empty: all.
+        keep: leave the container behind, stopped.
 
     Raises:
         EngineError: the engine refused to start it.
     """
-    with container.created(setup, host) as handle:
+    with container.created(spec, keep=keep) as handle:
         begun = time.monotonic()
-        server: Server | None = None
+        server: ServerContainer | None = None
         try:
-            server, seconds = container.start(handle, timeout)
-        except NotReady as error:
-            verdict: record.Verdict = "inconclusive" if error.of_machine else "fail"
-            found = not_started(verdict, error.reason, kind, time.monotonic() - begun)
+            server, seconds = container.start(handle, start_timeout)
+        except NotReadyError as error:
+            verdict = Verdict.INCONCLUSIVE if error.of_machine else Verdict.FAIL
+            found = not_started(verdict, error.reason, device, time.monotonic() - begun)
             log.info("%s", error.tail)
-        else:
-            log.info("smoke: healthy after %.1f s", seconds)
-            server.client = Client(server.client.port, patience=patience)
-            device = _device(server, kind)
-            context = Context(server, folder, real=kind == "gpu")
-            measured: Measured = {"health_s": round(seconds, 1)}
-            with contextlib.suppress(KeyError):  # unlike the time, no neighbour makes it longer
-                measured["cpu_s"] = round(server.cpu_seconds(), 1)
-            checks = [_start_check("pass", "", seconds, measured)]
-            checks += make(context, kind, only)
-            return Observed(checks, device, _end(server, folder, kept=setup.keep))
-        with contextlib.suppress(Exception):
-            server = Server(handle.get_wrapped_container())
-        return Observed(found.checks, found.device, _end(server, folder, kept=setup.keep))
+            with contextlib.suppress(Exception):
+                server = ServerContainer(handle.get_wrapped_container())
+            return found._replace(container=_end(server, folder, kept=keep))
+        log.info("smoke: healthy after %.1f s", seconds)
+        server.client = dataclasses.replace(server.client, timeout=answer_timeout)
+        measured: Measured = {"health_s": round(seconds, 1)}
+        with contextlib.suppress(KeyError):  # independent of other load on the machine
+            measured["cpu_s"] = round(server.cpu_seconds(), 1)
+        tested = _device(server, device)
+        checks = [_start_result(Verdict.PASS, "", seconds, measured)]
+        checks += run_checks(ImageUnderTest(server, folder, device), only)
+        return Observation(checks, tested, _end(server, folder, kept=keep))
 
 
-def _start_check(
-    verdict: record.Verdict, reason: str, seconds: float, measured: Measured | None = None
-) -> record.Check:
-    return record.Check(START, verdict, True, reason, round(seconds, 2), measured or {})
+def _start_result(
+    verdict: Verdict, reason: str, seconds: float, measured: Measured | None = None
+) -> CheckResult:
+    return CheckResult(START, verdict, True, reason, round(seconds, 2), measured or {})
 
 
-def not_started(verdict: record.Verdict, reason: str, kind: Kind, seconds: float = 0.0) -> Observed:
-    """Return what there is to say of an image that does not come up."""
+def not_started(
+    verdict: Verdict, reason: str, device: DeviceType, seconds: float = 0.0
+) -> Observation:
+    """Return the observation of an image that does not start."""
     log.info("smoke: start: %s: %s", verdict, reason)
-    others = [_not_made(check, kind, "the server did not start") for check in CHECKS]
-    return Observed([_start_check(verdict, reason, seconds), *others], _device(None, kind), {})
+    others = [_skipped(check, device, "the server did not start") for check in CHECKS]
+    checks = [_start_result(verdict, reason, seconds), *others]
+    return Observation(checks, _device(None, device), {})
 
 
-def make(context: Context, kind: Kind, only: frozenset[str]) -> list[record.Check]:
-    """Make all checks that are wanted; once the server is gone, none can decide any more."""
-    done: list[record.Check] = []
+def run_checks(image: ImageUnderTest, only: frozenset[str] = frozenset()) -> list[CheckResult]:
+    """Run all checks that were asked for; once the server has ended, none can decide any more."""
+    done: list[CheckResult] = []
+    deadline = time.monotonic() + CHECKS_SECONDS
     gone = ""
     for check in CHECKS:
         if only and check.name not in only:
-            done.append(_not_made(check, kind, "it was not asked for"))
+            done.append(_skipped(check, image.device, "it was not asked for"))
         elif gone:
-            done.append(_not_made(check, kind, gone))
+            done.append(_skipped(check, image.device, gone))
+        elif time.monotonic() > deadline:
+            late = f"the checks took more than {CHECKS_SECONDS:.0f} s"
+            done.append(_skipped(check, image.device, late))
         else:
-            done.append(made := _made(check, context, kind))
-            log.info("smoke: %s: %s%s", made.name, made.verdict,
-                     f": {made.reason}" if made.reason else "")  # fmt: skip
-            if check.name != "stop" and not context.server.alive:
-                state = context.server.state()
-                gone = f"the server ended with status {state['ExitCode']} in {check.name}"
-                if made.verdict != "fail":
-                    done[-1] = msgspec.structs.replace(made, verdict="fail", reason=gone)
+            done.append(result := _run(check, image))
+            reason = f": {result.reason}" if result.reason else ""
+            log.info("smoke: %s: %s%s", result.name, result.verdict, reason)
+            if check.name != "stop" and not image.server.alive:
+                code = image.server.state()["ExitCode"]
+                gone = f"the server ended with status {code} in {check.name}"
+                if result.verdict != Verdict.FAIL:
+                    done[-1] = msgspec.structs.replace(result, verdict=Verdict.FAIL, reason=gone)
     return done
 
 
-def _made(check: Check, context: Context, kind: Kind) -> record.Check:
+def _run(check: SmokeCheck, image: ImageUnderTest) -> CheckResult:
     begun = time.monotonic()
-    before = {path.name for path in context.folder.iterdir()}
+    before = {path.name for path in image.folder.iterdir()}
     measured: Measured = {}
-    verdict: record.Verdict = "pass"
-    reason = ""
+    verdict, reason = Verdict.PASS, ""
     try:
-        measured = check.run(context)
-        with contextlib.suppress(KeyError):  # it may just have ended
-            context.memory_mb = max(context.memory_mb, context.server.memory_mb())
-    except (Failed, Broken) as error:
-        verdict, reason = "fail", str(error)
-        if not isinstance(error, Failed):
-            time.sleep(GRACE)
-        if isinstance(error, Hanging):
-            context.server.client = Client(
-                context.client.port, patience=min(LESS_PATIENCE, context.client.patience)
-            )
-    except Undecided as error:
-        verdict, reason = "inconclusive", str(error)
+        measured = image.judge(check.run(image))
+        with contextlib.suppress(KeyError):  # the container may just have ended
+            image.memory_mb = max(image.memory_mb, image.server.memory_mb())
+    except CheckFailedError as error:
+        verdict, reason, measured = Verdict.FAIL, str(error), error.measured
+    except BrokenAnswerError as error:
+        verdict, reason = Verdict.FAIL, str(error)
+        time.sleep(GRACE)
+        if isinstance(error, HangingAnswerError):
+            timeout = min(SHORT_TIMEOUT, image.client.timeout)
+            image.server.client = dataclasses.replace(image.client, timeout=timeout)
+    except UndecidedError as error:
+        verdict, reason = Verdict.INCONCLUSIVE, str(error)
     except (KeyError, TypeError, IndexError) as error:
-        verdict, reason = "fail", f"the answer has not the form it should: {error!r}"
-    files = sorted({path.name for path in context.folder.iterdir()} - before)
-    return record.Check(
+        verdict, reason = Verdict.FAIL, f"unexpected format of an answer: {error!r}"
+    return CheckResult(
         check.name,
         verdict,
-        check.name in REQUIRED[kind],
+        check.name in REQUIRED[image.device],
         reason,
         round(time.monotonic() - begun, 2),
         measured,
-        files,
+        sorted({path.name for path in image.folder.iterdir()} - before),
     )
 
 
-def _not_made(check: Check, kind: Kind, why: str) -> record.Check:
-    return record.Check(check.name, "inconclusive", check.name in REQUIRED[kind], why)
+def _skipped(check: SmokeCheck, device: DeviceType, why: str) -> CheckResult:
+    return CheckResult(check.name, Verdict.INCONCLUSIVE, check.name in REQUIRED[device], why)
 
 
-def _end(server: Server | None, folder: Path, *, kept: bool) -> Measured:
-    """Keep the log and say how the container stands."""
+def _end(server: ServerContainer | None, folder: Path, *, kept: bool) -> Measured:
+    """Save the log and return the state of the container."""
     if server is None:
         return {}
     server.save_log(folder / report.LOG)
@@ -176,13 +185,13 @@ def _end(server: Server | None, folder: Path, *, kept: bool) -> Measured:
     }
 
 
-def _device(server: Server | None, kind: Kind) -> Device:
-    if kind == "cpu":
-        return Device("cpu", _processor(), os.cpu_count() or 1)
+def _device(server: ServerContainer | None, device: DeviceType) -> SmokeDevice:
+    if device == "cpu":
+        return SmokeDevice("cpu", _processor(), os.cpu_count() or 1)
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     lines = ((server.output_of(*query) if server else None) or "unknown, ").splitlines()
     name, _, driver = lines[0].partition(", ")
-    return Device("gpu", name, len(lines), driver)
+    return SmokeDevice("gpu", name, len(lines), driver)
 
 
 def _processor() -> str:

@@ -1,16 +1,14 @@
-"""A whole smoke test: from an image's name to a record with its evidence."""
+"""A whole smoke test: from the name of an image to a record with its evidence."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import logging
-import math
-import os
 import shutil
 import signal
-import struct
 import time
 import wave
 from collections.abc import Iterator, Mapping
@@ -18,16 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higgs_image import lockfile
-from higgs_image.build import image as build_image
-from higgs_image.demo import fake_fork
-from higgs_image.errors import EngineError, UsageError
-from higgs_image.labels import LABEL
-from higgs_image.oci.daemon import engine
-from higgs_image.smoke import container, cpu_device, record, report, runner
-from higgs_image.smoke.checks import CHECKS, OWN_VOICE, START
-from higgs_image.smoke.container import Setup
-from higgs_image.smoke.record import REQUIRED, Image, Kind, Record
+import numpy as np
+
+from higgs_image.audio import SAMPLE_RATE
+from higgs_image.errors import UsageError
+from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.oci.daemon import docker_client
+from higgs_image.smoke import cpu_device, record, report, runner
+from higgs_image.smoke.checks import NAMES
+from higgs_image.smoke.checks.model import OWN_VOICE
+from higgs_image.smoke.device import CACHE, choose_device, spec_for
+from higgs_image.smoke.image import identify, last_built
+from higgs_image.smoke.leftovers import no_leftovers, owner_labels
+from higgs_image.smoke.record import REQUIRED, DeviceType, Record, SmokeImage
+from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,34 +37,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = {"gpu": 1800.0, "cpu": 300.0}
-"""Time to become healthy, unless told otherwise; on a GPU the weights may have to be downloaded."""
+START_SECONDS: dict[DeviceType, float] = {"gpu": 1800.0, "cpu": 300.0}
+"""Default time to become healthy; on a GPU the weights may have to be downloaded."""
 
-CACHE = "higgs-audio-weights"
-"""Volume that keeps the real weights from one run to the next. It is not removed."""
-WORKSPACE = "/workspace"
-"""Where the image looks for a volume to keep weights on."""
 VOICES = "/mnt/voices"
-"""Where the folder with a voice of our own is mounted."""
-
-HOOK = "nvidia-container-runtime-hook"
-"""Program that the engine runs for a container with a GPU, where no runtime of NVIDIA's is set."""
+"""Mount point of the folder with OWN_VOICE."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `invoke smoke` was asked for.
+class SmokeOptions:
+    """Options of `invoke smoke`.
 
     Attributes:
         image: name or digest; empty: the image that was built last.
         device: `gpu`, `cpu`, or `auto`: a GPU if the engine has one.
         gpus: ids of GPUs, or `all`.
-        timeout: seconds until it has to be healthy; 0: as START_SECONDS has it.
-        keep: leave the container behind, for looking at it.
-        shm_size: of /dev/shm; empty: the host's IPC namespace.
+        timeout: seconds until it has to be healthy; 0: as in START_SECONDS.
+        keep: leave the container behind, stopped.
+        shm_size: of /dev/shm; empty: the host's IPC namespace on a GPU.
         cache: volume or folder for the real weights.
-        only: names of checks; empty: all. What is left out is not decided.
-        patience: seconds without a byte after which an answer counts as hanging.
+        only: names of checks; empty: all. The others are not decided.
+        answer_timeout: seconds without a byte after which an answer is hanging.
         environment: more variables for the container.
     """
 
@@ -74,48 +69,54 @@ class Options:
     shm_size: str = ""
     cache: str = CACHE
     only: frozenset[str] = field(default_factory=frozenset)
-    patience: float = 120.0
+    answer_timeout: float = 120.0
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    def require_known_checks(self) -> None:
+        """Refuse unknown checks.
 
-def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
+        Raises:
+            UsageError: one does not exist.
+        """
+        if unknown := sorted(self.only - set(NAMES)):
+            raise UsageError(f"unknown check: {', '.join(unknown)}",
+                             f"available: {', '.join(NAMES)}")  # fmt: skip
+
+
+def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
     """Start the image, check it, end it, and write the record and its evidence.
 
     Returns:
         The record and the folder that holds it.
 
     Raises:
-        UsageError: device or check unknown, or no image was built yet.
+        UsageError: a check is unknown, or no image was built yet.
         EngineError: no engine, no such image, or the engine refused to start it.
     """
-    _validate(options)
+    options.require_known_checks()
     with (
         workspace.exclusive("smoke"),
-        _ended_by_sigterm(),
-        engine() as (client, host),
-        container.nothing_left(client, workspace.build),
+        _sigterm_interrupts(),
+        docker_client() as client,
+        no_leftovers(client, workspace.build),
     ):
         started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
         reference = options.image or last_built(workspace)
-        image = describe(client, reference)
-        kind = _kind(client, options.device)
-        folder = _fresh_folder(workspace, image, kind)
-        log.info("smoke: %s on %s", reference, kind)
+        image = identify(client, reference)
+        device = choose_device(client, options.device)
+        folder = _empty_folder(workspace, image, device)
+        log.info("smoke: %s on %s", reference, device)
+        timeout = options.timeout or START_SECONDS[device]
         try:
-            setup = setup_for(client, workspace, options, reference, kind, folder)
+            spec = tested_spec(client, workspace, options, reference, device, folder)
         except cpu_device.NoWeightsError as error:
-            found = runner.not_started("fail", error.message, kind)
+            found = runner.not_started(Verdict.FAIL, error.message, device)
         else:
             found = runner.observe(
-                setup,
-                host,
-                kind,
-                folder,
-                timeout=options.timeout or START_SECONDS[kind],
-                patience=options.patience,
-                only=options.only,
-            )
-        verdict, reason = record.overall(found.checks, REQUIRED[kind])
+                spec, device, folder, start_timeout=timeout, only=options.only,
+                answer_timeout=options.answer_timeout, keep=options.keep,
+            )  # fmt: skip
+        verdict, reason = record.overall(found.checks, REQUIRED[device])
         done = Record(
             schema=record.SCHEMA,
             verdict=verdict,
@@ -125,29 +126,19 @@ def run(workspace: Workspace, options: Options) -> tuple[Record, Path]:
             started=started.replace(microsecond=0),
             seconds=round(time.monotonic() - begun, 1),
             checks=found.checks,
-            container=found.ended,
+            container=found.container,
         )
         record.save(done, folder / "record.json")
         report.save(done, folder)
         return done, folder
 
 
-def _validate(options: Options) -> None:
-    if options.device not in ("auto", "gpu", "cpu"):
-        raise UsageError(f"device {options.device!r} is unknown", "use auto, gpu or cpu")
-    known = {START, *(check.name for check in CHECKS)}
-    if unknown := sorted(options.only - known):
-        raise UsageError(
-            f"there is no check {', '.join(unknown)}", f"there are {', '.join(sorted(known))}"
-        )
-
-
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, which CI systems send, end the run as Ctrl-C does: cleaned up."""
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which CI systems send, end the run as Ctrl-C does, with its cleanup."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread, which alone gets signals
+    except ValueError:  # only the main thread gets signals
         yield
         return
     try:
@@ -156,154 +147,59 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def last_built(workspace: Workspace) -> str:
-    """Return the name by which the engine has the image that was built last.
-
-    Raises:
-        UsageError: none was built, or the engine does not have it any more.
-    """
-    states = [workspace.build / "state" / f"build-{name}.json" for name in build_image.COMPRESSIONS]
-    found = sorted((x for x in states if x.is_file()), key=lambda x: x.stat().st_mtime)
-    remedy = "build one: invoke build; or name one: invoke smoke IMAGE"
-    if not found:
-        raise UsageError("no image was built yet", remedy)
-    digest = str(workspace.read_state(found[-1].stem).get("digest"))
-    if build_image.engine_digest(digest) is None:
-        raise UsageError(f"the engine does not have {digest}, which was built last", remedy)
-    return digest
-
-
-def describe(client: DockerClient, reference: str) -> Image:
-    """Return which image it is; one that the engine lacks is pulled.
-
-    Raises:
-        EngineError: it is neither there nor to be had.
-    """
-    from docker.errors import APIError, ImageNotFound
-
-    try:
-        try:
-            found = client.images.get(reference)
-        except ImageNotFound:
-            log.info("smoke: pulling %s", reference)
-            found = client.images.pull(reference)
-    except APIError as error:
-        raise EngineError(
-            f"there is no image {reference}: {error.explanation or error}",
-            "build it, load it, or log in to the registry that has it",
-        ) from None
-    labels = found.labels or {}
-    return Image(
-        reference=reference,
-        digest=_digest(reference, str(found.id), found.attrs.get("RepoDigests") or []),
-        tag=str(labels.get("org.opencontainers.image.version", "")),
-        lock_sha256=labels.get(LABEL + "lock-sha256") or None,
-    )
-
-
-def _digest(reference: str, identity: str, known: list[str]) -> str | None:
-    """Return the digest that a registry has it by.
-
-    The containerd store's ids are such digests; the classic store knows only what it pulled.
-    """
-    name, _, digest = reference.rpartition("@")
-    if name and digest.startswith("sha256:"):
-        return digest
-    digests = [entry.rpartition("@")[2] for entry in known]
-    if identity in digests:
-        return identity
-    return digests[0] if digests else None
-
-
-def find_device(client: DockerClient) -> Kind:
-    """Return `gpu` if the engine can give containers one, else `cpu`.
-
-    It does so by NVIDIA's runtime, by a description of the devices (CDI), or by the hook alone,
-    of which it tells nothing.
-    """
-    info = client.info()
-    known = [*(info.get("Runtimes") or {}), *(x["ID"] for x in info.get("DiscoveredDevices") or ())]
-    found = any(name.startswith("nvidia") for name in known) or shutil.which(HOOK)
-    return "gpu" if found else "cpu"
-
-
-def _kind(client: DockerClient, wanted: str) -> Kind:
-    if wanted != "auto":
-        return "gpu" if wanted == "gpu" else "cpu"
-    found = find_device(client)
-    if found == "cpu" and Path("/dev/nvidiactl").exists():
-        log.warning(
-            "smoke: this machine has an NVIDIA GPU, but the engine cannot give it to a container: "
-            "install nvidia-container-toolkit, and see invoke doctor"
-        )
-    return found
-
-
-# -- the container ---------------------------------------------------------------------------------
-
-
-def _fresh_folder(workspace: Workspace, image: Image, kind: Kind) -> Path:
-    """Return an empty folder for the evidence; an earlier run's of the same image is dropped."""
+def _empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:
+    """Return an empty folder for the evidence, in place of an earlier run's of this image."""
     name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
-    folder = workspace.build / "smoke" / f"{name}-{kind}"
+    folder = workspace.build / "smoke" / f"{name}-{device}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
-def setup_for(
+def tested_spec(
     client: DockerClient,
     workspace: Workspace,
-    options: Options,
+    options: SmokeOptions,
     reference: str,
-    kind: Kind,
+    device: DeviceType,
     folder: Path,
-) -> Setup:
-    """Return how the container is started; `folder` takes what is mounted besides the weights."""
+) -> ContainerSpec:
+    """Return the container of a test: the one that users start, with a voice and labels added.
+
+    Args:
+        client: of the engine, which has the image.
+        workspace: of the project.
+        options: of the test.
+        reference: name of the image.
+        device: type of its device.
+        folder: takes the files to mount.
+
+    Raises:
+        NoWeightsError: this image cannot make weights for the CPU device.
+    """
+    spec = spec_for(client, workspace, reference, device, gpus=options.gpus, cache=options.cache)
     voices = folder / "voices"
     write_voice(voices)
-    environment = {"HIGGS_VOICES_DIR": VOICES}
-    mounts = {str(voices): VOICES}
-    writable: set[str] = set()
-    if kind == "gpu":
-        cache = str(Path(options.cache).resolve()) if "/" in options.cache else options.cache
-        mounts[cache] = WORKSPACE
-        writable.add(cache)
-        if token := os.environ.get("HF_TOKEN"):
-            environment["HF_TOKEN"] = token
-    elif fake_fork.is_image(client.images.get(reference).labels):
-        environment |= fake_fork.ENVIRONMENT  # it needs neither device nor weights
-    else:
-        locked = lockfile.load(workspace.lock_file)
-        made = cpu_device.weights(client, workspace, reference, locked)
-        mounts |= {
-            str(cpu_device.package(workspace)): cpu_device.DEVICE,
-            str(made): cpu_device.WEIGHTS,
-        }
-        environment |= cpu_device.ENVIRONMENT
-    return Setup(
-        image=reference,
-        place=workspace.build,
-        environment=environment | dict(options.environment),
-        mounts=mounts,
-        writable=frozenset(writable),
-        gpus=options.gpus if kind == "gpu" else "",
+    lifetime = (options.timeout or START_SECONDS[device]) + 2 * runner.CHECKS_SECONDS
+    return dataclasses.replace(
+        spec,
+        environment={**spec.environment, "HIGGS_VOICES_DIR": VOICES, **options.environment},
+        mounts={**spec.mounts, str(voices): VOICES},
         shm_size=options.shm_size,
-        keep=options.keep,
+        labels=owner_labels(workspace.build, lifetime=lifetime, keep=options.keep),
     )
 
 
 def write_voice(folder: Path) -> None:
     """Write a folder with one voice, as a user of the image would: a WAV file and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    rate = 24_000
+    time_s = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
+    swell = np.sin(np.pi * (4 * time_s % 1))  # four syllables a second
+    pitch = sum(np.sin(2 * np.pi * 150 * n * time_s) / n for n in (1, 2, 3))
     with wave.open(str(folder / "voice.wav"), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
-        out.setframerate(rate)
-        for tick in range(3 * rate):
-            swell = math.sin(math.pi * (tick / rate * 4 % 1))  # four syllables a second
-            pitch = sum(math.sin(2 * math.pi * 150 * n * tick / rate) / n for n in (1, 2, 3))
-            out.writeframesraw(struct.pack("<h", int(8_000 * swell * pitch)))
+        out.setframerate(SAMPLE_RATE)
+        out.writeframes((8_000 * swell * pitch).astype("<i2").tobytes())
     voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
     (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))

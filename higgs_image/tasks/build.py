@@ -1,4 +1,4 @@
-"""From the pinned source to the pushed image: source, render, build."""
+"""From the pinned source to the pushed image: source, patches, render, build."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 from higgs_image.tasks.values import matching
@@ -45,13 +46,10 @@ def _overrides(
 @task(help={"json": JSON_HELP})
 def source(_: Context, json: bool = False) -> None:
     """Clone the pinned fork and its submodule, and prove that they are what the lock says."""
-    from higgs_image import lockfile
-    from higgs_image.build import source as build_source
-    from higgs_image.workspace import Workspace
+    from higgs_image.build import stages
 
     with output(json) as out:
-        workspace = Workspace.default()
-        checkout = build_source.ensure(workspace, lockfile.load(workspace.lock_file))
+        checkout = stages.fetch_source(current_workspace())
         out.result(checkout, f"{checkout.fork}\n{checkout.submodule}")
 
 
@@ -65,21 +63,14 @@ def source(_: Context, json: bool = False) -> None:
 )
 def patches(_: Context, without: list[str], diff: bool = False, json: bool = False) -> None:
     """List the patches and whether each fits the pinned source; fails if one does not."""
-    from higgs_image import lockfile
-    from higgs_image.build import source as build_source
-    from higgs_image.build.patches import apply
-    from higgs_image.build.patches import check as patches_check
-    from higgs_image.workspace import Workspace
+    from higgs_image.build import stages
 
     with output(json) as out:
-        workspace = Workspace.default()
-        loaded = lockfile.load(workspace.lock_file)
-        roots = patches_check.roots_of(build_source.ensure(workspace, loaded))
-        report = patches_check.report(loaded, roots, without)
         if diff:
-            text = apply.diff(roots, apply.apply(report.patches, roots, without))
+            text = stages.diff_patches(current_workspace(), without)
             out.result({"diff": text}, text)
         else:
+            report = stages.check_patches(current_workspace(), without)
             out.result(report, report.text())
             report.require_fit()
 
@@ -88,8 +79,9 @@ def patches(_: Context, without: list[str], diff: bool = False, json: bool = Fal
     values=_GPUS,
     iterable=["without"],
     help={
-        "check": "fail if build/context differs from what the lock and templates give",
-        "diff": "show that difference, write nothing",
+        "check": "write nothing; show how build/context differs from what the lock and templates "
+        "give, and fail if it does",
+        "diff": "as --check, but do not fail",
         "json": JSON_HELP,
     }
     | _OVERRIDES,
@@ -105,33 +97,19 @@ def render(
     json: bool = False,
 ) -> None:
     """Render the Dockerfile and a minimal build context into build/context."""
-    from higgs_image import lockfile
-    from higgs_image.build import render as build_render
-    from higgs_image.build import source as build_source
-    from higgs_image.build.patches import apply
-    from higgs_image.errors import UsageError
-    from higgs_image.workspace import Workspace
+    from higgs_image.build import stages
 
     with output(json) as out:
-        workspace = Workspace.default()
-        loaded = lockfile.load(workspace.lock_file)
-        lockfile.require_consistent(loaded, workspace.root)
         overrides = _overrides(c, base_image, extra_ca, without, gpus)
-        checkout = build_source.ensure(workspace, loaded)
-        patched = apply.ensure(workspace, loaded, checkout, overrides.without)
-        wanted = build_render.compute(workspace, loaded, checkout, patched, overrides)
-        if diff and check:
-            raise UsageError("--check and --diff were both given", "give one of them")
-        if diff:
-            found = build_render.read(workspace.context)
-            out.result(
-                {"files": build_render.drift(wanted, found)}, build_render.diff(wanted, found)
-            )
-        elif check:
-            build_render.require_current(workspace, wanted)
-            out.result({"files": []}, f"{workspace.context} is current")
+        if check or diff:
+            drift = stages.compare_context(current_workspace(), overrides)
+            if check and drift.diff and not json:
+                print(drift.diff)
+            if check:
+                drift.require_none()
+            out.result({"files": drift.files}, drift.diff or f"{drift.path} is current")
         else:
-            context = build_render.write(workspace, loaded, wanted)
+            context = stages.write_context(current_workspace(), overrides)
             out.result(context, str(context.path))
 
 
@@ -142,7 +120,7 @@ def render(
     "compression": "gzip, or zstd: smaller and faster, needs Docker 23 or later to pull",
     "load": "make the image runnable in the engine (default: yes)",
     "no_cache": "build every step anew",
-    "dry_run": "say what would be done, and do nothing",
+    "dry_run": "print what would be done, and do nothing",
     "json": JSON_HELP,
 } | _OVERRIDES)  # fmt: skip
 def build(
@@ -162,11 +140,11 @@ def build(
 ) -> None:
     """Build the image as an OCI layout, load it into the engine, and push it with --push."""
     from higgs_image.build import pipeline
-    from higgs_image.workspace import Workspace
+    from higgs_image.release import publish
 
     with output(json) as out:
-        request = pipeline.Request(
-            workspace=Workspace.default(),
+        request = pipeline.BuildRequest(
+            workspace=current_workspace(),
             name=setting(c, "image_name", name),
             registry=setting(c, "registry", registry) if push else None,
             compression=setting(c, "compression", compression),
@@ -174,9 +152,5 @@ def build(
             load=load,
             no_cache=no_cache,
         )
-        if dry_run:
-            plan = pipeline.plan(request)
-            out.result(plan, plan.text())
-        else:
-            report = pipeline.run(request)
-            out.result(report, report.text())
+        done = pipeline.plan(request) if dry_run else publish.build_and_push(request)
+        out.result(done, done.text())

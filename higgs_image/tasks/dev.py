@@ -1,9 +1,10 @@
-"""invoke test, docs, workflows, free-disk."""
+"""Checks of the project: test, docs, workflows; and free-disk for runners."""
 
 from __future__ import annotations
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 
@@ -16,7 +17,7 @@ from higgs_image.tasks.output import JSON_HELP, output
     },
 )
 def test(_: Context, suite: list[str], match: str | None = None) -> None:
-    """Check formatting, lint and types, and run the tests."""
+    """Run the static checks and the tests; install what the tests need (Debian, root)."""
     from higgs_image.dev import lint
 
     with output():
@@ -27,10 +28,9 @@ def test(_: Context, suite: list[str], match: str | None = None) -> None:
 def docs(_: Context, check: bool = False, json: bool = False) -> None:
     """Render the tables of docs/ from the code."""
     from higgs_image.dev import docs as rendering
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        done = rendering.render(Workspace.default().root, check=check)
+        done = rendering.render(current_workspace().root, check=check)
         out.result(done, f"changed: {', '.join(done.changed) or 'nothing'}")
 
 
@@ -38,19 +38,17 @@ def docs(_: Context, check: bool = False, json: bool = False) -> None:
 def workflows(_: Context, json: bool = False) -> None:
     """Check .github/workflows with zizmor and actionlint."""
     from higgs_image.dev import workflow_lint
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        done = workflow_lint.check(Workspace.default().root)
+        done = workflow_lint.check(current_workspace().root)
         out.result(done, "zizmor and actionlint found nothing")
 
 
-@task(help={"yes": "do it; without this it is only planned", "json": JSON_HELP})
+@task(help={"yes": "do it; without it the steps are only shown", "json": JSON_HELP})
 def free_disk(_: Context, yes: bool = False, json: bool = False) -> None:
-    """Make room on a runner of GitHub Actions."""
+    """Free disk space on a GitHub Actions runner."""
     from higgs_image.github import runner
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        done = runner.free(Workspace.default().root, dry_run=not yes)
+        done = runner.free(current_workspace().root, dry_run=not yes)
         out.result(done, done.text())

@@ -1,4 +1,4 @@
-"""The machine itself: doctor, engine, demo."""
+"""This machine: doctor, install-docker, build-base-image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output, setting
 
@@ -17,42 +18,69 @@ from higgs_image.tasks.output import JSON_HELP, output, setting
     }
 )
 def doctor(c: Context, registry: str | None = None, json: bool = False) -> None:
-    """Say whether this machine can do the job, and what to do about what it lacks."""
+    """Check whether this machine can build and push, with a hint for what is missing."""
     from higgs_image.doctor import examination
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
-        diagnosis = examination.examine(
-            Workspace.default(),
+        report = examination.examine(
+            current_workspace(),
             registry=setting(c, "registry", registry),
             name=setting(c, "image_name"),
             base_image=setting(c, "base_image"),
         )
-        out.result({"ok": diagnosis.ok, "findings": diagnosis.findings}, diagnosis.text())
-    sys.exit(0 if diagnosis.ok else 1)
+        out.result({"ok": report.ok, "findings": report.findings}, report.text())
+    sys.exit(0 if report.ok else 1)
 
 
 @task(
+    name="install-docker",
+    aliases=("engine",),
     help={
-        "registry": "also install what the demonstration needs: docker-registry and mmdebstrap",
-        "signing": "also install cosign, which signs images and checks signatures",
-        "dry_run": "say what would be done, and do nothing",
+        "registry": "also install docker-registry and mmdebstrap, for the demonstration",
+        "signing": "also install cosign, for signatures",
+        "dry_run": "only show the steps",
         "json": JSON_HELP,
-    }
+    },
 )
-def engine(
+def install_docker(
     _: Context,
     registry: bool = False,
     signing: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
-    """Install and start what is missing for a build, on Debian as root."""
+    """Install and start what a build needs, on Debian as root."""
     from higgs_image.host import docker_install
-    from higgs_image.workspace import Workspace
 
     with output(json) as out:
         report = docker_install.run(
-            Workspace.default(), registry=registry, signing=signing, dry_run=dry_run
+            current_workspace(), registry=registry, signing=signing, dry_run=dry_run
         )
         out.result(report, report.text())
+
+
+@task(
+    name="build-base-image",
+    aliases=("base",),
+    help={
+        "registry": "registry to push to (default: REGISTRY, then invoke.yaml)",
+        "refresh": "make it again, with the current Debian packages",
+        "json": JSON_HELP,
+    },
+)
+def build_base_image(
+    c: Context, registry: str | None = None, refresh: bool = False, json: bool = False
+) -> None:
+    """Make a base image from Debian packages, and print its name for build --base-image."""
+    from higgs_image import lockfile
+    from higgs_image.host import base_image
+    from higgs_image.oci import reference as oci_reference
+
+    with output(json) as out:
+        workspace = current_workspace()
+        target = setting(c, "registry", registry)
+        oci_reference.repository(target, base_image.NAME)  # refuse an empty one before the work
+        python = lockfile.load(workspace.lock_file).python.version
+        made = base_image.ensure(workspace, python, refresh=refresh)
+        reference = base_image.publish(made, target)
+        out.result({"reference": reference, "base": made}, reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 from higgs_image.tasks.values import CONTAINER
@@ -21,12 +22,12 @@ _NAME_HELP = f"name of the container (default: {_NAME})"
         "name": _NAME_HELP,
         "port": "port on this machine (default: 8000)",
         "address": "address on which it is reached (default: 127.0.0.1, this machine alone)",
-        "device": "gpu: real weights; cpu: the stand-in device and random weights; auto (default)",
+        "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
         "env": "variable for the container, as NAME=VALUE; can be given several times",
         "flag": "flag of the server, such as --max-model-len=4096; can be given several times",
-        "wait": "until it is ready (default: yes)",
+        "wait": "wait until it is ready (default: yes)",
         "json": JSON_HELP,
     },
 )
@@ -44,36 +45,35 @@ def start(
     wait: bool = True,
     json: bool = False,
 ) -> None:
-    """Run the last built or a named image here, and print its URL and a curl line that works."""
-    from higgs_image.host import service
-    from higgs_image.workspace import Workspace
+    """Run the last built image, or another one, here; print its URL and a curl command."""
+    from higgs_image.service import commands
 
     with output(json) as out:
-        options = service.Options(
+        options = commands.ServiceOptions(
             image=image, name=name, port=port, address=address, device=device, gpus=gpus,
             cache=cache, variables=tuple(env), arguments=tuple(flag), wait=wait,
         )  # fmt: skip
-        found = service.start(Workspace.default(), options)
+        found = commands.start(current_workspace(), options)
         out.result(found, found.text())
 
 
 @task(values=_VALUES, help={"name": _NAME_HELP, "json": JSON_HELP})
 def stop(_: Context, name: str = _NAME, json: bool = False) -> None:
-    """End the container that was started; running requests are finished."""
-    from higgs_image.host import service
+    """End the container after its running requests, and remove it."""
+    from higgs_image.service import commands
 
     with output(json) as out:
-        found = service.stop(name)
+        found = commands.stop(name)
         out.result(found, found.text())
 
 
 @task(values=_VALUES, help={"name": _NAME_HELP, "json": JSON_HELP})
 def status(_: Context, name: str = _NAME, json: bool = False) -> None:
-    """Say whether it is loading, ready or ended, and how it is reached."""
-    from higgs_image.host import service
+    """Print whether the container is loading, ready or ended, and its URL."""
+    from higgs_image.service import commands
 
     with output(json) as out:
-        found = service.status(name)
+        found = commands.status(name)
         out.result(found, found.text())
 
 
@@ -82,13 +82,13 @@ def status(_: Context, name: str = _NAME, json: bool = False) -> None:
     help={
         "name": _NAME_HELP,
         "follow": "go on until it ends",
-        "tail": "only so many lines of its end (default: all)",
+        "tail": "print only that many lines of its end (default: all)",
     },
 )
 def logs(_: Context, name: str = _NAME, follow: bool = False, tail: int = 0) -> None:
-    """Print the log of the container that was started."""
-    from higgs_image.host import service
+    """Print the log of the container."""
+    from higgs_image.service import commands
 
     with output():
-        for line in service.logs(name, follow=follow, tail=tail or None):
+        for line in commands.logs(name, follow=follow, last=tail or None):
             print(line, flush=True)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 from pathlib import Path
 
 from invoke.context import Context
 
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import output
 from higgs_image.tasks.values import PATH
 
 
 def names_an_image(words: list[str]) -> bool:
-    """Whether the command line has an image without a flag: `invoke smoke IMAGE`.
+    """Tell whether the command line has an image without a flag: `invoke smoke IMAGE`.
 
-    Invoke knows positional arguments, but none that may be left out.
+    Invoke's positional arguments cannot be optional, so the task has one only if it is given.
     """
     after = words[words.index("smoke") :] if "smoke" in words else []
     return any(
@@ -27,35 +27,18 @@ def names_an_image(words: list[str]) -> bool:
     )
 
 
-def seconds(value: str, flag: str) -> float:
-    """Return a number of seconds that a flag gives.
+def require_writable(path: Path, flag: str) -> None:
+    """Remove an earlier run's file, and refuse a path that cannot be written.
 
     Raises:
-        UsageError: it is none.
-    """
-    from higgs_image.errors import UsageError
-
-    try:
-        found = float(value)
-    except ValueError:
-        found = math.nan
-    if not 0 <= found < math.inf:
-        raise UsageError(f"{flag} {value} is no number of seconds", "0 takes the default")
-    return found
-
-
-def make_way(path: Path, flag: str) -> None:
-    """Take away an earlier run's file, and refuse one that cannot be written.
-
-    Raises:
-        UsageError: it cannot.
+        UsageError: it cannot be written.
     """
     from higgs_image.errors import UsageError
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
-        if path.is_file() and not path.is_symlink():  # no device
+        if path.is_file() and not path.is_symlink():  # not a device
             path.unlink()
     except OSError as error:
         raise UsageError(
@@ -70,14 +53,14 @@ def make_way(path: Path, flag: str) -> None:
     help={
         "image": "name or digest of the image, also without the flag: invoke smoke IMAGE (default: "
         "the one that was built last)",
-        "device": "gpu: real weights; cpu: the stand-in device and random weights; auto (default)",
+        "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
         "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
         "CPU)",
-        "keep": "leave the container behind, stopped, for looking at it",
+        "keep": "leave the container behind, stopped",
         "shm_size": "size of /dev/shm, such as 2g (default: the host's IPC namespace on a GPU)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
-        "only": "make only this check; can be given several times; the verdict is then open",
+        "only": "run only this check; can be given several times; a pass needs all of them",
         "json": "write the record to this file, too",
         "junit": "write a JUnit report to this file, too",
     },
@@ -95,30 +78,29 @@ def smoke(
     json: str | None = None,
     junit: str | None = None,
 ) -> None:
-    """Start an image as a user would, let it speak, and say pass (0), fail (1) or open (41)."""
+    """Start an image as a user would and test it: pass (0), fail (1) or inconclusive (41)."""
     with output() as out:
         from higgs_image.errors import SMOKE_EXIT_CODES
         from higgs_image.smoke import report
-        from higgs_image.smoke.session import Options, run
-        from higgs_image.workspace import Workspace
+        from higgs_image.smoke.session import SmokeOptions, run
 
-        for wanted, flag in ((json, "--json"), (junit, "--junit")):
-            if wanted:
-                make_way(Path(wanted), flag)
-        options = Options(
+        for target, flag in ((json, "--json"), (junit, "--junit")):
+            if target:
+                require_writable(Path(target), flag)
+        options = SmokeOptions(
             image=image or "",
             device=device,
             gpus=gpus,
-            timeout=seconds(timeout, "--timeout"),
+            timeout=float(timeout),
             keep=keep,
             shm_size=shm_size,
             cache=cache,
             only=frozenset(only),
         )
-        record, folder = run(Workspace.default(), options)
-        for wanted, name in ((json, "record.json"), (junit, "junit.xml")):
-            if wanted:
-                Path(wanted).write_bytes((folder / name).read_bytes())
+        record, folder = run(current_workspace(), options)
+        for target, name in ((json, "record.json"), (junit, "junit.xml")):
+            if target:
+                Path(target).write_bytes((folder / name).read_bytes())
         text = f"{report.text(record)}\nevidence {folder}"
         out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))
     sys.exit(SMOKE_EXIT_CODES[record.verdict])

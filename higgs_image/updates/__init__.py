@@ -1,1 +1,1 @@
-"""Newer pins: ask upstream, the registry, the package index and the hub."""
+"""Newer pins: from the fork's repository, the registry, the package index and the hub."""

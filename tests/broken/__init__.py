@@ -1,4 +1,4 @@
-"""Deliberately broken variants of an image, and which checks have to catch each.
+"""Deliberately broken variants of an image, and the checks that have to catch each.
 
 `python -m tests.broken` prints the table in README.md, which a test compares with this one.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +19,15 @@ WRAPPER = Path(__file__).with_name("server.py")
 
 SPOKEN = frozenset((
     "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
-    "streaming", "at-once", "custom-voice",
+    "texts", "streaming", "at-once", "custom-voice", "memory",
 ))  # fmt: skip
 """Checks that ask for speech."""
-WAV = frozenset(("speech-wav", "at-once", "custom-voice"))
-"""Checks that ask for a WAV file."""
-RAW = WAV | {"speech-pcm", "streaming"}
-"""Checks that ask for samples, with a header or without."""
+WAV = frozenset(("speech-wav", "texts", "streaming", "at-once", "custom-voice"))
+"""Checks that need a good WAV file."""
+RAW = WAV | {"speech-pcm"}
+"""Checks that need good samples, with a header or without."""
+PCM = frozenset(("speech-pcm", "streaming"))
+"""Checks that need good PCM."""
 NOT_MP3 = frozenset(("speech-pcm", "speech-wav", "speech-flac", "speech-opus", "speech-aac"))
 """Checks of the Content-Types that audio/mpeg is not."""
 UNASKED = SPOKEN | {"bad-requests"}
@@ -32,11 +35,11 @@ UNASKED = SPOKEN | {"bad-requests"}
 
 
 class Fault(NamedTuple):
-    """What is broken, and what has to notice it.
+    """A fault, and the checks that notice it.
 
     Attributes:
-        what: a person would say.
-        meant: the check that is there for it.
+        what: description of the fault.
+        meant: the check that exists for it.
         also: checks that fail besides, as they meet the same fault.
     """
 
@@ -46,54 +49,78 @@ class Fault(NamedTuple):
 
     @property
     def failing(self) -> set[str]:
-        """All checks that fail, and no other does."""
+        """All checks that fail."""
         return {self.meant, *self.also}
 
 
 FAULTS = {
     "does-not-start": Fault("ends with a traceback while it starts", "start"),
     "other-model": Fault("serves the model under another name", "models"),
-    "no-voices": Fault("lists no voices, so there is none to ask for", "voices", UNASKED),
+    "no-voices": Fault("lists no voices", "voices", UNASKED),
     "speech-500": Fault("/health is 200, speech is 500", "speech-wav", SPOKEN),
-    "zero-bytes": Fault("speech is 200 with 0 bytes", "speech-wav", SPOKEN),
-    "header-only": Fault("a WAV header, but no samples", "speech-wav", WAV),
+    "zero-bytes": Fault("speech is 200 with 0 bytes", "speech-wav", SPOKEN - {"memory"}),
+    "header-only": Fault("a WAV header without samples", "speech-wav", WAV),
     "silent": Fault("samples that are all zero", "speech-wav", RAW),
     "two-files": Fault("two RIFF headers: two files in one answer", "speech-wav", WAV),
-    "wrong-rate": Fault("a WAV file at 16 kHz", "speech-wav", WAV),
+    "wrong-rate": Fault("a WAV header with 16 kHz", "speech-wav", WAV),
     "cut-short": Fault("half of the WAV file that the header announces", "speech-wav", WAV),
     "first-word": Fault("a third of a second of sound for any text", "speech-wav", RAW),
     "wrong-type": Fault("audio/mpeg for every format", "speech-wav", NOT_MP3),
     "hangs": Fault("nothing more after the first byte", "speech-wav", SPOKEN),
-    "in-one-piece": Fault("PCM comes when all of it is there", "streaming"),
+    "slow-mp3": Fault("MP3 begins after half a minute", "speech-mp3"),
+    "double-speed": Fault("every second sample is missing", "speech-wav", RAW),
+    "resampled": Fault("samples at 16 kHz behind a header of 24 kHz", "speech-wav", WAV),
+    "truncated": Fault("PCM lacks its last fifth of a second", "speech-pcm", PCM),
+    "stereo": Fault("PCM has every sample twice, for two channels", "speech-pcm", PCM),
+    "repeated-chunk": Fault("a chunk of PCM is sent twice", "speech-pcm", PCM),
+    "dropped-chunk": Fault("a chunk of PCM is not sent", "speech-pcm", PCM),
+    "reversed-chunks": Fault("chunks of PCM are sent in reverse", "streaming",
+                             frozenset(["formats"])),
+    "swapped-bytes": Fault("PCM has its high bytes first", "formats", frozenset(["streaming"])),
+    "half-volume": Fault("PCM is half as loud as the other formats", "formats"),
+    "in-one-piece": Fault("PCM arrives in one chunk at the end", "streaming"),
+    "constant": Fault("every sample is 8000", "sound",
+                      frozenset(("formats", "texts", "streaming", "custom-voice"))),
+    "tone": Fault("the same tone for every text", "sound",
+                  frozenset(("formats", "texts", "custom-voice"))),
+    "noise": Fault("white noise, as loud as speech", "sound", frozenset(("formats", "streaming"))),
+    "clipped": Fault("samples are amplified twelvefold", "sound", frozenset(["formats"])),
+    "gap": Fault("a second within the sound is silent", "sound", frozenset(["formats"])),
+    "offset": Fault("1000 is added to every sample", "sound"),
+    "same-text": Fault("every text of one length gets the same sound", "texts"),
+    "previous": Fault("WAV is the answer to the previous request", "texts",
+                      frozenset(("streaming", "at-once"))),
+    "wrong-voice": Fault("every voice is the default one", "custom-voice"),
     "breaks-under-load": Fault("500 for the fifth request at once", "at-once"),
     "accepts-anything": Fault("200 for a bad request", "bad-requests"),
     "no-custom-voice": Fault("a mounted voice is not read", "custom-voice"),
     "dies-after-first": Fault("ends after the first speech", "speech-pcm"),
     "busy": Fault("busy without any request", "idle-cpu"),
-    "sick-afterwards": Fault("/health is 503 in the end", "health-after"),
+    "leaks": Fault("keeps 10 MB of each request", "memory"),
+    "sick-afterwards": Fault("/health is 503 after a refusal", "health-after"),
     "ignores-sigterm": Fault("goes on after SIGTERM", "stop"),
-}
+}  # fmt: skip
 """Each fault, by the name of its variant."""
 
-TRANSFORMERS_5 = Fault("transformers 5 in the place of 4", "start")
+TRANSFORMERS_5 = Fault("transformers 5 in place of 4", "start")
 """A variant of the real image alone (tests/fork/test_smoke.py)."""
 
 
 def table() -> str:
-    """Return what catches what, as README.md has it."""
+    """Return the table of README.md."""
     rows = [
         f"| {name} | {fault.what} | {fault.meant} "
         f"| {', '.join(sorted(fault.also - {fault.meant}))} |"
         for name, fault in {**FAULTS, "transformers-5": TRANSFORMERS_5}.items()
     ]
     return "\n".join(
-        ["| variant | what is broken | check that is meant for it | fail as well |",
+        ["| variant | fault | check that is meant for it | others that fail |",
          "|---|---|---|---|", *rows, ""]
     )  # fmt: skip
 
 
 def is_caught(fault: str, failed: set[str]) -> bool:
-    """Whether exactly the checks that have to notice a fault have failed."""
+    """Tell whether exactly the checks that have to notice a fault have failed."""
     if fault == "dies-after-first":  # it may end a moment after the answer
         return failed in ({"speech-pcm"}, {"speech-wav"})
     return failed == FAULTS[fault].failing
@@ -101,7 +128,7 @@ def is_caught(fault: str, failed: set[str]) -> bool:
 
 @contextmanager
 def variant(client: DockerClient, image: str, fault: str) -> Iterator[str]:
-    """Yield a variant of an image that is broken in one way; it is taken away again.
+    """Yield a variant of an image that is broken in one way; it is removed afterwards.
 
     Args:
         client: of the engine.
@@ -125,7 +152,7 @@ def extended(
     name: str,
     config: dict[str, list[str]] | None = None,
 ) -> Iterator[str]:
-    """Yield an image with more files and another configuration; it is taken away again."""
+    """Yield an image with more files and another configuration; it is removed afterwards."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, data in files.items():
@@ -133,7 +160,7 @@ def extended(
             entry.size, entry.mode = len(data), 0o755
             tar.addfile(entry, io.BytesIO(data))
     container = client.containers.create(image)
-    tag = f"smoke-test-{name}"
+    tag = f"smoke-test-{name}-{os.getpid()}"  # of this run alone
     try:
         container.put_archive("/", archive.getvalue())
         container.commit(tag, "latest", conf=config)

@@ -1,4 +1,4 @@
-"""What the engine tests share: the machine, a registry, a base image, and stand-ins to build."""
+"""What the engine tests share: the machine, a registry, a base image, and fake forks to build."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from higgs_image.workspace import Workspace
 
 
 def forget_images(prefix: str) -> None:
-    """Take images whose names begin so away from the engine."""
-    listed = subprocess.run(
-        ["docker", "images", "--digests", "--format", "{{.Repository}}@{{.Digest}}"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    """Remove images whose names begin so from the engine."""
+    for _ in range(5):
+        listed = subprocess.run(
+            ["docker", "images", "--digests", "--format", "{{.Repository}}@{{.Digest}}"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if listed.returncode == 0:  # it fails when another worker removes an image meanwhile
+            break
     names = [name for name in listed.stdout.split() if name.startswith(f"{prefix}/")]
     if names:
         subprocess.run(["docker", "image", "rm", *names], capture_output=True)
@@ -39,7 +42,7 @@ def _machine(machine: facts.Machine) -> None:
 
 @pytest.fixture(scope="session")
 def registry_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    """One registry without a login for the whole run."""
+    """One registry without a login for this worker."""
     with LocalRegistry(tmp_path_factory.mktemp("registry-for-all")) as running:
         yield running
         forget_images(running.address)
@@ -47,22 +50,22 @@ def registry_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local
 
 @pytest.fixture(scope="session")
 def base(mmdebstrap: None, registry_for_all: LocalRegistry) -> str:
-    """A base image, `name@sha256:...`; made once per checkout, it takes half a minute."""
+    """A base image, `name@sha256:...`; made once per checkout, in half a minute."""
     made = base_image.ensure(Workspace.default(), fake_fork.PYTHON)
     return base_image.publish(made, registry_for_all.address)
 
 
 @pytest.fixture(scope="session")
 def overrides() -> Overrides:
-    """What a build needs on this machine's network."""
+    """The overrides that a build needs on this machine's network."""
     return Overrides(extra_ca=demo.environment_ca(os.environ))
 
 
 @pytest.fixture
 def make_standin(tmp_path: Path, base: str) -> MakeStandin:
-    """Return a function that makes a stand-in on the base image: `make_standin("name")`.
+    """Return a function that makes a fake fork on the base image: `make_standin("name")`.
 
-    `changes` is passed on: files that the fork's commit has besides its own.
+    `changes` are further files in the fork's commit.
     """
 
     def make(name: str = "standin", changes: dict[str, str] | None = None) -> Workspace:
@@ -73,7 +76,7 @@ def make_standin(tmp_path: Path, base: str) -> MakeStandin:
 
 @pytest.fixture
 def some_ca(tmp_path: Path, overrides: Overrides) -> Path:
-    """CA certificates that work here, in another file than the usual one."""
+    """CA certificates that work here, in an unusual file."""
     known = overrides.extra_ca or Path(ssl.get_default_verify_paths().cafile or "")
     if not known.is_file():
         pytest.skip("this machine has no CA bundle")
@@ -84,7 +87,7 @@ def some_ca(tmp_path: Path, overrides: Overrides) -> Path:
 
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
-    """Tasks give the package's logger a handler of their own; take it away again."""
+    """Remove the handler that tasks add to the package's logger."""
     logger = logging.getLogger("higgs_image")
     logger.setLevel(logging.INFO)
     yield

@@ -1,4 +1,4 @@
-"""Builds of the stand-in on a real engine: what comes out, and every way in which it can fail."""
+"""Builds of the fake fork on a real engine: what comes out, and every way to fail."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ from .conftest import MakeStandin
 
 pytestmark = pytest.mark.engine
 
+ALONE = pytest.mark.xdist_group("test_tasks")
+"""No cache: BuildKit runs a step once for two such builds, and killing one fails the other."""
+
 
 def edit(workspace: Workspace, pattern: str, replacement: str) -> None:
     """Change versions.lock by hand."""
@@ -61,7 +64,7 @@ def workspace(make_standin: MakeStandin) -> Workspace:
 def test_one_digest_in_layout_registry_and_engine(
     workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
 ) -> None:
-    request = pipeline.Request(
+    request = pipeline.BuildRequest(
         workspace, "one-digest", registry=registry_for_all.address, overrides=overrides
     )
     first = pipeline.run(request)
@@ -80,6 +83,47 @@ def test_one_digest_in_layout_registry_and_engine(
     docker("image", "rm", first.engine)
 
 
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damaged", ["layer", "manifest", "index", "marker", "provenance"])
+def test_damage_in_the_layout_is_built_again(
+    workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry, damaged: str
+) -> None:
+    request = pipeline.BuildRequest(
+        workspace, f"damaged-{damaged}", overrides=overrides, load=False
+    )
+    first = pipeline.run(request)
+    read = layout.read(first.layout, first.digest)
+    flip_a_bit({
+        "layer": layout.blob(first.layout, read.layers[-1].digest),
+        "manifest": layout.blob(first.layout, first.digest),
+        "index": first.layout / "index.json",
+        "marker": first.layout / "oci-layout",
+        "provenance": workspace.build / "provenance-gzip.json",
+    }[damaged])  # fmt: skip
+    again = pipeline.run(dataclasses.replace(request, registry=registry_for_all.address))
+    assert again.digest == first.digest
+    assert again.pushed is not None and again.pushed.digest == first.digest
+    assert again.skipped == (damaged in ("index", "marker"))
+    assert layout.damaged_blobs(again.layout) == []
+
+
+def test_a_push_of_a_damaged_layout_names_the_blob_and_not_the_registry(
+    workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
+) -> None:
+    built = image.build(workspace, overrides=overrides)
+    path = layout.blob(built.layout, built.image.layers[-1].digest)
+    flip_a_bit(path)
+    target = oci_reference.repository(registry_for_all.address, "push-damaged")
+    with pytest.raises(BuildError, match=f"{path.name} is damaged"):
+        skopeo.push(built, target)
+
+
+@ALONE
 def test_two_builds_of_one_lock_give_one_digest(
     workspace: Workspace, overrides: Overrides, tmp_path: Path
 ) -> None:
@@ -91,7 +135,7 @@ def test_two_builds_of_one_lock_give_one_digest(
     assert second.image.digest == first.image.digest
 
 
-def test_variants_have_tags_of_their_own(workspace: Workspace, overrides: Overrides) -> None:
+def test_variants_have_different_tags(workspace: Workspace, overrides: Overrides) -> None:
     zstd = image.build(workspace, "zstd", overrides)
     manifest = json.loads(layout.blob(zstd.layout, zstd.image.digest).read_bytes())
     assert {x["mediaType"].rpartition("+")[2] for x in manifest["layers"]} == {"zstd"}
@@ -101,7 +145,7 @@ def test_variants_have_tags_of_their_own(workspace: Workspace, overrides: Overri
     assert zstd.layout != gzip.layout
 
 
-def test_labels_and_what_is_left_in_the_image(
+def test_labels_are_set_and_no_leftovers_are_in_the_image(
     workspace: Workspace, some_ca: Path
 ) -> None:  # fmt: skip
     overrides = Overrides(extra_ca=some_ca)
@@ -169,7 +213,7 @@ def test_a_change_of_the_same_size_is_built(
     assert len(digests) == 3
 
 
-def test_wheel_with_another_hash(workspace: Workspace, overrides: Overrides) -> None:
+def test_a_wheel_with_another_hash_is_refused(workspace: Workspace, overrides: Overrides) -> None:
     edit(workspace, r'(?<=whl"\nsha256 = ")[0-9a-f]{64}', "1" * 64)
     with pytest.raises(HashMismatchError, match=r"vllm==0\.8\.3") as caught:
         image.build(workspace, overrides=overrides)
@@ -177,13 +221,15 @@ def test_wheel_with_another_hash(workspace: Workspace, overrides: Overrides) -> 
     assert image.current(workspace, "gzip") is None
 
 
-def test_kernels_changed(make_standin: MakeStandin, overrides: Overrides) -> None:
+def test_changed_kernels_are_refused(make_standin: MakeStandin, overrides: Overrides) -> None:
     workspace = make_standin("kernels", changes={"csrc/kernel.cu": "// another kernel\n"})
     with pytest.raises(KernelsChangedError, match="csrc"):
         image.build(workspace, overrides=overrides)
 
 
-def test_wrong_commit_and_missing_submodule(workspace: Workspace, overrides: Overrides) -> None:
+def test_a_wrong_commit_and_a_missing_submodule_are_refused(
+    workspace: Workspace, overrides: Overrides
+) -> None:
     before = workspace.lock_file.read_text()
     edit(workspace, r'(?<=^commit = ")[0-9a-f]{40}', "1" * 40)
     with pytest.raises(SourceError, match="1" * 40):
@@ -194,7 +240,7 @@ def test_wrong_commit_and_missing_submodule(workspace: Workspace, overrides: Ove
         image.build(workspace, overrides=overrides)
 
 
-def test_base_image_that_does_not_exist(
+def test_a_missing_base_image_is_named(
     workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
 ) -> None:
     missing = f"{registry_for_all.address}/no-such-base@sha256:{'1' * 64}"
@@ -224,7 +270,7 @@ def test_a_failing_step_names_the_log(workspace: Workspace, overrides: Overrides
     assert str(log_file) in caught.value.hint and "no/such/file" in log_file.read_text()
 
 
-def test_too_large(workspace: Workspace, overrides: Overrides) -> None:
+def test_an_image_over_its_budget_is_refused(workspace: Workspace, overrides: Overrides) -> None:
     text = workspace.layers_file.read_text()
     workspace.layers_file.write_text(text.replace("gzip_mb = 130", "gzip_mb = 10"))
     for _ in range(2):  # the second time nothing is built, and it is still too large
@@ -232,19 +278,21 @@ def test_too_large(workspace: Workspace, overrides: Overrides) -> None:
             image.build(workspace, overrides=overrides)
 
 
-def test_no_space_is_found_out_before(workspace: Workspace, overrides: Overrides) -> None:
+def test_too_little_disk_is_refused_before_the_build(
+    workspace: Workspace, overrides: Overrides
+) -> None:
     huge = dataclasses.replace(workspace, disk_gb=1e6)
     with pytest.raises(DiskFullError, match=r"1000000\.0 GB"):
         image.build(huge, overrides=overrides)
 
 
-def test_no_engine(
+def test_a_missing_engine_is_named(
     workspace: Workspace, overrides: Overrides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     with pytest.raises(EngineError, match="nonexistent") as caught:
         image.build(workspace, overrides=overrides)
-    assert "./inv engine" in caught.value.hint
+    assert "./inv install-docker" in caught.value.hint
 
 
 RUNNER = """
@@ -261,9 +309,10 @@ with output():
 """
 
 
+@ALONE
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("moment", ["stable", "exporting layers"])
-def test_interrupted_at_any_point(
+def test_an_interrupted_build_is_completed_by_the_next(
     workspace: Workspace, overrides: Overrides, kill: signal.Signals, moment: str
 ) -> None:
     """No half build is taken for a whole one; the next run goes on; no child is left."""

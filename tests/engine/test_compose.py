@@ -1,4 +1,4 @@
-"""deploy/compose*.yaml: parsed by Docker Compose, and run with the stand-in image."""
+"""deploy/compose*.yaml: parsed by Docker Compose, and run with the image of a fake fork."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.smoke import cpu_device
-from higgs_image.smoke.client import Broken, Client
+from higgs_image.smoke.client import BrokenAnswerError, TimedClient
+from higgs_image.smoke.device import FAKE_FORK
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.engine
 
 DEPLOY = PROJECT / "deploy"
 VARIABLES = {row.name for row in settings_table.TABLE}
-NAME = "higgs-compose-test"
+NAME = f"higgs-compose-test-{os.getpid()}"
 
 
 def _has_compose() -> bool:
@@ -59,7 +60,7 @@ def composed(*names: str, **variables: str) -> dict[str, Any]:
     return found
 
 
-def test_on_a_gpu() -> None:
+def test_gpu() -> None:
     found = composed("compose.yaml", IMAGE="x@sha256:abc", HIGGS_API_KEY="k")
     assert found["image"] == "x@sha256:abc"
     [device] = found["deploy"]["resources"]["reservations"]["devices"]
@@ -76,7 +77,7 @@ def test_without_an_image_it_says_so() -> None:
         composed("compose.yaml")
 
 
-def test_on_a_cpu() -> None:
+def test_cpu() -> None:
     files = ("compose.yaml", "compose.cpu.yaml")
     found = composed(*files, IMAGE="x", CPU_DEVICE="/d", CPU_WEIGHTS="/w")
     assert "deploy" not in found
@@ -91,7 +92,7 @@ def test_on_a_cpu() -> None:
 
 @pytest.fixture
 def image(tmp_path: Path, base: str, overrides: Overrides) -> Iterator[str]:
-    workspace = fake_fork.make(tmp_path / "standin", base)
+    workspace = fake_fork.make(tmp_path / "fake-fork", base)
     reference = build_image.load(
         workspace, build_image.build(workspace, overrides=overrides), overrides, NAME
     )
@@ -99,9 +100,9 @@ def image(tmp_path: Path, base: str, overrides: Overrides) -> Iterator[str]:
     subprocess.run(["docker", "image", "rm", "--force", reference], capture_output=True)
 
 
-def test_it_runs_and_ends(image: str, tmp_path: Path) -> None:
-    small = tmp_path / "small.yaml"  # the small stand-in needs no device and no weights
-    lines = "".join(f"      {name}: {value}\n" for name, value in fake_fork.ENVIRONMENT.items())
+def test_the_server_runs_and_ends(image: str, tmp_path: Path) -> None:
+    small = tmp_path / "small.yaml"  # the fake fork needs no device and no weights
+    lines = "".join(f"      {name}: {value}\n" for name, value in FAKE_FORK.items())
     small.write_text(f"services:\n  server:\n    environment:\n{lines}")
     files = (DEPLOY / "compose.yaml", DEPLOY / "compose.cpu.yaml", small)
     with socket.socket() as found:
@@ -125,6 +126,6 @@ def test_it_runs_and_ends(image: str, tmp_path: Path) -> None:
 
 def _status(port: int) -> int:
     try:
-        return Client(port, patience=10).get("/ping").status
-    except Broken:
+        return TimedClient(port, timeout=10).get("/ping").status
+    except BrokenAnswerError:
         return 0

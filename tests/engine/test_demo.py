@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +20,9 @@ from higgs_image.demo import demo, fake_fork
 from higgs_image.errors import DemoError, EngineError
 from higgs_image.host import local_registry
 from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.release import publish
+from higgs_image.smoke import leftovers, limits
+from higgs_image.smoke.checks.model import TEXT
 from higgs_image.workspace import PROJECT
 
 from .conftest import MakeStandin
@@ -33,7 +34,7 @@ def containers(folder: Path) -> list[str]:
     """Ids of a demonstration's containers."""
     found = subprocess.run(
         ["docker", "ps", "--all", "--quiet", "--no-trunc",
-         "--filter", f"label={demo.MARK}=1", "--filter", f"label={demo.PLACE}={folder}"],
+         "--filter", f"label={leftovers.FOLDER}={folder / 'build'}"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     return found.stdout.split()
@@ -41,7 +42,7 @@ def containers(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a demonstration takes place; its image is taken away again."""
+    """Folder of a demonstration; its image is removed afterwards."""
     where = tmp_path / "demo"
     yield where
     reference = fake_fork.workspace_in(where).read_state("demo").get("reference", "")
@@ -59,7 +60,7 @@ def test_whole_demo_then_again(
     with wave.open(str(first.audio)) as audio:
         assert (audio.getframerate(), audio.getnchannels(), audio.getsampwidth()) == (24000, 1, 2)
         assert audio.getnframes() / 24000 == pytest.approx(first.audio_seconds, abs=0.01)
-    assert first.audio_seconds == pytest.approx(0.06 * len(demo.TEXT), abs=0.01)
+    assert first.audio_seconds == limits.expected_seconds(TEXT)
     text = first.text()
     assert "proved:" in text and "only the real fork would prove:" in text
     assert re.search(f"docker run --rm --publish 127.0.0.1:8000:8000 .*{first.reference}", text)
@@ -78,14 +79,14 @@ def test_whole_demo_then_again(
     assert second.built.pushed.uploaded_bytes == 0
     assert not any("fetching" in x or "[image" in x for x in caplog.messages), caplog.messages
 
-    # The same lock gives another image: in its own registry the demonstration goes on.
+    # The same lock gives another image, which replaces the first one in the local registry.
     third = demo.run(folder=folder, extra_ca=some_ca)
     assert "-dev-" in third.built.tag and third.digest != first.digest
     assert image.engine_digest(third.reference)
     assert not image.engine_digest(first.reference)
     assert "/etc/ssl" not in " ".join(third.notes)
 
-    # Its port is taken by now: it takes another one.
+    # Its port is taken: it uses another one.
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
@@ -99,9 +100,9 @@ def test_whole_demo_then_again(
 def reference(
     make_standin: MakeStandin, registry_for_all: LocalRegistry, overrides: Overrides
 ) -> str:
-    """A stand-in image that the engine has pulled."""
-    report = pipeline.run(
-        pipeline.Request(
+    """An image of a fake fork that the engine has pulled."""
+    report = publish.build_and_push(
+        pipeline.BuildRequest(
             make_standin(), "demo-test", registry=registry_for_all.address, overrides=overrides,
             load=False,
         )
@@ -111,62 +112,24 @@ def reference(
     return report.pushed.by_digest
 
 
-def test_another_image_than_the_built_one_is_refused(
+def test_another_image_is_refused(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = pipeline.run(
-        pipeline.Request(fake_fork.workspace_in(tmp_path / "standin"), "demo-test",
+    report = publish.build_and_push(
+        pipeline.BuildRequest(fake_fork.workspace_in(tmp_path / "standin"), "demo-test",
                          overrides=Overrides(extra_ca=demo.environment_ca(os.environ)), load=False)
     )  # fmt: skip
     assert report.skipped
     monkeypatch.setattr(image, "engine_digest", lambda _: "sha256:" + 64 * "e")
-    with pytest.raises(EngineError, match="the engine has sha256:eeee"):
+    with pytest.raises(EngineError, match=r"expected sha256:.* the engine has sha256:eeee"):
         demo.pull(reference, report)
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from higgs_image.demo import demo
-def stuck(data):
-    print("up", flush=True)
-    time.sleep(600)
-demo.wav_seconds = stuck
-demo.speak(sys.argv[1], Path(sys.argv[2]))
-"""
-
-
-def test_a_killed_runs_container_is_removed_and_nobody_elses(
-    tmp_path: Path, reference: str
-) -> None:
-    folder, other = tmp_path / "mine", tmp_path / "other"
-
-    def start_and_kill(where: Path) -> str:
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, reference, str(where)],
-            cwd=PROJECT, stdout=subprocess.PIPE, text=True,
-        ) as child:  # fmt: skip
-            assert child.stdout and child.stdout.readline().strip() == "up"
-            child.send_signal(signal.SIGKILL)
-        (left,) = containers(where)
-        return left
-
-    mine, others = start_and_kill(folder), start_and_kill(other)
-    try:
-        spoken = demo.speak(reference, folder)
-        assert spoken.version["origin"] == "fork"
-        assert containers(folder) == []
-        assert containers(other) == [others]
-        assert mine != others
-    finally:
-        subprocess.run(["docker", "rm", "--force", mine, others], capture_output=True)
 
 
 def test_a_container_that_ends_at_once_is_not_waited_for(tmp_path: Path, base: str) -> None:
     subprocess.run(["docker", "pull", "--quiet", base], check=True, capture_output=True)
     started = time.monotonic()
     with pytest.raises(DemoError, match="ended with status 0 before it was healthy"):
-        demo.speak(base, tmp_path)
+        demo.run_image(fake_fork.workspace_in(tmp_path), base)
     assert time.monotonic() - started < 20
     assert containers(tmp_path) == []
 
@@ -180,26 +143,24 @@ def test_a_server_that_fails_shows_its_log(
     broken = make_standin(
         "broken", {"vllm/entrypoints/bosonai/voice_presets/config.json": '{"x": {"audio_file": ""}'}
     )
-    report = pipeline.run(
-        pipeline.Request(broken, "demo-test", registry=registry_for_all.address,
+    report = publish.build_and_push(
+        pipeline.BuildRequest(broken, "demo-test", registry=registry_for_all.address,
                          overrides=overrides, load=False)
     )  # fmt: skip
     assert report.pushed
     demo.pull(report.pushed.by_digest, report)
     with pytest.raises(DemoError, match=r"(?s)ended with status 1 .*JSONDecodeError"):
-        demo.speak(report.pushed.by_digest, tmp_path)
+        demo.run_image(fake_fork.workspace_in(tmp_path), report.pushed.by_digest)
     assert containers(tmp_path) == []
 
 
-def test_no_engine_is_an_error_with_a_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_engine_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     with pytest.raises(EngineError, match="refused"):
-        demo.speak(fake_fork.NO_BASE, tmp_path)
+        demo.run_image(fake_fork.workspace_in(tmp_path), fake_fork.NO_BASE)
 
 
-def test_two_demos_in_one_folder_do_not_harm_each_other(folder: Path) -> None:
+def test_concurrent_demos_share_a_folder(folder: Path) -> None:
     """The second waits for the first; both end well."""
     script = (
         "import sys; from pathlib import Path; from higgs_image.demo import demo; "
@@ -215,22 +176,3 @@ def test_two_demos_in_one_folder_do_not_harm_each_other(folder: Path) -> None:
     digests = [run.communicate()[0].strip() for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert digests[0] == digests[1] and digests[0].startswith("sha256:")
-
-
-def test_wav_is_checked() -> None:
-    def made(channels: int = 1, width: int = 2, rate: int = 24000, frame: bytes = b"\1\0") -> bytes:
-        file = io.BytesIO()
-        with wave.open(file, "wb") as out:
-            out.setnchannels(channels)
-            out.setsampwidth(width)
-            out.setframerate(rate)
-            out.writeframes(frame * 2400)
-        return file.getvalue()
-
-    assert demo.wav_seconds(made()) == 0.1
-    for bad in (
-        made(channels=2), made(width=1), made(rate=44100), made(frame=b"\0\0"),
-        made()[:-100], made()[:20], b"", b"no sound", b'{"object": "error"}',
-    ):  # fmt: skip
-        with pytest.raises(DemoError):
-            demo.wav_seconds(bad)

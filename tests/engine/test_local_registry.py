@@ -28,7 +28,7 @@ def status(registry: LocalRegistry) -> int:
         connection.close()
 
 
-def test_it_answers_ends_and_starts_again_on_its_port(tmp_path: Path) -> None:
+def test_restart_uses_the_same_port(tmp_path: Path) -> None:
     with LocalRegistry(tmp_path) as registry:
         port = registry.port
         assert registry.address == f"127.0.0.1:{port}"
@@ -41,7 +41,7 @@ def test_it_answers_ends_and_starts_again_on_its_port(tmp_path: Path) -> None:
     registry.stop()  # twice does no harm
 
 
-def test_a_login_is_asked_for(tmp_path: Path) -> None:
+def test_login_is_required(tmp_path: Path) -> None:
     # user "tester", password "secret"
     (tmp_path / "htpasswd").write_text(
         "tester:$2b$04$JOAbiX3tJe6oMffFo45kweU7VHlM3Cj82qgik.LZByPIxgxBmk6nK\n"
@@ -54,25 +54,23 @@ def test_a_login_is_asked_for(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert not local_registry.is_free(port)
-        with pytest.raises(RegistryUnavailableError, match=f"port {port} .* is taken"):
+        with pytest.raises(RegistryUnavailableError, match=f"port {port} .* is in use"):
             LocalRegistry(tmp_path, port).start()
 
 
-def test_one_that_does_not_come_up_shows_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_start_shows_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_registry, "_LEVEL", "nonsense")
-    with pytest.raises(RegistryUnavailableError, match=r"(?s)ended at once.*nonsense"):
+    with pytest.raises(RegistryUnavailableError, match=r"(?s)exited with status.*nonsense"):
         LocalRegistry(tmp_path).start()
 
 
-def test_it_ends_with_a_killed_parent(tmp_path: Path) -> None:
+def test_registry_ends_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; "
         "from higgs_image.host.local_registry import LocalRegistry; "

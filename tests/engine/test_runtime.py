@@ -18,6 +18,7 @@ import pytest
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.smoke.device import FAKE_FORK
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 
@@ -32,7 +33,7 @@ def image(
     folder = tmp_path_factory.mktemp("runtime")
     server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     changed = server.replace("    def _json(", SLOW + "\n    def _json(", 1).replace(
-        "self.server.speak(text)", "self._slowly(text)", 1
+        "self.server.speak(text, voice)", "self._slowly(text, voice)", 1
     )
     assert changed.count("_slowly") == 2
     workspace = fake_fork.make(folder, base, changes={SERVER: changed})
@@ -52,13 +53,13 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 """
 
 SLOW = '''
-    def _slowly(self, text: str) -> bytes:
+    def _slowly(self, text: str, voice: str) -> bytes:
         """Speak; `wait 2` takes 2 s, and `die` kills the server as a dead engine does."""
         if text.startswith("wait "):
             time.sleep(float(text.split()[1]))
         if text == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.server.speak(text)
+        return self.server.speak(text, voice)
 '''
 
 
@@ -72,7 +73,7 @@ class Container:
     """A running container of the image."""
 
     def __init__(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
-        variables = [f"--env={name}={value}" for name, value in fake_fork.ENVIRONMENT.items()]
+        variables = [f"--env={name}={value}" for name, value in FAKE_FORK.items()]
         self.name = docker(
             "run", "--detach", "--publish", "127.0.0.1::8000", "--publish", "127.0.0.1::22",
             *variables, *options, image, *arguments,
@@ -202,10 +203,37 @@ def test_flags_variables_and_other_programs(image: str, start: MakeContainer) ->
 
 
 def test_as_another_user_and_read_only(start: MakeContainer) -> None:
-    container = start(options=("--user=65534:65534", "--read-only", "--tmpfs=/tmp",
+    container = start(options=("--user=65534:65534", "--read-only", "--tmpfs=/tmp:exec",
                                "--env=HF_HOME=/tmp/hf", "--cap-drop=ALL"))  # fmt: skip
     container.ready()
     assert container.speak("Hello")[0] == 200
+
+
+def test_driver_libraries_of_a_device_plugin_are_found(image: str, tmp_path: Path) -> None:
+    """GKE mounts them at /usr/local/nvidia, without the container toolkit's hook."""
+    source = PROJECT / "tests/support/nvml.c"
+    target = "/usr/local/nvidia/lib64"
+    docker(
+        "run", "--rm", f"--volume={source}:/nvml.c:ro", f"--volume={tmp_path}:{target}", image,
+        "gcc", "-shared", "-fPIC", "-o", f"{target}/libnvidia-ml.so.1", "/nvml.c",
+    )  # fmt: skip
+    fake = "--env=FAKE_NVML=driver=570.1;cuda=12080;gpu=NVIDIA GeForce RTX 5090,32607,32000,12,0"
+    done = subprocess.run(
+        ["docker", "run", "--rm", fake, f"--volume={tmp_path}:{target}:ro", image],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 12 and "RTX 5090 (sm_120)" in done.stderr, done.stderr
+
+
+def test_noexec_temporary_folder_is_refused(image: str) -> None:
+    """Docker mounts --tmpfs with noexec: compiled GPU kernels could not be loaded from it."""
+    options = ["docker", "run", "--rm", "--read-only"]
+    for tmpfs, code, text in (
+        ("/tmp", 2, "start a read-only container with --tmpfs /tmp:exec"),
+        ("/tmp:exec", 10, "sees no NVIDIA GPU"),
+    ):
+        done = subprocess.run([*options, f"--tmpfs={tmpfs}", image], capture_output=True, text=True)
+        assert done.returncode == code and text in done.stderr, done.stderr
 
 
 def test_hooks(start: MakeContainer, tmp_path: Path) -> None:
@@ -239,11 +267,18 @@ def ssh(container: Container, key: Path, *command: str) -> subprocess.CompletedP
 
 def test_ssh_accepts_only_the_key(start: MakeContainer, key: Path, tmp_path: Path) -> None:
     public = Path(f"{key}.pub").read_text()
-    container = start(options=(f"--env=PUBLIC_KEY={public}",))
+    secret = "a 'secret' of \"mine\" #1"
+    container = start(options=(f"--env=PUBLIC_KEY={public}", "--env=HF_TOKEN=hf_x",
+                               f"--env=HIGGS_NOTE={secret}"))  # fmt: skip
     container.ready()
     assert "sshd: port 22" in container.log and public.split()[1] not in container.log
     done = ssh(container, key, "which python3; id -u")
     assert done.stdout.split() == ["/opt/venv/bin/python3", "0"], done.stderr
+    variables = ssh(container, key, "env").stdout.splitlines()
+    assert f"HIGGS_NOTE={secret}" in variables and "HF_TOKEN=hf_x" in variables
+    assert [line for line in variables if line.startswith("HF_HOME=")]
+    other_user = ["setpriv", "--reuid=65534", "--clear-groups", "cat", "/root/.ssh/environment"]
+    assert "Permission denied" in docker("exec", container.name, *other_user, check=False)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"],
                    check=True)  # fmt: skip
     assert "Permission denied (publickey)" in ssh(container, tmp_path / "other", "id").stderr

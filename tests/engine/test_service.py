@@ -1,7 +1,8 @@
-"""invoke start, status, logs, stop: the stand-in image on a real engine."""
+"""invoke start, status, logs, stop: the image of a fake fork on a real engine."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -15,22 +16,22 @@ from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.errors import EngineError, ServiceError, UsageError
-from higgs_image.host import service
-from higgs_image.host.service import Options, Service
-from higgs_image.smoke import session
+from higgs_image.service import commands as service
+from higgs_image.service.commands import ServiceOptions
+from higgs_image.service.state import ServiceState
+from higgs_image.smoke.image import last_built
 from higgs_image.workspace import Workspace
 
 pytestmark = pytest.mark.engine
 
-NAME = "higgs-service-test"
-VARIABLES = tuple(f"{name}={value}" for name, value in fake_fork.ENVIRONMENT.items())
+NAME = f"higgs-service-test-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")
 def workspace(
     tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
 ) -> Iterator[Workspace]:
-    """A workspace whose last build is a stand-in image that the engine has."""
+    """A workspace whose last build is an image that the engine has."""
     made = fake_fork.make(tmp_path_factory.mktemp("service"), base)
     built = build_image.build(made, overrides=overrides)
     reference = build_image.load(made, built, overrides, "service-test")
@@ -50,17 +51,16 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def start(workspace: Workspace, *variables: str, **options: object) -> Service:
+def start(workspace: Workspace, *variables: str, **options: object) -> ServiceState:
     chosen = {"port": free_port(), "device": "cpu"} | options
     return service.start(
         workspace,
-        Options(name=NAME, variables=(*VARIABLES, *variables), random_weights=False,
-                **chosen),  # type: ignore[arg-type]
+        ServiceOptions(name=NAME, variables=variables, **chosen),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
-    assert service.status(NAME) == Service(NAME, "absent")
+    assert service.status(NAME) == ServiceState(NAME, "absent")
     assert "is not running: invoke start" in service.status(NAME).text()
     started = start(workspace)
     assert started.state == "ready" and started.device == "cpu"
@@ -71,7 +71,7 @@ def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
     assert (tmp_path / "hello.wav").read_bytes().startswith(b"RIFF")
     lines = list(service.logs(NAME))
     assert any("listening on" in line for line in lines)
-    assert list(service.logs(NAME, tail=1)) == lines[-1:]
+    assert list(service.logs(NAME, last=1)) == lines[-1:]
     port = int(started.url.rpartition(":")[2])
     assert start(workspace, port=port) == started, "it runs already"
     for other in ({"port": free_port()}, {"port": port, "arguments": ("--seed=1",)}):
@@ -82,7 +82,7 @@ def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
     assert service.stop(NAME).state == service.status(NAME).state == "absent"
 
 
-def test_with_an_api_key_the_curl_line_takes_it_from_the_environment(
+def test_the_curl_command_takes_the_key_from_the_environment(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     started = start(workspace, "HIGGS_API_KEY=0123456789")
@@ -92,7 +92,7 @@ def test_with_an_api_key_the_curl_line_takes_it_from_the_environment(
     assert done.returncode == 0
 
 
-def test_past_a_proxy_and_by_ipv6(
+def test_a_proxy_and_ipv6(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = Path("/proc/net/if_inet6")
@@ -124,7 +124,9 @@ def test_not_waiting(workspace: Workspace) -> None:
 
 
 def test_a_container_that_cannot_start_says_why(workspace: Workspace) -> None:
-    with pytest.raises(ServiceError, match=r"(?s)ended with 2 before.*HIGGS_MAX_MODEL_LEN is '1'"):
+    with pytest.raises(
+        ServiceError, match=r"(?s)ended with 2 before.*HIGGS_MAX_MODEL_LEN is not valid: '1'"
+    ):
         start(workspace, "HIGGS_MAX_MODEL_LEN=1")
     found = service.status(NAME)
     assert (found.state, found.exit_code) == ("ended", 2)
@@ -132,7 +134,7 @@ def test_a_container_that_cannot_start_says_why(workspace: Workspace) -> None:
     assert start(workspace, arguments=("--max-model-len=4096",)).state == "ready"
 
 
-def test_a_container_that_has_crashed_is_told_and_replaced(workspace: Workspace) -> None:
+def test_a_crashed_container_is_reported_and_replaced(workspace: Workspace) -> None:
     started = start(workspace)
     subprocess.run(["docker", "kill", NAME], check=True, capture_output=True)
     found = service.status(NAME)
@@ -141,8 +143,8 @@ def test_a_container_that_has_crashed_is_told_and_replaced(workspace: Workspace)
     assert start(workspace, port=int(started.url.rpartition(":")[2])) == started
 
 
-def test_what_cannot_be_started(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="device 'tpu' is unknown"):
+def test_refusals(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
         start(workspace, device="tpu")
     with pytest.raises(UsageError, match="--env X has no value"):
         start(workspace, "X")
@@ -160,13 +162,13 @@ def test_what_cannot_be_started(workspace: Workspace, tmp_path: Path) -> None:
         list(service.logs(NAME))
 
 
-def test_another_ones_container_is_left_alone(workspace: Workspace) -> None:
+def test_other_containers_are_kept(workspace: Workspace) -> None:
     started = start(workspace)
     with pytest.raises(UsageError, match=f"{NAME} runs"):
         start(workspace, image=f"service-test:{_tag()}")
     assert service.status(NAME) == started
     service.stop(NAME)
-    image = session.last_built(workspace)
+    image = last_built(workspace)
     subprocess.run(["docker", "run", "--detach", "--name", NAME, "--entrypoint", "sleep", image,
                     "60"], check=True, capture_output=True)  # fmt: skip
     for call in (service.status, service.stop):

@@ -80,7 +80,7 @@ def test_packages_come_from_the_locked_archive(
     assert "python3.11" in {x.name for x in found}
 
 
-def test_an_archive_that_is_away_is_an_error_and_no_other_is_asked(
+def test_unreachable_snapshot_fails_without_fallback(
     make_standin: MakeStandin, overrides: Overrides
 ) -> None:
     workspace = make_standin()

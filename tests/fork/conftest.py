@@ -22,9 +22,12 @@ from higgs_image.demo import demo
 from higgs_image.errors import HiggsError
 from higgs_image.host import base_image
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import daemon
+from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.oci.daemon import docker_client
+from higgs_image.release import publish
 from higgs_image.smoke import container as smoke_container
 from higgs_image.smoke import cpu_device
+from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import Workspace
 
 NEEDED_GB = 30.0
@@ -115,13 +118,13 @@ def report(
     registry: LocalRegistry,
     without: tuple[str, ...],
     pytestconfig: pytest.Config,
-) -> Iterator[pipeline.Report]:
+) -> Iterator[pipeline.BuildReport]:
     """The real image: built, pushed to the local registry, and loaded into the engine.
 
     A trial image is not pushed; if it cannot be built the run ends, since that proves nothing.
     """
     base = base_image.publish(base_image.ensure(workspace), registry.address)
-    request = pipeline.Request(
+    request = pipeline.BuildRequest(
         workspace,
         "fork-test",
         compression="zstd",
@@ -133,7 +136,7 @@ def report(
         ),
     )
     try:
-        done = pipeline.run(request)
+        done = publish.build_and_push(request)
     except HiggsError as error:
         if not without:
             raise
@@ -153,7 +156,7 @@ class Running:
     """
 
     url: str
-    container: smoke_container.Server
+    container: smoke_container.ServerContainer
 
     def log(self) -> str:
         """Return all that the container has printed."""
@@ -164,17 +167,17 @@ StartServer = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
 @pytest.fixture(scope="session")
-def weights(workspace: Workspace, report: pipeline.Report) -> Path:
+def weights(workspace: Workspace, report: pipeline.BuildReport) -> Path:
     """The tiny random weights, as a hub's cache."""
     assert report.engine
-    with daemon.engine() as (client, _):
+    with docker_client() as client:
         return cpu_device.weights(
             client, workspace, report.engine, lockfile.load(workspace.lock_file)
         )
 
 
 @pytest.fixture(scope="session")
-def start_server(workspace: Workspace, report: pipeline.Report, weights: Path) -> StartServer:
+def start_server(workspace: Workspace, report: pipeline.BuildReport, weights: Path) -> StartServer:
     """How to start the real image on the CPU: flags, variables and mounts (folder to path)."""
     image = report.engine
     assert image
@@ -186,21 +189,16 @@ def start_server(workspace: Workspace, report: pipeline.Report, weights: Path) -
         mounts: Mapping[str, str] | None = None,
         timeout: float = 600,
     ) -> Iterator[Running]:
-        with daemon.engine() as (_, host):
-            setup = smoke_container.Setup(
-                image,
-                workspace.build,
-                environment=cpu_device.ENVIRONMENT | dict(env or {}),
-                mounts={
-                    str(cpu_device.package(workspace)): cpu_device.DEVICE,
-                    str(weights): cpu_device.WEIGHTS,
-                }
-                | dict(mounts or {}),
-                arguments=list(flags),
-            )
-            with smoke_container.created(setup, host) as created:
-                started, _ = smoke_container.start(created, timeout)
-                yield Running(f"http://127.0.0.1:{started.client.port}", started)
+        spec = ContainerSpec(
+            image,
+            environment=cpu_device.ENVIRONMENT | dict(env or {}),
+            mounts=cpu_device.mounts(workspace, weights) | dict(mounts or {}),
+            arguments=tuple(flags),
+            labels=owner_labels(workspace.build, lifetime=24 * 3600),
+        )
+        with smoke_container.created(spec) as created:
+            started, _ = smoke_container.start(created, timeout)
+            yield Running(f"http://127.0.0.1:{started.client.port}", started)
 
     return start
 

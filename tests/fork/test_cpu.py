@@ -1,4 +1,4 @@
-"""The stand-in device inside the real image: its attention, its weights, and where speech ends."""
+"""The CPU device inside the real image: its attention and its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from docker import DockerClient
 
 from higgs_image import lockfile
 from higgs_image.build import pipeline
-from higgs_image.oci import daemon
+from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import cpu_device
 from higgs_image.workspace import Workspace
 
@@ -71,7 +71,7 @@ print("right")
 
 
 @pytest.fixture(scope="module")
-def image(report: pipeline.Report) -> str:
+def image(report: pipeline.BuildReport) -> str:
     assert report.engine
     return report.engine
 
@@ -88,12 +88,12 @@ def run(client: DockerClient, image: str, workspace: Workspace, script: str) -> 
 
 def test_attention_over_the_paged_cache(image: str, workspace: Workspace) -> None:
     """Prompts in chunks, cached beginnings and scattered blocks give what plain attention gives."""
-    with daemon.engine() as (client, _):
+    with docker_client() as client:
         assert run(client, image, workspace, ATTENTION).splitlines()[-1] == "right"
 
 
-def test_the_image_has_nothing_of_it(image: str) -> None:
-    with daemon.engine() as (client, _):
+def test_the_image_does_not_contain_the_device(image: str) -> None:
+    with docker_client() as client:
         look = "import importlib.util as util; print(util.find_spec('higgs_cpu'))"
         said = client.containers.run(
             image, ["-c", look], entrypoint="python3", network_mode="none", remove=True
@@ -113,10 +113,10 @@ def test_weights_are_small_and_the_same_each_time(
     image: str, workspace: Workspace, tmp_path: Path
 ) -> None:
     locked = lockfile.load(workspace.lock_file)
-    with daemon.engine() as (client, _):
+    with docker_client() as client:
         made = cpu_device.weights(client, workspace, image, locked)
         revisions = [f"{x.repo}={x.revision}" for x in locked.weights if x.revision]
-        cpu_device._run(client, workspace, image, tmp_path, revisions)
+        cpu_device.make_weights(client, workspace, image, tmp_path, revisions)
     assert hashes(made) == hashes(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 60e6
     names = {path.name for path in tmp_path.iterdir()}

@@ -499,7 +499,7 @@ BY_VLLM = {"bias beyond the vocabulary", "seed of 65 bits"}
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(x, marks=[] if x in BY_VLLM else [pytest.mark.needs(gate=True)])
+        pytest.param(x, marks=[] if x in BY_VLLM else [pytest.mark.needs(engine_validation=True)])
         for x in REFUSED
     ],
 )
@@ -513,7 +513,7 @@ def test_what_would_end_the_engine_is_refused(engine: Engine, name: str) -> None
     assert engine.run()["a"].mm_token_ids == expected
 
 
-@pytest.mark.needs(gate=True)
+@pytest.mark.needs(engine_validation=True)
 def test_structured_output_is_refused(engine: Engine) -> None:
     from vllm.sampling_params import GuidedDecodingParams
 

@@ -18,7 +18,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="runs inside the image: see test_engine_inside.py")
 
 from higgs_patches.lib import repetition  # noqa: E402
-from higgs_patches.lib.codes import Drawing, draw, shaped  # noqa: E402
+from higgs_patches.lib.frame_sampling import (  # noqa: E402
+    FrameSamplingParams,
+    apply_delay_pattern,
+    sample_frames,
+)
 
 pytestmark = pytest.mark.fork
 
@@ -121,7 +125,7 @@ def test_frames_have_the_forks_shape(forks: Any) -> None:
         codes = frames_near_the_ends(2500, generator)
         _, expected = forks(codes, [begun] * 2500, [0] * 2500)
         state = torch.full((2500,), begun), torch.zeros(2500, dtype=torch.long)
-        assert torch.equal(shaped(codes, *state, BOS, EOS), expected)
+        assert torch.equal(apply_delay_pattern(codes, *state, BOS, EOS), expected)
 
 
 def test_every_frame_ends_one_more_codebook(forks: Any) -> None:
@@ -130,20 +134,22 @@ def test_every_frame_ends_one_more_codebook(forks: Any) -> None:
     speaks = torch.full((2500,), BOOKS)
     for ended in range(1, BOOKS):
         codes = frames_near_the_ends(2500, generator)
-        ours = shaped(codes, speaks, torch.full((2500,), ended), BOS, EOS)
+        ours = apply_delay_pattern(codes, speaks, torch.full((2500,), ended), BOS, EOS)
         assert (ours[:, : ended + 1] == EOS).all()
         codes[:, ended] = EOS  # as the model draws it when it does not err
         _, expected = forks(codes, [BOOKS] * 2500, [ended] * 2500)
-        assert torch.equal(shaped(codes, speaks, torch.full((2500,), ended), BOS, EOS), expected)
+        assert torch.equal(
+            apply_delay_pattern(codes, speaks, torch.full((2500,), ended), BOS, EOS), expected
+        )
 
 
-def settings(count: int, **changes: Any) -> Drawing:
+def settings(count: int, **changes: Any) -> FrameSamplingParams:
     own = {row: torch.Generator().manual_seed(row) for row in range(count)}
     values: dict[str, Any] = {
         "temperature": torch.ones(count), "top_k": None, "top_p": None, "min_p": None,
         "some_greedy": False, "generators": own,
     }  # fmt: skip
-    return Drawing(**values | changes)
+    return FrameSamplingParams(**values | changes)
 
 
 @pytest.mark.parametrize("greedy", [False, True])
@@ -198,15 +204,15 @@ def test_repetitions_are_drawn_again_as_in_the_reference_engine(
         second = torch.empty(int(changed.sum()), CODES).exponential_(generator=numbers)
         rest = torch.ones(BOOKS, CODES)
         rest[changed] = second
-        how = Drawing(
+        how = FrameSamplingParams(
             temperature=None if greedy else torch.tensor([temperature]),
             top_k=torch.tensor([top_k]), top_p=torch.tensor([top_p]), min_p=None,
             some_greedy=greedy, generators={},
         )  # fmt: skip
         windows = counts = None
         if window:
-            limit = repetition.Limit(window, repeats)
-            kept = repetition.Window(limit, BOOKS)
+            limit = repetition.RepetitionLimit(window, repeats)
+            kept = repetition.RepetitionWindow(limit, BOOKS)
             kept.follow(spoken.T.tolist())
             stacked, limits = repetition.stacked([kept], BOOKS)
             windows, counts = torch.from_numpy(stacked), torch.tensor(limits)
@@ -217,8 +223,8 @@ def test_repetitions_are_drawn_again_as_in_the_reference_engine(
                 "exponential_",
                 lambda self, given=given: self.copy_(next(given)[None]),
             )
-            drawn = draw(logits[None], how, windows, counts)
-        ours = shaped(drawn, torch.tensor([BOOKS]), torch.tensor([0]), BOS, EOS)[0]
+            drawn = sample_frames(logits[None], how, windows, counts)
+        ours = apply_delay_pattern(drawn, torch.tensor([BOOKS]), torch.tensor([0]), BOS, EOS)[0]
         assert torch.equal(ours, expected), case
     assert same > 300
     assert again > 300 or window is None
@@ -235,14 +241,17 @@ def test_one_generator_gives_the_numbers_of_the_reference_engine(reference: Any)
         nothing = torch.zeros(BOOKS, 0)
         expected = reference(logits, nothing, False, None, 2, theirs, LogitsProcessorList())
         how = settings(1, generators={0: ours})
-        drawn = draw(logits[None], how)
+        drawn = sample_frames(logits[None], how)
         assert torch.equal(
-            shaped(drawn, torch.tensor([BOOKS]), torch.tensor([0]), BOS, EOS)[0], expected
+            apply_delay_pattern(drawn, torch.tensor([BOOKS]), torch.tensor([0]), BOS, EOS)[0],
+            expected,
         )
 
 
 def test_window_holds_what_was_spoken_last() -> None:
-    window = repetition.Window(repetition.Limit(4, 2), 2, before=[[n, n] for n in range(5, 10)])
+    window = repetition.RepetitionWindow(
+        repetition.RepetitionLimit(4, 2), 2, before=[[n, n] for n in range(5, 10)]
+    )
     assert sorted(window.codes[:, 0].tolist()) == [6, 7, 8, 9]
     frames = [[1, 2]]
     window.follow(frames)
@@ -257,32 +266,34 @@ def test_window_holds_what_was_spoken_last() -> None:
 
 def test_window_begins_empty() -> None:
     """What stands for "no frame yet" equals no code."""
-    window = repetition.Window(repetition.Limit(7, 1), BOOKS)
+    window = repetition.RepetitionWindow(repetition.RepetitionLimit(7, 1), BOOKS)
     codes, limits = repetition.stacked([window, None], BOOKS)
     how = settings(2, temperature=None, some_greedy=True)
     logits = torch.zeros(2, BOOKS, CODES)
     logits[..., 0] = 0.01
-    assert (draw(logits, how, torch.from_numpy(codes), torch.tensor(limits)) == 0).all()
+    assert (sample_frames(logits, how, torch.from_numpy(codes), torch.tensor(limits)) == 0).all()
 
 
 def test_requests_are_held_to_their_own_limits() -> None:
     """In one batch: a window that is too short for the repetition, none, and one that sees it."""
     logits = torch.zeros(3, BOOKS, CODES)
     logits[..., 4] = 0.01  # the likeliest code, but hardly more than any other
-    short, long = (repetition.Window(repetition.Limit(n, 2), BOOKS) for n in (2, 9))
+    short, long = (
+        repetition.RepetitionWindow(repetition.RepetitionLimit(n, 2), BOOKS) for n in (2, 9)
+    )
     spoken = [[4] * BOOKS, [4] * BOOKS, *[[n] * BOOKS for n in range(50, 57)]]
     short.follow(spoken)
     long.follow(spoken)
     codes, limits = repetition.stacked([short, None, long], BOOKS)
     how = settings(3, temperature=None, some_greedy=True)
-    drawn = draw(logits, how, torch.from_numpy(codes), torch.tensor(limits))
+    drawn = sample_frames(logits, how, torch.from_numpy(codes), torch.tensor(limits))
     assert (drawn[:2] == 4).all() and (drawn[2] != 4).any()
 
 
 def test_a_request_with_a_generator_is_drawn_alike_in_any_company() -> None:
     chance = torch.Generator().manual_seed(7)
     mine = torch.randn(BOOKS, CODES, generator=chance)
-    alone = draw(mine[None], settings(1, generators={0: torch.Generator().manual_seed(8)}))
+    alone = sample_frames(mine[None], settings(1, generators={0: torch.Generator().manual_seed(8)}))
     for place in range(4):
         logits = torch.randn(4, BOOKS, CODES, generator=chance)
         logits[place] = mine
@@ -290,13 +301,13 @@ def test_a_request_with_a_generator_is_drawn_alike_in_any_company() -> None:
         if place != 2:
             others[2] = torch.Generator().manual_seed(9)
         how = settings(4, generators=dict(sorted(others.items())))
-        assert torch.equal(draw(logits, how)[place], alone[0])
+        assert torch.equal(sample_frames(logits, how)[place], alone[0])
 
 
 def test_requests_without_a_generator_share_torchs() -> None:
     logits = torch.zeros(50, BOOKS, CODES)
     how = settings(50, generators={0: torch.Generator().manual_seed(1)})
-    first, second = draw(logits, how), draw(logits, how)
+    first, second = sample_frames(logits, how), sample_frames(logits, how)
     assert len(first[1:].unique()) > 200 and (first != second)[1:].float().mean() > 0.9
 
 
@@ -305,7 +316,7 @@ def test_the_likeliest_code_is_always_allowed() -> None:
     logits = torch.randn(20, BOOKS, CODES, generator=chance)
     one, tiny = torch.ones(20), torch.full((20,), 1e-9)
     for changes in ({"min_p": one}, {"top_k": one.int()}, {"top_p": tiny}):
-        assert torch.equal(draw(logits, settings(20, **changes)), logits.argmax(-1))
+        assert torch.equal(sample_frames(logits, settings(20, **changes)), logits.argmax(-1))
 
 
 def test_settings_restrict_the_draw_as_vllms_sampler_does() -> None:
@@ -325,9 +336,9 @@ def test_settings_restrict_the_draw_as_vllms_sampler_does() -> None:
         top_p = torch.rand(count, generator=chance) * 0.9 + 0.1
         min_p = torch.rand(count, generator=chance) * 0.1
         seed = int(torch.randint(0, 2**31, (), generator=chance))
-        how = Drawing(temperature, top_k, top_p, min_p, True, {})
+        how = FrameSamplingParams(temperature, top_k, top_p, min_p, True, {})
         torch.manual_seed(seed)
-        ours = draw(logits, how)
+        ours = sample_frames(logits, how)
         wide = {
             name: value.repeat_interleave(BOOKS)
             for name, value in [("temperature", temperature), ("top_p", top_p), ("min_p", min_p)]

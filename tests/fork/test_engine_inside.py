@@ -35,11 +35,14 @@ def mounts(source: Path) -> dict[str, Path]:
     "name",
     [
         TESTS[0],
-        pytest.param(TESTS[1], marks=pytest.mark.needs(sampling=True, scheduling=True, gate=True)),
+        pytest.param(
+            TESTS[1],
+            marks=pytest.mark.needs(sampling=True, scheduling=True, engine_validation=True),
+        ),
     ],
 )
 def test_inside(
-    name: str, report: pipeline.Report, workspace: Workspace, without: tuple[str, ...]
+    name: str, report: pipeline.BuildReport, workspace: Workspace, without: tuple[str, ...]
 ) -> None:
     """All pass. Without a patch those that need it have to fail, and then this fails."""
     assert report.engine

@@ -42,7 +42,7 @@ PyMODINIT_FUNC PyInit_probe(void) { return PyModule_Create(&module); }
 """
 
 
-def run(report: pipeline.Report, *command: str, stdin: str | None = None) -> str:
+def run(report: pipeline.BuildReport, *command: str, stdin: str | None = None) -> str:
     assert report.pushed is not None
     done = subprocess.run(
         ["docker", "run", "--rm", "-i", "--network", "none", "--entrypoint", command[0],
@@ -54,19 +54,19 @@ def run(report: pipeline.Report, *command: str, stdin: str | None = None) -> str
 
 
 @pytest.fixture(scope="module", autouse=True)
-def pulled(report: pipeline.Report, registry: LocalRegistry) -> None:
+def pulled(report: pipeline.BuildReport, registry: LocalRegistry) -> None:
     """What runs here is what a stranger pulls: the pushed digest."""
     assert report.pushed is not None
     subprocess.run(["docker", "pull", "--quiet", report.pushed.by_digest], check=True)
 
 
-def test_digest_and_sizes(report: pipeline.Report) -> None:
+def test_digest_and_sizes(report: pipeline.BuildReport) -> None:
     assert report.pushed is not None and report.pushed.digest == report.digest
     assert report.compressed_mb < 3000 and max(size for _, size in report.layers) < 1200
     assert report.unpacked_mb is not None and report.unpacked_mb < 6800
 
 
-def test_server_is_imported_inside(report: pipeline.Report) -> None:
+def test_server_is_imported_inside(report: pipeline.BuildReport) -> None:
     """With its kernels, which are linked against the driver's library: a GPU host mounts it."""
     found = json.loads(run(report, "sh", "-c", WITH_DRIVER_STUB, stdin=IMPORTS).splitlines()[-1])
     assert found["vllm"] == f"{SITE}/vllm/__init__.py"
@@ -74,7 +74,7 @@ def test_server_is_imported_inside(report: pipeline.Report) -> None:
     assert found["transformers"].startswith("4.")
 
 
-def test_server_answers_help(report: pipeline.Report) -> None:
+def test_server_answers_help(report: pipeline.BuildReport) -> None:
     text = run(report, "python3", "-m", "vllm.entrypoints.bosonai.api_server", "--help")
     assert "--audio-tokenizer-type" in text
 
@@ -89,7 +89,7 @@ for action in make_arg_parser(FlexibleArgumentParser())._actions:
 """
 
 
-def test_the_start_code_knows_the_servers_flags(report: pipeline.Report) -> None:
+def test_the_entrypoint_knows_the_flags_of_the_server(report: pipeline.BuildReport) -> None:
     """It refuses unknown ones at once. After a change: write the difference into that file."""
     printed = run(report, "python3", "-", stdin=FLAGS).splitlines()
     found = sorted(line.split()[1] for line in printed if line.startswith("flag "))
@@ -97,7 +97,7 @@ def test_the_start_code_knows_the_servers_flags(report: pipeline.Report) -> None
     assert found == listed.read_text().split()
 
 
-def test_it_starts_by_its_own_start_code(report: pipeline.Report) -> None:
+def test_the_image_starts_by_its_entrypoint(report: pipeline.BuildReport) -> None:
     assert report.pushed is not None
     command = ["docker", "run", "--rm", "--network", "none", report.pushed.by_digest]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
@@ -106,7 +106,7 @@ def test_it_starts_by_its_own_start_code(report: pipeline.Report) -> None:
     assert refused.returncode == 10 and "sees no NVIDIA GPU" in refused.stderr
 
 
-def test_bytecode_is_there_for_what_is_in_the_image(report: pipeline.Report) -> None:
+def test_every_module_in_the_image_has_bytecode(report: pipeline.BuildReport) -> None:
     """The server's own modules and the packages': nothing is compiled when it starts."""
     script = (
         "import importlib.util as u, pathlib, sys\n"
@@ -121,7 +121,7 @@ def test_bytecode_is_there_for_what_is_in_the_image(report: pipeline.Report) -> 
     assert run(report, "python3", "-c", script).splitlines()[-1] == "valid"
 
 
-def test_what_triton_needs_at_run_time(report: pipeline.Report) -> None:
+def test_the_compiler_that_triton_needs_is_in_the_image(report: pipeline.BuildReport) -> None:
     """It compiles its launcher with the C compiler and Python's headers, and calls ptxas."""
     build = (
         "cat > /tmp/probe.c && gcc -shared -fPIC -O3 $(python3 -c 'import sysconfig; "
@@ -134,17 +134,17 @@ def test_what_triton_needs_at_run_time(report: pipeline.Report) -> None:
     assert "/sbin/ldconfig" in run(report, "sh", "-c", "ls /sbin/ldconfig")
 
 
-def test_every_sound_format_can_be_written(report: pipeline.Report) -> None:
+def test_every_sound_format_can_be_written(report: pipeline.BuildReport) -> None:
     for encoder in ("libmp3lame", "libopus", "aac", "flac"):
         command = f"-v error -f lavfi -i sine=d=0.2 -c:a {encoder} -f matroska -".split()
         done = run(report, "sh", "-c", "ffmpeg " + " ".join(command) + " | wc -c")
         assert int(done) > 500, encoder
 
 
-def test_fork_lies_over_the_wheel(report: pipeline.Report, workspace) -> None:  # type: ignore[no-untyped-def]
-    mended = workspace.build / "patched" / "vllm/v1/worker/gpu_model_runner.py"
+def test_the_fork_replaces_files_of_the_wheel(report: pipeline.BuildReport, workspace) -> None:  # type: ignore[no-untyped-def]
+    patched = workspace.build / "patched" / "vllm/v1/worker/gpu_model_runner.py"
     own = workspace.source / "fork" / "vllm/entrypoints/bosonai/serving_chat.py"
-    for file, root in ((mended, workspace.build / "patched"), (own, workspace.source / "fork")):
+    for file, root in ((patched, workspace.build / "patched"), (own, workspace.source / "fork")):
         assert run(report, "cat", f"{SITE}/{file.relative_to(root)}") == file.read_text()
     package = "boson_multimodal/audio_processing/higgs_audio_tokenizer.py"
     assert run(report, "cat", f"{SITE}/{package}").strip()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from higgs_image.smoke.container import NotReady
+from higgs_image.smoke.container import NotReadyError
 from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1200)]
@@ -61,7 +61,7 @@ def test_an_engine_that_is_killed_while_it_loads_ends_the_container(
     mounts = {str(tmp_path / "kill.py"): "/mnt/kill.py",
               str(tmp_path / "pre_start.sh"): "/pre_start.sh"}  # fmt: skip
     with (
-        pytest.raises(NotReady, match="ended with status 1 ") as ended,
+        pytest.raises(NotReadyError, match="ended with status 1 ") as ended,
         start_server(mounts=mounts, timeout=120),
     ):
         pass

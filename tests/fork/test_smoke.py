@@ -21,11 +21,10 @@ from higgs_image.build.overrides import Overrides
 from higgs_image.demo import demo
 from higgs_image.host import base_image
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import daemon
+from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import container as smoke_container
 from higgs_image.smoke import cpu_device, runner, session
-from higgs_image.smoke.checks import Context
-from higgs_image.smoke.client import Client
+from higgs_image.smoke.checks.model import ImageUnderTest
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import FAULTS, TRANSFORMERS_5, is_caught, variant
@@ -38,13 +37,13 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
 
 
 @pytest.fixture(scope="module")
-def client(report: pipeline.Report) -> Iterator[DockerClient]:
-    with daemon.engine() as (found, _):
+def client(report: pipeline.BuildReport) -> Iterator[DockerClient]:
+    with docker_client() as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def image(report: pipeline.Report, client: DockerClient, workspace: Workspace) -> str:
+def image(report: pipeline.BuildReport, client: DockerClient, workspace: Workspace) -> str:
     """The real image; weights for the CPU are made in it, as a broken one might not be able to."""
     assert report.engine
     cpu_device.weights(client, workspace, report.engine, lockfile.load(workspace.lock_file))
@@ -53,7 +52,7 @@ def image(report: pipeline.Report, client: DockerClient, workspace: Workspace) -
 
 @pytest.fixture(scope="module")
 def record(workspace: Workspace, image: str) -> Record:
-    return session.run(workspace, session.Options(image, "cpu", timeout=600))[0]
+    return session.run(workspace, session.SmokeOptions(image, "cpu", timeout=600))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +60,7 @@ def test_check(name: str, record: Record) -> None:
     expect(record, name)
 
 
-def test_the_record_names_the_very_image(record: Record, report: pipeline.Report) -> None:
+def test_the_record_names_the_very_image(record: Record, report: pipeline.BuildReport) -> None:
     assert record.passed, record.reason
     assert record.image.digest == report.digest
     assert record.image.lock_sha256
@@ -77,7 +76,7 @@ def test_a_broken_variant_is_caught(
 ) -> None:
     with variant(client, image, fault) as broken:
         made = FAULTS[fault].failing | NEIGHBOURS
-        options = session.Options(broken, "cpu", timeout=600, only=frozenset(made))
+        options = session.SmokeOptions(broken, "cpu", timeout=600, only=frozenset(made))
         found, _ = session.run(workspace, options)
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
@@ -85,7 +84,7 @@ def test_a_broken_variant_is_caught(
 
 
 NEIGHBOURS = {"health", "models", "speech-pcm", "speech-wav", "speech-mp3", "bad-requests"}
-"""Checks that are made for each, and may fail only where they have to: those that take little."""
+"""Quick checks that run for each fault, and fail only where they have to."""
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ NEIGHBOURS = {"health", "models", "speech-pcm", "speech-wav", "speech-mp3", "bad
         (404, r"status 22 before it was healthy: the hub has no \S+ at \w+ \(404\): "),
     ],
 )
-def test_what_the_hub_refuses_is_told(
+def test_a_refusal_of_the_hub_is_reported(
     status: int, reason: str, image: str, client: DockerClient, workspace: Workspace
 ) -> None:
     gateway = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
@@ -103,7 +102,7 @@ def test_what_the_hub_refuses_is_told(
     hub.hub.failures.append(Failure("/api/models/", status))
     asks = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": "/tmp/hub"}
     try:
-        found, _ = session.run(workspace, session.Options(image, "cpu", environment=asks))
+        found, _ = session.run(workspace, session.SmokeOptions(image, "cpu", environment=asks))
     finally:
         hub.shutdown()
     assert hub.hub.asked and found.verdict == "fail"
@@ -113,7 +112,7 @@ def test_what_the_hub_refuses_is_told(
 
 @pytest.fixture
 def unpatched(
-    workspace: Workspace, report: pipeline.Report, registry: LocalRegistry
+    workspace: Workspace, report: pipeline.BuildReport, registry: LocalRegistry
 ) -> Iterator[str]:
     """The real image without any of the patches."""
     patches = lockfile.load(workspace.lock_file).patches
@@ -122,9 +121,9 @@ def unpatched(
     usual = Overrides(base_image=base, extra_ca=demo.environment_ca(os.environ))
     bare = dataclasses.replace(usual, without=tuple(patches.sha256))
 
-    def build(overrides: Overrides) -> pipeline.Report:
+    def build(overrides: Overrides) -> pipeline.BuildReport:
         return pipeline.run(
-            pipeline.Request(workspace, "fork-test", compression="zstd", overrides=overrides)
+            pipeline.BuildRequest(workspace, "fork-test", compression="zstd", overrides=overrides)
         )
 
     made = build(bare).engine
@@ -134,16 +133,16 @@ def unpatched(
     build(usual)  # the layout of the others
 
 
-def test_without_the_patches_it_fails_where_they_mend(unpatched: str, workspace: Workspace) -> None:
+def test_without_the_patches_their_checks_fail(unpatched: str, workspace: Workspace) -> None:
     """Containers and types of speech, three formats, bad requests, and the idle server.
 
-    That it starts without flags is the start code's merit, too: it gives the server paths.
+    It starts without flags thanks to the entrypoint, which gives the server paths.
     """
-    found, _ = session.run(workspace, session.Options(unpatched, "cpu", timeout=600))
+    found, _ = session.run(workspace, session.SmokeOptions(unpatched, "cpu", timeout=600))
     assert found.verdict == "fail"
     assert {check.name for check in found.checks if check.verdict == "fail"} == {
         "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
-        "at-once", "custom-voice", "bad-requests", "idle-cpu",
+        "texts", "streaming", "at-once", "custom-voice", "bad-requests", "idle-cpu",
     }  # fmt: skip
 
 
@@ -157,7 +156,7 @@ def transformers_5(image: str, client: DockerClient, tmp_path: Path) -> Iterator
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode != 0:
-        pytest.skip(f"transformers 5 cannot be had: {done.stderr[-300:]}")
+        pytest.skip(f"transformers 5 cannot be installed: {done.stderr[-300:]}")
     wanted = ("transformers", "huggingface_hub", "tokenizers")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -180,7 +179,7 @@ def transformers_5(image: str, client: DockerClient, tmp_path: Path) -> Iterator
 
 
 def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> None:
-    found, folder = session.run(workspace, session.Options(transformers_5, "cpu", timeout=600))
+    found, folder = session.run(workspace, session.SmokeOptions(transformers_5, "cpu", timeout=600))
     assert found.verdict == "fail"
     failed = {check.name for check in found.checks if check.verdict == "fail"}
     assert failed == TRANSFORMERS_5.failing
@@ -191,27 +190,28 @@ def test_transformers_5_is_caught(transformers_5: str, workspace: Workspace) -> 
 @pytest.fixture(scope="module")
 def proxied(
     image: str, client: DockerClient, workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[smoke_container.Server]:
+) -> Iterator[smoke_container.ServerContainer]:
     """The real image behind the proxy, to which one fault after the other is given."""
     folder = tmp_path_factory.mktemp("proxied")
-    with daemon.engine() as (_, host), variant(client, image, "none") as made:
-        options = session.Options(made, "cpu")
-        setup = session.setup_for(client, workspace, options, made, "cpu", folder)
-        with smoke_container.created(setup, host) as handle:
+    with variant(client, image, "none") as made:
+        options = session.SmokeOptions(made, "cpu")
+        spec = session.tested_spec(client, workspace, options, made, "cpu", folder)
+        with smoke_container.created(spec) as handle:
             yield smoke_container.start(handle, 600)[0]
 
 
 LAST = {"hangs"}
-"""Its requests stay."""
+"""Its requests stay open."""
 
 
 @pytest.mark.parametrize("fault", [*sorted(FAULTS.keys() - FROM_THE_START - LAST), *LAST])
 def test_a_fault_that_comes_later_is_caught(
-    fault: str, proxied: smoke_container.Server, tmp_path: Path
+    fault: str, proxied: smoke_container.ServerContainer, tmp_path: Path
 ) -> None:
     proxied.container.exec_run(["sh", "-c", f"echo {fault} > /fault"])
-    proxied.client = Client(proxied.client.port, patience=10)
+    timeout = 60.0 if fault == "slow-mp3" else 10.0
+    proxied.client = dataclasses.replace(proxied.client, timeout=timeout)
     only = frozenset(FAULTS[fault].failing | NEIGHBOURS)
-    found = runner.make(Context(proxied, tmp_path, real=False), "cpu", only)
+    found = runner.run_checks(ImageUnderTest(proxied, tmp_path, "cpu"), only)
     failed = {check.name: check.reason for check in found if check.verdict == "fail"}
     assert is_caught(fault, set(failed)), failed

@@ -94,7 +94,7 @@ def test_second_run_is_offline_and_quick(
     assert time.monotonic() - began < 3
 
 
-def test_one_changed_byte_is_noticed_and_repaired(
+def test_one_changed_byte_is_repaired(
     pinned: Lock, fetched: source.Source, fresh: Workspace
 ) -> None:
     path = fetched.submodule / "boson_multimodal" / "__init__.py"
@@ -114,7 +114,7 @@ def test_another_base_is_refused(pinned: Lock, fetched: source.Source, tmp_path:
         source.ensure(workspace, lockfile.load(other))
 
 
-def test_a_commit_that_is_not_there(pinned: Lock, tmp_path: Path) -> None:
+def test_a_missing_commit_is_named(pinned: Lock, tmp_path: Path) -> None:
     other = tmp_path / "versions.lock"
     other.write_text(pinned.path.read_text().replace(pinned.fork.commit, "0" * 39 + "1"))
     workspace = Workspace(tmp_path / "build", other, Workspace.default().layers_file)

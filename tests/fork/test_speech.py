@@ -280,7 +280,7 @@ def test_unknown_fields_and_nulls_are_ignored(server: Any, request_body: dict[st
 # -- errors ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.needs(speech=True, errors=True)
+@pytest.mark.needs(speech=True, error_format=True)
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
@@ -318,7 +318,7 @@ def test_what_cannot_be_served_is_refused(
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        pytest.param("input", ["a"], "valid string", marks=pytest.mark.needs(errors=True)),
+        pytest.param("input", ["a"], "valid string", marks=pytest.mark.needs(error_format=True)),
         pytest.param("input", "<|AUDIO|>", "special tokens", marks=pytest.mark.needs(speech=True)),
         pytest.param("voice", "nobody", "Voices: ", marks=pytest.mark.needs(speech=True)),
     ],
@@ -359,7 +359,7 @@ def test_a_broken_answer_is_cut(server: Any, request_body: dict[str, Any]) -> No
     assert len(speak(server, request_body, response_format="mp3")) > 1000
 
 
-@pytest.mark.needs(errors=True)
+@pytest.mark.needs(error_format=True)
 def test_a_broken_answer_is_cut_behind_an_api_key_too(
     start_server: Any, request_body: dict[str, Any]
 ) -> None:

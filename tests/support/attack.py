@@ -67,8 +67,8 @@ class Attack:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the makers of requests need: a source of chance, the model, a forbidden address.
+class AttackContext:
+    """What the makers of requests need: an RNG, the model, a forbidden address.
 
     Attributes:
         private: host and port from which nothing may be fetched.
@@ -79,13 +79,13 @@ class Setting:
     private: str
 
 
-Make = Callable[[Setting], Attack]
+Make = Callable[[AttackContext], Attack]
 
 
 # -- good requests, to be spoiled ------------------------------------------------------------------
 
 
-def speech(at: Setting, **fields: Any) -> dict[str, Any]:
+def speech(at: AttackContext, **fields: Any) -> dict[str, Any]:
     """The fields of a good request for speech."""
     return {
         "model": at.model,
@@ -97,7 +97,7 @@ def speech(at: Setting, **fields: Any) -> dict[str, Any]:
     }
 
 
-def chat(at: Setting, **fields: Any) -> dict[str, Any]:
+def chat(at: AttackContext, **fields: Any) -> dict[str, Any]:
     """The fields of a good chat request."""
     return {
         "model": at.model,
@@ -108,7 +108,7 @@ def chat(at: Setting, **fields: Any) -> dict[str, Any]:
     }
 
 
-def with_audio(at: Setting, data: bytes) -> dict[str, Any]:
+def with_audio(at: AttackContext, data: bytes) -> dict[str, Any]:
     """The fields of a chat request with reference audio."""
     encoded = base64.b64encode(data).decode()
     part = {"type": "input_audio", "input_audio": {"data": encoded, "format": "wav"}}
@@ -126,5 +126,5 @@ def posted(name: str, path: str, fields: Any, **more: Any) -> Attack:
     return Attack(name, "", path, body=json.dumps(fields).encode(), **more)
 
 
-def either(at: Setting) -> tuple[str, dict[str, Any]]:
+def either(at: AttackContext) -> tuple[str, dict[str, Any]]:
     return at.chance.choice([(SPEECH, speech(at)), (CHAT, chat(at))])

@@ -8,7 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 from tests.support import hostile_audio, hostile_http
-from tests.support.attack import CHAT, SPEECH, Attack, Make, Setting, chat, either, posted, speech
+from tests.support.attack import (
+    CHAT,
+    SPEECH,
+    Attack,
+    AttackContext,
+    Make,
+    chat,
+    either,
+    posted,
+    speech,
+)
 
 
 def attacks(seed: int, count: int, model: str, private: str, only: str = "") -> Iterator[Attack]:
@@ -28,7 +38,7 @@ def attacks(seed: int, count: int, model: str, private: str, only: str = "") -> 
             [name for name, weight in _WEIGHTS.items() if name in families for _ in range(weight)]
         )
         own = random.Random(chance.getrandbits(64))
-        attack = families[family](Setting(own, model, private))
+        attack = families[family](AttackContext(own, model, private))
         yield replace(attack, family=family, name=f"{number} {family}: {attack.name}")
 
 
@@ -44,7 +54,7 @@ SPECIAL = [
 ]
 
 
-def _tokens(at: Setting) -> Attack:
+def _tokens(at: AttackContext) -> Attack:
     token = at.chance.choice(SPECIAL)
     text = at.chance.choice([token, f"a {token} b", f"{token}a", f"a\n{token}\n"])
     places = {
@@ -165,7 +175,7 @@ CHAT_NUMBERS = [
 ]
 
 
-def _numbers(at: Setting) -> Attack:
+def _numbers(at: AttackContext) -> Attack:
     path, fields = either(at)
     names = SPEECH_NUMBERS if path == SPEECH else CHAT_NUMBERS
     for name in at.chance.sample(names, at.chance.choice([1, 1, 2, 3])):
@@ -246,7 +256,7 @@ TEXTS = [
 """What people, programs and enemies write."""
 
 
-def _text(at: Setting) -> Attack:
+def _text(at: AttackContext) -> Attack:
     text = at.chance.choice(TEXTS)
     places = {
         "input": (SPEECH, speech(at, input=text)),
@@ -342,7 +352,7 @@ FIELDS = [
 ]
 
 
-def _types(at: Setting) -> Attack:
+def _types(at: AttackContext) -> Attack:
     path, fields = either(at)
     touched = at.chance.sample(FIELDS, at.chance.randint(1, 3))
     for name in touched:
@@ -362,7 +372,7 @@ def _types(at: Setting) -> Attack:
     return posted(f"{path[4:]} {ascii(shown)[:150]}", path, fields)
 
 
-def _unsupported(at: Setting) -> Attack:
+def _unsupported(at: AttackContext) -> Attack:
     function = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     field_, value = at.chance.choice(
         [

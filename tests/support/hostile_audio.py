@@ -7,7 +7,7 @@ import io
 import struct
 from collections.abc import Callable
 
-from tests.support.attack import CHAT, Attack, Setting, chat, posted, with_audio
+from tests.support.attack import CHAT, Attack, AttackContext, chat, posted, with_audio
 
 # -- audio -----------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ def chunked_wav(name: bytes, size: int, data: bytes) -> bytes:
     return good[:12] + name + struct.pack("<I", size) + data + good[12:]
 
 
-def _sound(at: Setting) -> tuple[str, bytes]:
+def _sound(at: AttackContext) -> tuple[str, bytes]:
     chance = at.chance
     noise = chance.randbytes(chance.choice([1, 50, 5000, 60_000]))
     nan, inf = struct.pack("<f", float("nan")), struct.pack("<f", float("inf"))
@@ -143,7 +143,7 @@ def _sound(at: Setting) -> tuple[str, bytes]:
     return name, sound
 
 
-def audio(at: Setting) -> Attack:
+def audio(at: AttackContext) -> Attack:
     """Reference audio of any kind of badness, in any wrapping."""
     name, data = _sound(at)
     fields = with_audio(at, data)
@@ -170,7 +170,7 @@ def audio(at: Setting) -> Attack:
     return posted(f"{name}, {len(data)} bytes", CHAT, fields)
 
 
-def urls(at: Setting) -> Attack:
+def urls(at: AttackContext) -> Attack:
     """A URL instead of audio: of private addresses, of files, of nothing."""
     own = f"127.0.0.1:{OWN_PORT}{OWN_PATH}"
     url = at.chance.choice(

@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tests.support.attack import CHAT, Attack, Setting, either, posted, with_audio
+from tests.support.attack import CHAT, Attack, AttackContext, either, posted, with_audio
 from tests.support.hostile_audio import wav
 
 # -- bytes -----------------------------------------------------------------------------------------
 
 
-def body(at: Setting) -> Attack:
+def body(at: AttackContext) -> Attack:
     """A body that is no JSON, or only just."""
     path, fields = either(at)
     good = json.dumps(fields).encode()
@@ -66,7 +66,7 @@ def body(at: Setting) -> Attack:
 # -- HTTP ------------------------------------------------------------------------------------------
 
 
-def http(at: Setting) -> Attack:
+def http(at: AttackContext) -> Attack:
     """A request that is no HTTP, or odd HTTP."""
     path, fields = either(at)
     good = json.dumps(fields).encode()
@@ -208,7 +208,7 @@ def http(at: Setting) -> Attack:
     )
 
 
-def same_id(at: Setting) -> Attack:
+def same_id(at: AttackContext) -> Attack:
     """Two requests at once that have one id."""
     path, fields = either(at)
     if path == CHAT:
@@ -218,7 +218,7 @@ def same_id(at: Setting) -> Attack:
     )
 
 
-def hang_up(at: Setting) -> Attack:
+def hang_up(at: AttackContext) -> Attack:
     """A client that leaves in the middle."""
     path, fields = either(at)
     fields["max_tokens"] = 300
@@ -243,7 +243,7 @@ ROUTES = [
 """Other routes of vLLM's servers and of OpenAI's API, whether or not this one has them."""
 
 
-def routes(at: Setting) -> Attack:
+def routes(at: AttackContext) -> Attack:
     """A request to another route than the two that speak."""
     _, fields = either(at)
     path = at.chance.choice(ROUTES)

@@ -18,6 +18,7 @@ from higgs_image.lockfile import Lock
 from higgs_image.oci import layout
 from higgs_image.oci.layout import BuiltImage
 from higgs_image.smoke import record as smoke_record
+from higgs_image.verdict import Verdict
 
 CLEAN = Checkout("c" * 40, (), "https://git.invalid/project.git")
 
@@ -152,13 +153,15 @@ def smoke(digest: str, kind: str = "gpu", verdict: str = "pass") -> bytes:
     """The record of a smoke test."""
     figures: smoke_record.Measured = {"first_audio_s": 0.5}
     checks = [
-        smoke_record.Check(name, verdict, True, measured=figures if name == "speech-wav" else {})  # type: ignore[arg-type]
+        smoke_record.CheckResult(
+            name, Verdict(verdict), True, measured=figures if name == "speech-wav" else {}
+        )
         for name in sorted(smoke_record.REQUIRED[kind])  # type: ignore[index]
     ]
     overall, reason = smoke_record.overall(checks)
     record = smoke_record.Record(
-        smoke_record.SCHEMA, overall, reason, smoke_record.Image("image", digest),
-        smoke_record.Device(kind, "NVIDIA L40S"),  # type: ignore[arg-type]
+        smoke_record.SCHEMA, overall, reason, smoke_record.SmokeImage("image", digest),
+        smoke_record.SmokeDevice(kind, "NVIDIA L40S"),  # type: ignore[arg-type]
         datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), 12.0, checks,
     )  # fmt: skip
     return msgspec.json.encode(record)

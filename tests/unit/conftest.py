@@ -1,6 +1,6 @@
 """What the unit tests share: a small fork with a submodule in real git repositories, and its lock.
 
-The lock names https URLs; git's own insteadOf leads them to folders below tmp_path.
+The lock has https URLs; git's insteadOf redirects them to folders below tmp_path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from higgs_image import lockfile
-from higgs_image.files import sha256_file, tree_sha256
+from higgs_image.files import sha256_file
 from higgs_image.lockfile import Lock
 from higgs_image.workspace import PROJECT, Workspace
 
@@ -110,9 +110,13 @@ class Upstream:
         return git(repo or self.fork, "rev-parse", what)
 
 
+def covered(key: str, path: Path) -> str:
+    return (lockfile.input_sha256 if key == "input" else sha256_file)(path)
+
+
 @dataclass
 class Project:
-    """A workspace below tmp_path with a lock of its own, on the project's templates and recipe."""
+    """A workspace below tmp_path with its own lock, on the project's templates and recipe."""
 
     workspace: Workspace
     upstream: Upstream
@@ -133,10 +137,10 @@ class Project:
         }
         write(folder, {v: REQUIREMENTS.get(k, f"# {k}\n") for k, v in paths.items()})
         python = "\n".join(
-            f'{k} = "{v}"\n{k}_sha256 = "{sha256_file(folder / v)}"' for k, v in paths.items()
+            f'{k} = "{v}"\n{k}_sha256 = "{covered(k, folder / v)}"' for k, v in paths.items()
         )
         up = self.upstream
-        recipe = tree_sha256([PROJECT / "templates"], PROJECT)
+        recipe = lockfile.recipe_sha256([PROJECT / "templates"], PROJECT)
         trees = {name: up.tree(f"HEAD:{name}") for name in ("csrc", "cmake", "CMakeLists.txt")}
         self.workspace.lock_file.write_text(
             LOCK.format(
@@ -229,7 +233,7 @@ sha256   =   "{recipe}" # kept by invoke lock
 
 
 def isolate_git(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let git see nothing of the person's own settings."""
+    """Hide the user's git settings."""
     home = root / "home"
     home.mkdir(exist_ok=True)
     for name in [x for x in os.environ if x.startswith("GIT_")]:
@@ -326,7 +330,7 @@ unpacked_mb = 50
 
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
-    """Tasks give the package's logger a handler of their own; take it away again."""
+    """Remove the handler that tasks add to the package's logger."""
     yield
     logger = logging.getLogger("higgs_image")
     logger.handlers.clear()

@@ -124,6 +124,18 @@ def test_workflows_are_listed() -> None:
     assert names <= listed("docs/ci.md", "# CI")
 
 
+def test_patches_are_listed() -> None:
+    page = (PROJECT / "docs" / "patches.md").read_text()
+    folder = PROJECT / "docker" / "patches" / "higgs_patches" / "patches"
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert names <= listed("docs/patches.md", "## Proof")
+    rows = page.partition("## Defects")[2].partition("\n## ")[0]
+    assert [x for x in sorted(names) if f"`{x}`" not in rows] == []
+    tests = set(re.findall(r"`(test_\w+\.py)`", rows))
+    folders = [PROJECT / "tests" / "fork", PROJECT / "tests" / "unit" / "patches"]
+    assert [x for x in sorted(tests) if not any((y / x).exists() for y in folders)] == []
+
+
 def test_smoke_checks_are_listed() -> None:
     assert REQUIRED["gpu"] <= listed("docs/smoke-test.md", "## Checks")
 

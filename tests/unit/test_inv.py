@@ -77,18 +77,18 @@ def test_first_run_makes_the_environment(sandbox: Sandbox) -> None:
     assert calls[-1] == f"python -m invoke --search-root {sandbox.root} build --push a b"
 
 
-def test_second_run_hands_over_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_second_run_starts_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.run("--list")
     code, calls, err = sandbox.run("--list", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert calls == [f"python -m invoke --search-root {sandbox.root} --list"]
 
 
-def test_exit_status_is_the_tasks(sandbox: Sandbox) -> None:
+def test_exit_status_is_passed_on(sandbox: Sandbox) -> None:
     assert sandbox.run("build", TASK_FAILS="31")[0] == 31
 
 
-def test_changed_lock_makes_it_anew(sandbox: Sandbox) -> None:
+def test_changed_lock_recreates_the_environment(sandbox: Sandbox) -> None:
     sandbox.run("--list")
     (sandbox.root / ".venv/old").touch()
     (sandbox.root / "requirements/dev.txt").write_text("x==2\n")
@@ -97,7 +97,7 @@ def test_changed_lock_makes_it_anew(sandbox: Sandbox) -> None:
     assert installs(sandbox.run("--list")[1]) == []
 
 
-def test_interrupted_run_is_made_good(sandbox: Sandbox) -> None:
+def test_interrupted_run_is_repaired(sandbox: Sandbox) -> None:
     code, calls, _ = sandbox.run("--list", PIP_FAILS="1")
     assert code != 0
     assert not [call for call in calls if "invoke" in call]
@@ -106,7 +106,7 @@ def test_interrupted_run_is_made_good(sandbox: Sandbox) -> None:
     assert len(installs(calls)) == 1
 
 
-def test_environment_without_python_is_made_anew(sandbox: Sandbox) -> None:
+def test_broken_interpreter_recreates_the_environment(sandbox: Sandbox) -> None:
     """As after an upgrade of Debian: the interpreter that it links to is gone."""
     sandbox.run("--list")
     python = sandbox.root / ".venv/bin/python"
@@ -124,14 +124,14 @@ def test_environment_without_python_is_made_anew(sandbox: Sandbox) -> None:
         ({"PYTHON": "no-such-python"}, "no no-such-python on PATH"),
     ],
 )
-def test_what_is_missing_is_said(sandbox: Sandbox, env: dict[str, Any], part: str) -> None:
+def test_unsuitable_python_is_named(sandbox: Sandbox, env: dict[str, Any], part: str) -> None:
     code, _, err = sandbox.run("--list", **env)
     assert code == 21
     assert part in err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user is told; root gets it installed")
-def test_root_gets_venv_installed(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_root_installs_python3_venv(sandbox: Sandbox, tmp_path: Path) -> None:
     """Debian keeps it apart; an apt-get in its place writes down what is asked for."""
     apt = tmp_path / "bin" / "apt-get"
     apt.parent.mkdir()
@@ -145,6 +145,23 @@ def test_root_gets_venv_installed(sandbox: Sandbox, tmp_path: Path) -> None:
     assert asked[1].endswith("python3-venv")
 
 
-def test_it_is_plain_sh() -> None:
+def test_inv_is_posix_shell() -> None:
     subprocess.run(["sh", "-n", PROJECT / "inv"], check=True)
     assert (PROJECT / "inv").read_text().startswith("#!/bin/sh\n")
+
+
+def test_line_endings_survive_a_clone_for_windows(tmp_path: Path) -> None:
+    def git(*arguments: str, at: Path) -> None:
+        identity = ("-c", "user.name=x", "-c", "user.email=x@example.invalid")
+        subprocess.run(["git", *identity, *arguments], cwd=at, check=True, capture_output=True)
+
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    for name in (".gitattributes", "inv", "tasks.py"):
+        shutil.copy2(PROJECT / name, origin / name)
+    git("init", "--quiet", at=origin)
+    git("add", ".", at=origin)
+    git("commit", "--quiet", "--message", "x", at=origin)
+    git("clone", "--quiet", "-c", "core.autocrlf=true", str(origin), "clone", at=tmp_path)
+    for name in ("inv", "tasks.py"):
+        assert b"\r" not in (tmp_path / "clone" / name).read_bytes()

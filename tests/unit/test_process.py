@@ -122,7 +122,7 @@ def test_missing_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/no-such-place")
     with pytest.raises(ToolMissingError, match="skopeo is not installed") as caught:
         process.run(["skopeo", "--version"])
-    assert "./inv engine" in caught.value.hint
+    assert "./inv install-docker" in caught.value.hint
     assert caught.value.exit_code == 21
     with pytest.raises(ToolMissingError) as caught:
         process.run(["no-such-program"])

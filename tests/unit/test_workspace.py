@@ -52,11 +52,13 @@ def holder(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
     child.stdout.close()
 
 
-def test_busy(workspace: Workspace, holder: subprocess.Popen[str]) -> None:
+def test_a_busy_workspace_is_an_error_after_the_timeout(
+    workspace: Workspace, holder: subprocess.Popen[str]
+) -> None:
     began = time.monotonic()
     with (
         pytest.raises(BusyError, match="another run has been busy with source for 0 s") as caught,
-        workspace.exclusive("source", patience=0.2),
+        workspace.exclusive("source", timeout=0.2),
     ):
         pytest.fail("entered")
     assert 0.1 < time.monotonic() - began < 3
@@ -66,7 +68,7 @@ def test_busy(workspace: Workspace, holder: subprocess.Popen[str]) -> None:
 
 
 def test_parts_are_independent(workspace: Workspace, holder: subprocess.Popen[str]) -> None:
-    with workspace.exclusive("context", patience=0.1):
+    with workspace.exclusive("context", timeout=0.1):
         pass
 
 
@@ -75,16 +77,16 @@ def test_lock_ends_with_its_holder(
     workspace: Workspace, holder: subprocess.Popen[str], sign: signal.Signals
 ) -> None:
     threading.Timer(0.2, holder.send_signal, [sign]).start()
-    with workspace.exclusive("source", patience=10):
+    with workspace.exclusive("source", timeout=10):
         assert holder.wait(5) == -sign
-    with workspace.exclusive("source", patience=0):
+    with workspace.exclusive("source", timeout=0):
         pass  # and nothing is left that would hinder the next
 
 
 def test_lock_is_released_by_an_error(workspace: Workspace) -> None:
     with pytest.raises(ValueError, match="x"), workspace.exclusive("source"):
         raise ValueError("x")
-    with workspace.exclusive("source", patience=0):
+    with workspace.exclusive("source", timeout=0):
         pass
 
 
@@ -104,7 +106,7 @@ def test_damaged_state_counts_as_none(workspace: Workspace, content: bytes) -> N
     assert workspace.read_state("build") == {}
 
 
-def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_write_is_complete_or_does_not_happen(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file"
     write_atomically(path, b"old")
     before = path.stat().st_ino
@@ -178,3 +180,73 @@ def test_default_paths() -> None:
     assert default.context == PROJECT / "build/context"
     assert default.layout("zstd") == PROJECT / "build/oci-zstd"
     assert os.access(PROJECT / "inv", os.X_OK)
+
+
+# --- temporary folders
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from higgs_image.workspace import Workspace
+with Workspace(Path(sys.argv[1]), Path(), Path()).scratch("verify") as folder:
+    (folder / "large").write_text("x")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_temporary_folder_is_removed_also_after_an_error(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="x"), workspace.scratch("verify") as folder:
+        assert list(folder.iterdir()) == []
+        assert folder.is_relative_to(workspace.build)
+        raise ValueError("x")
+    assert list((workspace.build / "tmp").iterdir()) == []
+
+
+def test_folders_of_killed_runs_are_removed_and_those_of_running_ones_kept(
+    workspace: Workspace,
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, workspace.build], cwd=PROJECT)
+    assert len(list((workspace.build / "tmp").iterdir())) == 1
+    with workspace.scratch("first") as first, workspace.scratch("second") as second:
+        assert first.is_dir()
+        assert sorted((workspace.build / "tmp").iterdir()) == [first, second]
+
+
+SCRATCH = """
+import sys, time
+from pathlib import Path
+from higgs_image.workspace import Workspace
+with Workspace(Path(sys.argv[1]), Path(), Path()).scratch("verify") as folder:
+    (folder / "layer").write_bytes(bytes(1000))
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_scratch_of_a_killed_run_is_removed_by_the_next(workspace: Workspace) -> None:
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", SCRATCH, str(workspace.build)],
+            stdout=subprocess.PIPE, text=True, cwd=PROJECT,
+        )  # fmt: skip
+        assert child.stdout
+        return child, Path(child.stdout.readline().strip())
+
+    (dead, left), (alive, used) = start(), start()
+    try:
+        dead.kill()
+        dead.wait()
+        assert (left / "layer").is_file(), "nobody has removed it yet"
+        with workspace.scratch("verify") as folder:
+            assert folder.is_dir() and folder.is_relative_to(workspace.build)
+            assert not left.exists() and (used / "layer").is_file()
+        assert not folder.exists()
+    finally:
+        alive.kill()
+        alive.wait()
+
+
+def test_scratch_is_removed_after_an_error(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="x"), workspace.scratch("verify") as folder:
+        raise ValueError("x")
+    assert not folder.exists()

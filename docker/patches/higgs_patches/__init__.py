@@ -1,1 +1,1 @@
-"""What the image changes in the speech server: one module per patch, and a library they share."""
+"""Changes to the speech server: `patches` has one module per patch, `lib` what they share."""

@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 from higgs_runtime import (
     address,
     answers,
     cache,
     command,
+    compile_cache,
     container,
     device_code,
     flags,
@@ -76,6 +78,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         signal.signal(number, _exit_now)
     facts = image.read()
     quoted = settings.quoted(environment)
+    settings.check_patch_settings(environment)
     chosen = settings.read(arguments, environment, facts)
     log.info(f"image {facts.tag}")
     for name, likely in settings.misspelt(environment).items():
@@ -88,6 +91,11 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
             "the flag --api-key"
         )
     container.require_temporary_folder()
+    home = command.writable_home(environment)
+    compiled = compile_cache.variables(chosen, environment, facts.tag, home)
+    if chosen.device == "gpu":
+        for folder in compiled.values():
+            container.require_executable(Path(folder))
     machine = _check_gpus(chosen, environment, facts)
     hf_home = cache.hub_home(chosen.hf_home, environment)
     os.environ["HF_HOME"] = str(hf_home)  # before huggingface_hub is imported
@@ -107,7 +115,11 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         )
         state.report("loading the model")
         server = ServerProcess(state, chosen.drain_seconds)
-        line = command.arguments(chosen, gpu.limits(machine), folders)
+        compile_cache.discard_damaged(Path(compiled["VLLM_CACHE_ROOT"]))
+        limits = command.effective(chosen, environment, gpu.defaults(machine))
+        cascade = gpu.merges_attention(machine)
+        log.info(gpu.describe_limits(limits, cascade=cascade))
+        line = command.arguments(chosen, limits, folders, cascade=cascade)
         log.info(f"starting the server: {' '.join(line[3:])}")
 
         def ready() -> None:
@@ -119,7 +131,9 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
 
         return server.run(
             line,
-            command.environment(chosen, environment, hf_home, server.control),
+            command.environment(
+                chosen, environment, hf_home, server.control, compiled, limits.reference_seconds
+            ),
             listening=lambda: placeholder.server_answers(
                 chosen.host, chosen.port, plain=bool(early)
             ),
@@ -155,7 +169,7 @@ def _check_gpus(
 def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Placeholder | None:
     """Answer on both ports; return the placeholder on the server's own, which hands it over.
 
-    A server with its own TLS certificate is not represented: only it can answer with that.
+    There is no placeholder for a server with a TLS certificate: only the server can present it.
     """
     cors = answers.cors_policy(chosen.arguments)
     early = None

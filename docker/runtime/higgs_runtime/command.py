@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from higgs_runtime import control, log
-from higgs_runtime.gpu import GpuLimits
+from higgs_runtime.gpu import GpuDefaults
 from higgs_runtime.settings import Settings
 from higgs_runtime.weights import WeightFolders
 
@@ -22,9 +22,30 @@ MOST_AUDIO = "audio=50"
 """Reference recordings in one request: a voice has one or two, a chat's history may have many."""
 
 
-def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> list[str]:
-    """Return the server's command line, with the user's own flags last."""
-    utilization = settings.gpu_memory_utilization or limits.utilization
+def effective(
+    settings: Settings, environment: Mapping[str, str], defaults: GpuDefaults
+) -> GpuDefaults:
+    """Return the defaults for the GPU, replaced by what the user has set."""
+    reference = environment.get(control.REFERENCE, "").strip()
+    return defaults._replace(
+        utilization=settings.gpu_memory_utilization or defaults.utilization,
+        max_model_len=settings.max_model_len or defaults.max_model_len,
+        max_num_seqs=settings.max_num_seqs or defaults.max_num_seqs,
+        reference_seconds=float(reference) if reference else defaults.reference_seconds,
+    )
+
+
+def arguments(
+    settings: Settings, limits: GpuDefaults, folders: WeightFolders, *, cascade: bool
+) -> list[str]:
+    """Return the server's command line, with the user's own flags last.
+
+    Args:
+        settings: the settings.
+        limits: result of `effective`.
+        folders: the weights.
+        cascade: whether cascade attention may be used.
+    """
     command = [
         sys.executable, "-m", MODULE,
         "--host", settings.host,
@@ -32,13 +53,18 @@ def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> 
         "--model", folders.model,
         "--audio-tokenizer-type", folders.audio_tokenizer,
         "--served-model-name", *settings.served_model_name,
-        "--max-model-len", str(settings.max_model_len or limits.max_model_len),
-        "--gpu-memory-utilization", str(utilization),
+        "--max-model-len", str(limits.max_model_len),
+        "--max-num-seqs", str(limits.max_num_seqs),
+        "--gpu-memory-utilization", str(limits.utilization),
         "--tensor-parallel-size", str(settings.tensor_parallel_size),
         "--middleware", MIDDLEWARE,
     ]  # fmt: skip
+    if folders.semantic_model:
+        command += ["--semantic-model-path", folders.semantic_model]
     if settings.voices_dir:
         command += ["--voice-presets-dir", settings.voices_dir]
+    if not cascade and "--disable-cascade-attn" not in settings.given:
+        command.append("--disable-cascade-attn")
     if "--limit-mm-per-prompt" not in settings.given:
         command += ["--limit-mm-per-prompt", MOST_AUDIO]
     if "--disable-mm-preprocessor-cache" not in settings.given:
@@ -47,7 +73,12 @@ def arguments(settings: Settings, limits: GpuLimits, folders: WeightFolders) -> 
 
 
 def environment(
-    settings: Settings, current: Mapping[str, str], hf_home: Path, socket: int
+    settings: Settings,
+    current: Mapping[str, str],
+    hf_home: Path,
+    socket: int,
+    compiled: Mapping[str, str],
+    reference_seconds: float,
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -56,18 +87,19 @@ def environment(
         current: the container's variables.
         hf_home: value for HF_HOME.
         socket: file descriptor of the socket to the entrypoint.
+        compiled: result of `compile_cache.variables`.
+        reference_seconds: longest reference recording.
     """
-    changed = dict(current)
+    changed = {**current, **compiled}
     changed["HF_HOME"] = str(hf_home)
     changed["HF_HUB_OFFLINE"] = "1"  # everything is on disk: a start makes no request
     changed[control.CONTROL] = str(socket)
     changed[control.WARMUP] = str(settings.warmup_seconds)
+    changed[control.REFERENCE] = f"{reference_seconds:g}"
     changed[control.KEEP_ALIVE] = str(settings.keep_alive_seconds)
     # Not as a flag: the server logs its flags, and every user of the host can list them.
     if key := settings.api_key or current.get(control.API_KEY, "").strip():
         changed[control.API_KEY] = key
-    if settings.semantic_model_revision:
-        changed["HIGGS_SEMANTIC_MODEL_REVISION"] = settings.semantic_model_revision
     # The order in which NVML numbers GPUs, as the checks used it.
     changed.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     changed.setdefault("VLLM_USE_V1", "1")  # the server has no other engine
@@ -76,19 +108,22 @@ def environment(
         changed.pop(secret, None)
     if re.match(r"\w+://", changed.get("VLLM_PORT", "")):
         del changed["VLLM_PORT"]  # set by Kubernetes for a service that is called vllm
-    _give_home(changed)
+    changed["HOME"] = writable_home(current)
+    _give_user(changed)
     return changed
 
 
-def _give_home(changed: dict[str, str]) -> None:
-    """Give the server a writable HOME for compiled code, and its user a name.
+def writable_home(environment: Mapping[str, str]) -> str:
+    """Return HOME, or a folder in /tmp if it is not writable, as in a read-only container."""
+    home = environment.get("HOME") or "/"
+    if not os.access(home, os.W_OK):
+        home = str(Path(tempfile.gettempdir(), f"higgs-{os.getuid()}"))
+        Path(home).mkdir(mode=0o700, exist_ok=True)
+    return home
 
-    PyTorch and Triton need both. A user without an account has neither, and in a read-only
-    container HOME is not writable.
-    """
-    if not os.access(changed.get("HOME") or "/", os.W_OK):
-        changed["HOME"] = str(Path(tempfile.gettempdir(), f"higgs-{os.getuid()}"))
-        Path(changed["HOME"]).mkdir(mode=0o700, exist_ok=True)
+
+def _give_user(changed: dict[str, str]) -> None:
+    """Give a user without an account a name, which PyTorch and Triton need."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:

@@ -1,6 +1,6 @@
 """The protocol between the entrypoint and the middleware that runs inside the server.
 
-A module of its own because importing `readiness` would cost the entrypoint 25 ms for asyncio.
+It is separate from `readiness`, because importing that would cost the entrypoint 25 ms for asyncio.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ CONTROL = "HIGGS_CONTROL_FD"
 """Variable with the file descriptor of the socket between them."""
 WARMUP = "HIGGS_WARMUP_SECONDS"
 API_KEY = "VLLM_API_KEY"
+REFERENCE = "HIGGS_MAX_REFERENCE_SECONDS"
 KEEP_ALIVE = "HIGGS_KEEP_ALIVE_SECONDS"
 
 READY, DRAIN, DRAINED = b"ready\n", b"drain\n", b"drained\n"

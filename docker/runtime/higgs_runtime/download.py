@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 # huggingface_hub reads these when it is imported. Xet transfers restart a broken file and keep a
-# second copy in a cache of their own; plain HTTP resumes.
+# second copy in another cache; plain HTTP resumes.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 # Set by templates for pods; the package is not in the image, and cannot resume.
 os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)

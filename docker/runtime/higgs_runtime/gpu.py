@@ -29,16 +29,33 @@ TENSOR_PARALLEL_SIZES = (1, 2)
 """Numbers of GPUs over which the server is known to run."""
 
 
-class GpuLimits(NamedTuple):
-    """Defaults for a GPU.
+class GpuDefaults(NamedTuple):
+    """Defaults of the server for a GPU.
 
     Attributes:
-        utilization: share of its memory that the server uses.
+        memory: smallest memory, in MiB.
+        utilization: share of the memory that the engine uses. The rest holds the CUDA graphs, the
+            audio tokenizers of the server's process, and the activations of a reference recording.
         max_model_len: longest request with its answer, in tokens.
+        max_num_seqs: requests that run at once. More would be preempted, since their KV cache does
+            not fit, and the sampler reserves 4.6 MB for each: 4.7 GiB for the server's own 1024.
+        reference_seconds: longest reference recording; 60 s take up to 2.6 GiB.
     """
 
+    memory: int
     utilization: float
     max_model_len: int
+    max_num_seqs: int
+    reference_seconds: float
+
+
+DEFAULTS = (
+    GpuDefaults(0, 0.82, 16_384, 64, 30),
+    GpuDefaults(30_000, 0.85, 16_384, 64, 30),
+    GpuDefaults(LARGE_MIB, 0.90, 16_384, 128, 60),
+    GpuDefaults(78_000, 0.90, 16_384, 256, 60),
+)
+"""By memory, ascending. A card has a little more than the thresholds of 32, 40 and 80 GB."""
 
 
 def check(machine: GpuMachine, tensor_parallel: int) -> list[StartError]:
@@ -115,11 +132,21 @@ def _check_one(gpu: Gpu) -> list[StartError]:
     return []
 
 
-def limits(machine: GpuMachine | None) -> GpuLimits:
-    """Return the defaults for the first GPU; the smaller ones if its memory is unknown."""
-    total = machine.gpus[0].total if machine else None
-    large = total is not None and total >= LARGE_MIB
-    return GpuLimits(0.90, 16_384) if large else GpuLimits(0.85, 8_192)
+def defaults(machine: GpuMachine | None) -> GpuDefaults:
+    """Return the defaults for the first GPU; the smallest if its memory is unknown."""
+    total = (machine.gpus[0].total if machine else None) or 0
+    return [x for x in DEFAULTS if x.memory <= total][-1]
+
+
+def merges_attention(machine: GpuMachine | None) -> bool:
+    """Return whether cascade attention is correct on these GPUs: only on Hopper.
+
+    FlashAttention 2, which other GPUs use, merges the attention of a shared prefix and of the rest
+    with wrong weights in this version (vllm-project/flash-attention#87): a voice that several
+    requests share would drift.
+    """
+    gpus = machine.gpus if machine else ()
+    return bool(gpus) and all(gpu.capability is not None and gpu.capability[0] == 9 for gpu in gpus)
 
 
 def describe(machine: GpuMachine, tensor_parallel: int) -> str:
@@ -134,6 +161,15 @@ def describe(machine: GpuMachine, tensor_parallel: int) -> str:
             "each GPU has a higher throughput than one container with several"
         )
     return line
+
+
+def describe_limits(limits: GpuDefaults, *, cascade: bool) -> str:
+    """Return one line for the log."""
+    return (
+        f"limits: {limits.max_num_seqs} requests at once, {limits.max_model_len} tokens each, "
+        f"{limits.utilization:.0%} of the GPU's memory, references up to "
+        f"{limits.reference_seconds:g} s, cascade attention {'on' if cascade else 'off'}"
+    )
 
 
 def _version(cuda: int) -> str:

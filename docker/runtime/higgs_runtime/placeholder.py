@@ -1,4 +1,4 @@
-"""Answers HTTP while the server loads, and GET /ping on a port of its own at any time.
+"""Answers HTTP while the server loads, and GET /ping on a separate port at any time.
 
 A model takes minutes to load, longer if its weights are downloaded first, and the server does not
 listen in that time. The placeholder does: a platform that polls /ping gets 204, and a person gets

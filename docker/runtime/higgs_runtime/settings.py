@@ -44,6 +44,7 @@ class Settings:
     offline: bool
     gpu_memory_utilization: float | None
     max_model_len: int | None
+    max_num_seqs: int | None
     tensor_parallel_size: int
     device: str
     force: bool
@@ -124,9 +125,31 @@ def quoted(environment: Mapping[str, str]) -> list[str]:
     return [name for name in names if _CONFIGURATION.match(name)]
 
 
+def check_patch_settings(environment: Mapping[str, str]) -> None:
+    """Refuse values that the patches of the server would refuse, before anything is downloaded.
+
+    Raises:
+        SettingError: a value is not valid.
+    """
+    for setting in _patch_settings():
+        try:
+            setting.read(environment)
+        except ValueError as error:
+            hint = f"allowed: {setting.values}"
+            raise SettingError(f"{setting.variable} is not valid: {error}", hint) from None
+
+
+def _patch_settings() -> Sequence[Any]:
+    try:
+        from higgs_patches.patch_settings import SETTINGS
+    except ImportError:  # an image without patches
+        return ()
+    return SETTINGS
+
+
 def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
     """Return variables that look like misspelt settings, each with the likely name."""
-    names = [setting.name for setting in TABLE]
+    names = [setting.name for setting in TABLE] + [x.variable for x in _patch_settings()]
     found: dict[str, str] = {}
     for name in environment:
         if name.startswith("HIGGS_") and name not in names:

@@ -1,15 +1,28 @@
-"""Login by SSH where the platform passes public keys in PUBLIC_KEY, as RunPod does."""
+"""Login by SSH where the platform passes public keys in PUBLIC_KEY, as RunPod does.
+
+A session has the container's variables, which sshd would withhold: they are in a file that only the
+user who logs in can read, because some are secrets.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from higgs_runtime import log
 
 SSHD = "/usr/sbin/sshd"
+
+OF_THE_SESSION = frozenset(
+    {
+        "HOME", "LOGNAME", "MAIL", "OLDPWD", "PATH", "PUBLIC_KEY",
+        "PWD", "SHELL", "SHLVL", "TERM", "USER", "_",
+    }
+)  # fmt: skip
+"""Variables that sshd or the shell sets, and the keys themselves."""
 
 
 def start(keys: str, port: int = 22, home: Path | None = None) -> None:
@@ -46,6 +59,7 @@ def _start(keys: str, port: int, home: Path) -> str:
         with authorized.open("ab") as file:
             file.writelines(b"%s\n" % x for x in map(os.fsencode, lines) if x not in known)
         authorized.chmod(0o600)
+        _write_environment(home / ".ssh" / "environment", os.environ)
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="sshd-"))
         for kind in ("ed25519", "ecdsa"):
@@ -55,6 +69,7 @@ def _start(keys: str, port: int, home: Path) -> str:
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
             "PermitRootLogin": "prohibit-password",
+            "PermitUserEnvironment": "yes",
             "UsePAM": "no",
             "PidFile": "none",
             "PrintMotd": "no",
@@ -72,6 +87,18 @@ def _start(keys: str, port: int, home: Path) -> str:
     except subprocess.CalledProcessError as error:
         return str(error.stderr or error).strip()
     return ""
+
+
+def _write_environment(path: Path, environment: Mapping[str, str]) -> None:
+    """Write the variables of a session; sshd reads NAME=VALUE lines, without quoting."""
+    lines = [
+        f"{name}={value}\n"
+        for name, value in environment.items()
+        if name not in OF_THE_SESSION and not {"\n", "\r"} & set(value)
+    ]
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.writelines(map(os.fsencode, lines))
 
 
 def _run(*command: str) -> None:

@@ -19,10 +19,16 @@ SEMANTIC_PATCH = "audio_tokenizer"
 
 
 class WeightFolders(NamedTuple):
-    """Folders from which the server loads its weights."""
+    """Folders from which the server loads its weights.
+
+    Attributes:
+        model, audio_tokenizer: folders.
+        semantic_model: folder; None if it is part of the audio tokenizer's file.
+    """
 
     model: str
     audio_tokenizer: str
+    semantic_model: str | None = None
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
@@ -33,7 +39,7 @@ def is_offline(environment: Mapping[str, str]) -> bool:
 def required(settings: Settings, image: ImageFacts) -> list[WeightsRepo]:
     """Return the repositories that the server loads: the model and the audio tokenizer.
 
-    The codec's semantic model is a repository of its own. A patched server loads it from the audio
+    The codec's semantic model is a separate repository. A patched server loads it from the audio
     tokenizer's file unless a revision is set; an unpatched one loads its main branch.
     """
     needed = [
@@ -89,8 +95,7 @@ def ensure(
             f"weights cannot be read: {error.strerror} for {error.filename}",
             f"let the container's user (id {os.getuid()}) read them, or start it as another user",
         ) from None
-    paths = [str(found[entry]) for entry in needed]
-    return WeightFolders(paths[0], paths[1])
+    return WeightFolders(*(str(found[entry]) for entry in needed if not entry.by_name))
 
 
 def _unchecked(entry: WeightsRepo, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A CPU in the place of the GPU: the whole speech server runs, slowly, on tiny random weights.
+"""A CPU in place of the GPU: the whole speech server runs, slowly, on tiny random weights.
 
 An out-of-tree platform plugin of vLLM. It is active wherever it can be imported, so it is mounted
 into a container and never part of an image. See the README beside this package.

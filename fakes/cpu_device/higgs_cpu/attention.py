@@ -1,8 +1,7 @@
 """Attention over V1's paged KV cache, in plain PyTorch.
 
 Keys and values are written to and read from the cache's blocks as the scheduler has laid them out:
-a request with a cached prefix, or one whose prompt comes in several chunks, takes the same way as
-on a GPU.
+a request with a cached prefix, or with a prompt in several chunks, is processed as on a GPU.
 """
 
 from __future__ import annotations

@@ -60,7 +60,12 @@ def make(folder: Path, revisions: dict[str, str]) -> None:
 
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    _semantic(_repository(folder, SEMANTIC, revisions))
+    semantic = _repository(folder, SEMANTIC, revisions)
+    _semantic(semantic)
+    link = folder / "semantic-model"  # the same path whatever the revision
+    link.unlink(missing_ok=True)
+    link.symlink_to(semantic.relative_to(folder))
+    os.environ["HIGGS_SEMANTIC_MODEL_PATH"] = str(link)  # read by a patched tokenizer
     _generation(_repository(folder, GENERATION, revisions))
     _tokenizer(_repository(folder, TOKENIZER, revisions))
     done.write_text(json.dumps(wanted))

@@ -1,4 +1,4 @@
-"""The model's registration, without a process of its own."""
+"""Register the model without a separate process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ ARCHITECTURE = "HiggsAudioModel"
 def prepare() -> None:
     """Register the model's class itself.
 
-    vLLM looks at a class that is registered by name in a new process, lest CUDA be initialised
-    before the engine's process starts. Here there is no CUDA, and a process takes ten seconds.
+    vLLM inspects a class that is registered by name in a new process, so that CUDA is not
+    initialised before the engine's process starts. A CPU has no CUDA, and a process takes 10 s.
     """
     from vllm.model_executor.models.higgs_audio import HiggsAudioForConditionalGeneration
     from vllm.model_executor.models.registry import ModelRegistry, _RegisteredModel

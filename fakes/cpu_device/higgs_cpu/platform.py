@@ -1,4 +1,4 @@
-"""The platform: what vLLM asks a device about itself."""
+"""The platform: the properties of the device that vLLM asks for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
 MEMORY = 24 * 1024**3
-"""Bytes of memory of the GPU that it stands for; vLLM takes defaults from it."""
+"""Bytes of memory of the GPU that it replaces; vLLM derives defaults from it."""
 
 
 class CpuPlatform(Platform):
@@ -53,7 +53,7 @@ class CpuPlatform(Platform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
-        """Name the worker, and switch off what compiles or records kernels."""
+        """Name the worker, and disable compilation and CUDA graphs."""
         vllm_config.parallel_config.worker_cls = "higgs_cpu.worker.CpuWorker"
         vllm_config.compilation_config.level = 0
         if vllm_config.model_config:

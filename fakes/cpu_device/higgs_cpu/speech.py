@@ -1,9 +1,11 @@
-"""Where speech ends: random weights never say so by themselves.
+"""The end of speech, which random weights never choose by themselves.
 
-A trained model ends its sound when the text has been spoken. Here the logits say it: after a
-number of frames that follows from the text alone, the stream's end comes in one codebook after the
-other, then the end of the turn. Sampling, delay pattern, scheduler and everything else is the
-server's own. `HIGGS_CPU_ENDLESS=1` leaves the logits as the random weights give them.
+A trained model ends its sound when the text has been spoken. Here the logits are changed: after a
+number of frames that follows from the text alone, the end of the stream comes in one codebook after
+the other, then the end of the turn. Sampling, delay pattern, scheduler and all else are the
+server's. The smoke test judges lengths by the same rule (higgs_image/smoke/limits.py).
+
+`HIGGS_CPU_ENDLESS=1` leaves the logits as the random weights give them.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from typing import Any
 FRAMES_PER_SECOND = 25
 CHARACTERS_PER_SECOND = 15
 PAUSE = 0.4
-"""Seconds that are spoken besides the text itself."""
+"""Seconds of speech besides the text itself."""
 
 
 def frames_for(prompt: Sequence[int], header: int, header_end: int, turn_end: int) -> int:
-    """Return how many frames the last turn before the answer is spoken in.
+    """Return the number of frames in which the last turn before the answer is spoken.
 
     Args:
         prompt: token ids; the tokenizer has one for each byte of a text.
@@ -57,15 +59,15 @@ def end_in_time(runner: Any) -> None:
         audio[..., config.audio_stream_eos_id] = lowest
         for row, name in enumerate(rows):
             request = runner.requests[name]
-            said = list(request.output_token_ids)
+            spoken = list(request.output_token_ids)
             following = {config.audio_eos_token_id: ids["turn_end"], ids["turn_end"]: ids["end"]}
-            if said and said[-1] in following:
+            if spoken and spoken[-1] in following:
                 text[row] = lowest
-                text[row, following[said[-1]]] = 0.0
+                text[row, following[spoken[-1]]] = 0.0
             frames = frames_for(
                 request.prompt_token_ids, ids["header"], ids["header_end"], ids["turn_end"]
             )
-            over = said.count(config.audio_out_token_idx) - frames
+            over = spoken.count(config.audio_out_token_idx) - frames
             for codebook in range(min(max(over, 0), config.audio_num_codebooks)):
                 audio[row, codebook] = lowest
                 audio[row, codebook, config.audio_stream_eos_id] = ends[row, codebook]

@@ -1,4 +1,4 @@
-"""The worker: the fork's own GPU worker and model runner, with what asks CUDA left out."""
+"""The fork's GPU worker and model runner without their calls to CUDA."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CpuModelRunner(GPUModelRunner):
 class RewindableGenerator(torch.Generator):
     """A CPU generator that can take back one step, as the runner asks of CUDA's by an offset.
 
-    It does so for a request whose prompt is not yet whole: what it sampled does not count.
+    The runner does so for a request whose prompt is not complete: its sample does not count.
     """
 
     def __new__(cls, generator: torch.Generator) -> RewindableGenerator:

@@ -1,11 +1,7 @@
-"""Stage `patches`: our own functions in the place of the fork's broken ones.
+"""Stage `patches`: functions of our own in the place of the fork's broken ones.
 
-A patch is a module of docker/patches/higgs_patches with a literal named PATCH: what it mends, why,
-and which functions of the fork it replaces or wraps, each with the hash of the source that it was
-written for. The package goes into the image as it is; a replaced function becomes an import of
-ours, in place, so the fork's text is never copied and every patch is plain Python that can be
-tested alone. A target that differs from its hash stops the build: either upstream has mended it
-(obsolete) or somebody has to look (changed).
+The package of patches goes into the image as it is. A replaced function becomes an import of ours,
+in place, so the fork's text is never copied and every patch is plain Python that is tested alone.
 """
 
 from __future__ import annotations
@@ -19,9 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from higgs_image import lockfile
 from higgs_image.build.patches import codemod
-from higgs_image.build.patches.check import Report, Roots, _by_file, _read, examine, roots_of
-from higgs_image.build.patches.model import PACKAGE, Patch, check_names, load
+from higgs_image.build.patches.check import (
+    PatchReport,
+    Roots,
+    examine,
+    read_file,
+    roots_of,
+    targets_by_file,
+)
+from higgs_image.build.patches.model import PACKAGE, Patch, load_locked
 from higgs_image.errors import PatchError
 from higgs_image.files import files_below, replace_folder, sha256_bytes, tree_sha256
 from higgs_image.workspace import Workspace
@@ -40,20 +44,20 @@ def apply(patches: list[Patch], roots: Roots, without: Iterable[str] = ()) -> di
         PatchError: a target is not what its patch was written for; names patch, file, function.
     """
     left_out = set(without)
-    Report(patches, examine(patches, roots, left_out)).require_fit()
+    PatchReport(patches, examine(patches, roots, left_out)).require_fit()
     result = {}
-    for file, places in _by_file([x for x in patches if x.name not in left_out]).items():
+    for file, places in targets_by_file([x for x in patches if x.name not in left_out]).items():
         swaps = [
             codemod.Swap(x.name, x.how, f"{PACKAGE}.patches.{patch.name}", x.with_)
             for patch, x in places
         ]
-        text = codemod.swap(_read(roots, file), swaps)
+        text = codemod.swap(read_file(roots, file), swaps)
         try:
             compile(text, file, "exec", dont_inherit=True)
         except SyntaxError as error:
             raise PatchError(
-                f"{file}:{error.lineno}: the patched file is no Python: {error.msg}",
-                f"look at the patches {', '.join(p.name for p, _ in places)}",
+                f"{file}:{error.lineno}: the patched file is not valid Python: {error.msg}",
+                f"check the patches {', '.join(p.name for p, _ in places)}",
             ) from None
         result[file] = text.encode()
     return result
@@ -63,7 +67,7 @@ def diff(roots: Roots, changed: Mapping[str, bytes]) -> str:
     """Return a unified diff from the pinned source to the patched one."""
     pieces: list[str] = []
     for file, data in changed.items():
-        old = _read(roots, file).split("\n")
+        old = read_file(roots, file).split("\n")
         new = data.decode().split("\n")
         pieces += difflib.unified_diff(old, new, f"a/{file}", f"b/{file}", lineterm="")
     return "\n".join(pieces)
@@ -85,7 +89,7 @@ class Patched:
 def ensure(
     workspace: Workspace, locked: Lock, source: Source, without: Iterable[str] = ()
 ) -> Patched:
-    """Apply the patches to the pinned source; skipped when neither has changed.
+    """Apply the patches to the pinned source; done again only when one of them has changed.
 
     Args:
         workspace: where; the result is kept in `build/patched`.
@@ -97,14 +101,14 @@ def ensure(
         PatchError: a patch does not fit.
         UsageError: a patch to be left out does not exist.
     """
-    package = locked.file(locked.patches.folder) if locked.patches else None
-    patches, left_out = load(package) if package else [], sorted(set(without))
-    check_names(patches, left_out)
-    if not package:
+    left_out = sorted(set(without))
+    patches = load_locked(locked, left_out)
+    if not locked.patches:
         return Patched()
+    package = locked.file(locked.patches.folder)
     ours = {
         f"{PACKAGE}/{path.relative_to(package).as_posix()}": path.read_bytes()
-        for path in files_below(package)
+        for path in lockfile.recipe_files(package)
     }
     done: list[dict[str, Any]] = [
         {"name": x.name, "title": x.title, "issues": x.issues, "sha256": x.sha256}

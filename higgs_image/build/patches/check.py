@@ -1,16 +1,11 @@
-"""Stage `patches`: our own functions in the place of the fork's broken ones.
+"""Whether each patch fits a source.
 
-A patch is a module of docker/patches/higgs_patches with a literal named PATCH: what it mends, why,
-and which functions of the fork it replaces or wraps, each with the hash of the source that it was
-written for. The package goes into the image as it is; a replaced function becomes an import of
-ours, in place, so the fork's text is never copied and every patch is plain Python that can be
-tested alone. A target that differs from its hash stops the build: either upstream has mended it
-(obsolete) or somebody has to look (changed).
+A target that differs from its hash stops the build: either it is fixed upstream (obsolete) or the
+patch has to be reviewed (changed).
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from higgs_image.build.patches import codemod
-from higgs_image.build.patches.model import Patch, Target, check_names, load
+from higgs_image.build.patches.model import Patch, Target, load_locked
 from higgs_image.errors import PatchError
 from higgs_image.files import sha256_bytes
 
@@ -26,21 +21,19 @@ if TYPE_CHECKING:
     from higgs_image.build.source import Source
     from higgs_image.lockfile import Lock
 
-log = logging.getLogger(__name__)
-
 State = Literal["applies", "obsolete", "changed", "missing", "left out"]
-"""What a patch meets in the pinned source. Only `applies` and `left out` let a build go on."""
+"""The state of a patch in a source. A build needs `applies` or `left out`."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one target of one patch meets in a source.
+class PatchFinding:
+    """The state of one target of one patch in a source.
 
     Attributes:
         patch: name of the patch.
         target: the place.
         state: see `State`.
-        sha256: hash of what stands there now; None if nothing does.
+        sha256: hash of the function there now; None if it does not exist.
     """
 
     patch: str
@@ -53,12 +46,12 @@ Roots = Mapping[str, Path]
 """Top-level package (`vllm`, `boson_multimodal`) to the folder that it lies in."""
 
 
-def examine(patches: list[Patch], roots: Roots, without: Iterable[str] = ()) -> list[Finding]:
-    """Say for every target of every patch what it meets in a source. Changes nothing."""
+def examine(patches: list[Patch], roots: Roots, without: Iterable[str] = ()) -> list[PatchFinding]:
+    """Return the state of every target of every patch in a source. Changes nothing."""
     left_out = set(without)
     findings = []
-    for file, places in _by_file(patches).items():
-        nodes = codemod.find(_read(roots, file), {target.name for _, target in places})
+    for file, places in targets_by_file(patches).items():
+        nodes = codemod.find(read_file(roots, file), {target.name for _, target in places})
         for patch, target in places:
             found = nodes.get(target.name, [])
             text = found[0] if len(found) == 1 else None
@@ -74,13 +67,13 @@ def examine(patches: list[Patch], roots: Roots, without: Iterable[str] = ()) -> 
                 state = "obsolete"
             else:
                 state = "changed"
-            findings.append(Finding(patch.name, target, state, sha256))
+            findings.append(PatchFinding(patch.name, target, state, sha256))
     return findings
 
 
 @dataclass(frozen=True)
-class Report:
-    """Every patch, and what each of its targets meets.
+class PatchReport:
+    """Every patch, and the state of each of its targets.
 
     Attributes:
         patches: as their modules describe them.
@@ -88,12 +81,12 @@ class Report:
     """
 
     patches: list[Patch]
-    findings: list[Finding]
+    findings: list[PatchFinding]
 
     def state(self, patch: str) -> State:
         """Return the state of a patch: the worst of its targets."""
         states = [x.state for x in self.findings if x.patch == patch]
-        return next((x for x in states if x in _WAY_OUT), states[0])
+        return next((x for x in states if x in _HINTS), states[0])
 
     def text(self) -> str:
         """Return the report as a person reads it."""
@@ -102,7 +95,7 @@ class Report:
         rows += [
             f"  {x.state}: {x.target.file} {x.target.name}, patch {x.patch}, now {x.sha256}"
             for x in self.findings
-            if x.state in _WAY_OUT
+            if x.state in _HINTS
         ]
         return "\n".join(rows)
 
@@ -113,7 +106,7 @@ class Report:
             PatchError: naming the first patch, file and function, and what to do.
         """
         for finding in self.findings:
-            if hint := _WAY_OUT.get(finding.state):
+            if hint := _HINTS.get(finding.state):
                 patch = next(x for x in self.patches if x.name == finding.patch)
                 raise PatchError(
                     f"patch {finding.patch} does not fit: {finding.target.file} "
@@ -122,22 +115,22 @@ class Report:
                 )
 
 
-def report(locked: Lock, roots: Roots, without: Iterable[str] = ()) -> Report:
-    """Say for each patch that the lock names whether it fits the pinned source."""
-    patches = load(locked.file(locked.patches.folder)) if locked.patches else []
-    check_names(patches, without)
-    return Report(patches, examine(patches, roots, without))
+def report(locked: Lock, roots: Roots, without: Iterable[str] = ()) -> PatchReport:
+    """Check each patch of the lock against the pinned source."""
+    patches = load_locked(locked, without)
+    return PatchReport(patches, examine(patches, roots, without))
 
 
-_WAY_OUT: Mapping[State, str] = {
-    "obsolete": "upstream has mended it: remove the target (and the patch when none is left)",
+_HINTS: Mapping[State, str] = {
+    "obsolete": "it is fixed upstream: remove the target (and the patch with its last target)",
     "changed": "read what upstream changed, adapt the patch, then record the new hash "
     "(invoke patches --json shows it)",
-    "missing": "upstream has moved or removed it, or defines it twice: find where it went",
+    "missing": "upstream has moved or removed it, or defines it twice: find its new place",
 }
 
 
-def _by_file(patches: Iterable[Patch]) -> dict[str, list[tuple[Patch, Target]]]:
+def targets_by_file(patches: Iterable[Patch]) -> dict[str, list[tuple[Patch, Target]]]:
+    """Return path in the fork or submodule to the targets in that file."""
     places: dict[str, list[tuple[Patch, Target]]] = {}
     for patch in patches:
         for target in patch.targets:
@@ -145,7 +138,8 @@ def _by_file(patches: Iterable[Patch]) -> dict[str, list[tuple[Patch, Target]]]:
     return dict(sorted(places.items()))
 
 
-def _read(roots: Roots, file: str) -> str:
+def read_file(roots: Roots, file: str) -> str:
+    """Return the text of a file of the source; empty if it does not exist."""
     path = roots[file.partition("/")[0]] / file
     return path.read_text() if path.exists() else ""  # every target in an absent file is missing
 

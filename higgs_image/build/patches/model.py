@@ -1,32 +1,23 @@
-"""Stage `patches`: our own functions in the place of the fork's broken ones.
+"""A patch as its module describes it.
 
-A patch is a module of docker/patches/higgs_patches with a literal named PATCH: what it mends, why,
-and which functions of the fork it replaces or wraps, each with the hash of the source that it was
-written for. The package goes into the image as it is; a replaced function becomes an import of
-ours, in place, so the fork's text is never copied and every patch is plain Python that can be
-tested alone. A target that differs from its hash stops the build: either upstream has mended it
-(obsolete) or somebody has to look (changed).
+A patch is a module of docker/patches/higgs_patches/patches with a literal named PATCH: what it
+fixes, why, and which functions of the fork it replaces or wraps, each with the hash of the source
+that it was written for.
 """
 
 from __future__ import annotations
 
 import ast
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from higgs_image.errors import PatchError, UsageError
 from higgs_image.files import sha256_bytes
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
-
+from higgs_image.lockfile import Lock
 
 PACKAGE = "higgs_patches"
 """Name of the package in the image."""
@@ -43,7 +34,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         how: `replace` swaps it for an import of ours; `wrap` decorates it with ours, innermost.
         with_: our function or class, at the top level of the patch's module.
         sha256: hash of the source that the patch was written for, see `codemod.find`.
-        fixed: regular expression that finds the defect mended in a changed source.
+        fixed: regular expression that matches a changed source in which the defect is fixed.
     """
 
     file: Annotated[str, msgspec.Meta(pattern=r"^(vllm|boson_multimodal)/[\w/]+\.py\Z")]
@@ -70,10 +61,10 @@ class Patch:
         name: the module's name, by which it is left out and recorded.
         path: the module.
         sha256: hash of the module, which versions.lock records.
-        title: what it mends, in one line.
-        issues: where that is reported.
+        title: what it fixes, in one line.
+        issues: where the defect is reported.
         why: cause and effect.
-        obsolete_when: how one sees that upstream has mended it.
+        obsolete_when: how to see that it is fixed upstream.
         targets: what it changes.
     """
 
@@ -105,12 +96,30 @@ def load(folder: Path) -> list[Patch]:
             place = (target.file, target.name)
             if target.how == "replace" and place in owner:
                 raise PatchError(
-                    f"{patch.path}: {target.file} {target.name} is replaced by "
-                    f"{owner[place]} already",
+                    f"{patch.path}: {target.file} {target.name} is replaced by {owner[place]}, too",
                     "let one patch replace it, or wrap it",
                 )
             if target.how == "replace":
                 owner[place] = patch.name
+    return found
+
+
+def load_locked(lock: Lock, without: Iterable[str] = ()) -> list[Patch]:
+    """Read every patch of the package that the lock names; none without such a package.
+
+    Args:
+        lock: names the package.
+        without: names of patches that are left out; they have to exist.
+
+    Raises:
+        PatchError: see `load`.
+        UsageError: a name in `without` is unknown.
+    """
+    found = load(lock.file(lock.patches.folder)) if lock.patches else []
+    names = [patch.name for patch in found]
+    for name in without:
+        if name not in names:
+            raise UsageError(f"unknown patch: {name!r}", f"known: {', '.join(names) or 'none'}")
     return found
 
 
@@ -146,7 +155,7 @@ def _load(path: Path) -> Patch:
     for target in header.targets:
         if target.with_ not in names:
             raise PatchError(
-                f"{path}: {target.name} is to be changed with {target.with_}, which is not there",
+                f"{path}: {target.name} is to be changed with {target.with_}, which is not defined",
                 "name a function or class at the top level of this module",
             )
     return Patch(
@@ -159,13 +168,3 @@ def _load(path: Path) -> Patch:
         obsolete_when=header.obsolete_when,
         targets=header.targets,
     )
-
-
-def check_names(patches: Iterable[Patch], without: Iterable[str]) -> None:
-    """Refuse the name of a patch that does not exist."""
-    names = [patch.name for patch in patches]
-    for name in without:
-        if name not in names:
-            raise UsageError(
-                f"there is no patch {name!r} to leave out", f"known: {', '.join(names) or 'none'}"
-            )

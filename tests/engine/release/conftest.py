@@ -12,16 +12,16 @@ from higgs_image import lockfile, retry
 from higgs_image.demo import fake_fork
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.lockfile import Lock
-from higgs_image.oci import reference
+from higgs_image.oci import read_back, reference
 from higgs_image.oci.artifacts import Repository, open_repository
 from higgs_image.oci.layout import BuiltImage
-from higgs_image.release import evidence, lease, pipeline, publish
+from higgs_image.release import evidence, lease, move_plan, publish, rollback
 from higgs_image.release import promote as release_promote
 from higgs_image.release.journal import Journal
 from higgs_image.workspace import Workspace
 from tests.support import small_image
 
-GPU = release_promote.Request()
+GPU = release_promote.PromotionConditions()
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
     monkeypatch.setattr(retry, "WAIT", 0.05)
     monkeypatch.setattr(lease, "POLL", 0.05)
+    monkeypatch.setattr(lease, "PROPAGATION", 0.5)
+    monkeypatch.setattr(read_back, "LAG", 0.5)
+    monkeypatch.setattr(read_back, "INTERVAL", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +95,20 @@ class Release:
             evidence.record_smoke(Journal(repository), small_image.smoke(digest, kind, verdict))
 
     def promote(
-        self, digest: str, conditions: release_promote.Request = GPU
-    ) -> release_promote.Moved:
+        self, digest: str, conditions: release_promote.PromotionConditions = GPU
+    ) -> move_plan.Moved:
         with open_repository(self.target) as repository:
-            moved, _ = pipeline.promote_with_notes(
-                repository, Journal(repository, self.folder / "journal"), digest, conditions,
+            moved, _ = release_promote.promote_with_notes(
+                Journal(repository, self.folder / "journal"), digest, conditions,
                 replace(self.workspace, build=self.folder / "build"),
             )  # fmt: skip
             return moved
 
-    def rollback(self, to: str | None = None) -> release_promote.Moved:
+    def rollback(self, to: str | None = None) -> move_plan.Moved:
         with open_repository(self.target) as repository:
             history = Journal(repository)
-            plan = release_promote.plan_rollback(repository, history, "it hums", "custom", to)
-            return release_promote.apply(repository, history, plan)
+            plan = rollback.plan_rollback(history, "it hums", "custom", to)
+            return move_plan.apply(history, plan)
 
     def custom(self) -> str | None:
         with open_repository(self.target) as repository:

@@ -30,10 +30,22 @@ from higgs_image.errors import (
 )
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.lockfile import Lock
-from higgs_image.oci import reference, skopeo
+from higgs_image.oci import reference, registry, skopeo
 from higgs_image.oci.artifacts import Repository
-from higgs_image.release import evidence, journal, lease, notes, promote, publish, records
+from higgs_image.release import (
+    evidence,
+    journal,
+    lease,
+    notes,
+    promote,
+    publish,
+    record_tags,
+    records,
+    rollback,
+    status,
+)
 from higgs_image.release.journal import Journal
+from higgs_image.release.move_plan import Moved
 from higgs_image.workspace import PROJECT, Workspace
 from tests.engine.test_registry import HTPASSWD, SECRET
 from tests.support import small_image
@@ -43,65 +55,91 @@ from .conftest import Release, named
 
 pytestmark = pytest.mark.engine
 
+LABEL = "org.higgs-image."
 
-def test_release_release_rollback_and_back(release: Release, repository: Repository) -> None:
-    history = Journal(repository)
+
+@pytest.fixture
+def second_release(release: Release) -> tuple[str, str, Moved]:
+    """Two releases: both digests, and what the second promotion did."""
     first = release.push("1")
-    assert release.custom() is None
-    moved = release.promote(first)
-    assert moved.digest == first == release.custom() and moved.previous is None
-    assert release.promote(first).skipped
-
+    release.promote(first)
     second = release.push(
         "2", layers=small_image.files(release.lock, ssl="3.0.16-1", content="2"),
         more={LABEL + "patches": "voices@1234567"},
     )  # fmt: skip
-    assert second != first
-    moved = release.promote(second)
+    return first, second, release.promote(second)
+
+
+def test_promote_sets_the_floating_tag_once(release: Release) -> None:
+    digest = release.push("1")
+    assert release.custom() is None
+    moved = release.promote(digest)
+    assert moved.digest == digest == release.custom() and moved.previous is None
+    assert release.promote(digest).skipped
+
+
+def test_promote_says_what_it_replaced_and_how_to_undo_it(
+    release: Release, second_release: tuple[str, str, Moved]
+) -> None:
+    first, second, moved = second_release
     assert (moved.previous, release.custom()) == (first, second)
     assert f"--to {first} --moving custom --registry" in moved.undo
+
+
+def test_release_manifest_compares_with_the_previous_release(
+    repository: Repository, second_release: tuple[str, str, Moved]
+) -> None:
+    first, _, moved = second_release
     manifest = json.loads(repository.files(moved.record)[notes.MANIFEST])
     assert manifest["previous"]["digest"] == first
     assert manifest["previous"]["package_changes"] == ["deb libssl3 3.0.15-1 -> 3.0.16-1"]
     assert manifest["smoke"][0]["figures"] == {"speech-wav.first_audio_s": 0.5}
+    base, packages = manifest["layers"]
+    assert (base["new"], packages["new"]) == (True, True)  # the base has another content, too
+
+
+def test_release_notes_are_kept_with_the_record(
+    release: Release, repository: Repository, second_release: tuple[str, str, Moved]
+) -> None:
+    _, second, moved = second_release
     text = repository.files(moved.record)[notes.NOTES].decode()
     assert f"docker pull {release.target}@{second}" in text and "3.0.15-1 -> 3.0.16-1" in text
     assert "voices@1234567" in text and "None" not in text.replace("None.", "")
     assert "speech-wav: first_audio_s 0.5" in text
-    base, packages = manifest["layers"]
-    assert (base["new"], packages["new"]) == (True, True)  # the base has another content, too
-    assert f"Who has {release.lock.tag}-1 downloads" in text and "| new |" in text
+    assert f"Upgrading from {release.lock.tag}-1 downloads" in text and "| new |" in text
 
-    planned = promote.plan_rollback(repository, history, "it hums", "custom")
+
+def test_rollback_goes_back_and_forth(
+    release: Release, repository: Repository, second_release: tuple[str, str, Moved]
+) -> None:
+    first, second, _ = second_release
+    history = Journal(repository)
+    planned = rollback.plan_rollback(history, "it hums", "custom")
     assert release.custom() == second, "a plan changes nothing"
     assert planned.move.digest == first and second in planned.undo
     assert release.rollback().digest == first == release.custom()
     with pytest.raises(ReleaseRefusedError, match="no image was promoted before"):
-        promote.plan_rollback(repository, history, "again", "custom")
+        rollback.plan_rollback(history, "again", "custom")
     assert release.rollback(second).digest == second == release.custom()
 
-    events = [type(x.record).__name__ for x in history.read()]
-    assert events == [
-        "Push",
-        "Smoke",
-        "Promote",
-        "Push",
-        "Smoke",
-        "Promote",
-        "Rollback",
-        "Rollback",
-    ]
-    assert all(x.outcome == "done" for x in history.read() if x.outcome)
+
+def test_the_journal_and_its_copy_have_every_event_in_order(
+    release: Release, repository: Repository, second_release: tuple[str, str, Moved]
+) -> None:
+    release.rollback()
+    entries = Journal(repository).read()
+    assert [type(x.record).__name__ for x in entries] == [
+        "Push", "Smoke", "Promote", "Push", "Smoke", "Promote", "Rollback",
+    ]  # fmt: skip
+    assert all(x.outcome == "done" for x in entries if x.outcome)
     lines = (release.folder / "journal").glob("*.jsonl")
     kept = [json.loads(x) for file in lines for x in file.read_text().splitlines()]
     assert [x["record"]["event"] for x in kept] == [
         "push", "promote", "outcome", "push", "promote", "outcome",
     ]  # fmt: skip
-    tags = [x for x in repository.tags() if not journal.is_record(x)]
+    tags = [x for x in repository.tags() if not record_tags.is_record(x)]
     assert tags == [f"{release.lock.tag}-1", f"{release.lock.tag}-2", "custom"]
 
-
-LABEL = "org.higgs-image."
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "no smoke test": ({"smoke": ""}, "no smoke test on a gpu"),
@@ -114,27 +152,29 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "proxy": ({"more": {LABEL + "extra-ca-sha256": "ab"}}, "behind a proxy"),
     "marked tag": ({"tag": "20260101-abcdef0-1234567-dev-1234567"}, "marks it as overridden"),
     "dirty": ({"checkout": Checkout("c" * 40, ("x.py",))}, "differed from its commit ccccccc"),
-    "no git": ({"checkout": Checkout(None)}, "outside of git"),
+    "no git": ({"checkout": Checkout(None)}, "outside git"),
     "another lock": ({"more": {LABEL + "lock-sha256": "f" * 64}}, "names the lock fffffff"),
-    "stand-in": ({"more": {LABEL + "fork": "file:///x 1234"}}, "a stand-in"),
+    "fake fork": ({"more": {LABEL + "fork": "file:///x 1234"}}, "a fake fork"),
 }
 """Options of the image to the reason against it."""
 
 
 def test_a_test_on_a_cpu_alone_is_not_enough(release: Release) -> None:
     digest = release.push("1", smoke="cpu pass")
-    with pytest.raises(ReleaseRefusedError, match="decides nothing about kernels"):
-        release.promote(digest, promote.Request("cpu"))
+    with pytest.raises(ReleaseRefusedError, match="says nothing about kernels"):
+        release.promote(digest, promote.PromotionConditions("cpu"))
     assert release.custom() is None
-    assert release.promote(digest, promote.Request("cpu", rehearsal=True)).digest == digest
+    assert (
+        release.promote(digest, promote.PromotionConditions("cpu", rehearsal=True)).digest == digest
+    )
 
 
-def test_an_image_whose_immutable_tag_was_moved_is_refused(
+def test_promote_refuses_an_image_whose_immutable_tag_moved(
     release: Release, repository: Repository
 ) -> None:
     first, second = release.push("1"), release.push("2")
     repository.point(f"{release.lock.tag}-1", second)
-    with pytest.raises(ReleaseRefusedError, match=f"names {second} by now"):
+    with pytest.raises(ReleaseRefusedError, match=f"now points to {second}"):
         release.promote(first)
     assert release.custom() is None
 
@@ -162,21 +202,21 @@ def test_the_newest_records_and_what_the_tags_name(
     release: Release, repository: Repository
 ) -> None:
     history = Journal(repository)
-    assert promote.state(repository, history) == []
+    assert status.tag_status(history) == []
     first, second = release.push("1"), release.push("2")
     release.promote(first)
     assert [type(x.record).__name__ for x in history.read(newest=2)] == ["Smoke", "Promote"]
-    assert promote.state(repository, history) == [f"custom names {first}"]
+    assert status.tag_status(history) == [f"custom names {first}"]
     repository.point("custom", second)
     by = history.read()[0].record.by
     begun = history.write(records.Promote(second, records.now(), by, "custom", first))
-    (line,) = promote.state(repository, history)
+    (line,) = status.tag_status(history)
     assert second in line and "not finished" in line
     end = records.Outcome(second, records.now(), by, begun.tag, records.ABANDONED)
-    history.write(end, tag=journal.tag_for(end))
-    (line,) = promote.state(repository, history)
-    assert second in line and f"BUT BY THE JOURNAL {first}" in line
-    planned = promote.plan_rollback(repository, history, "why", "custom")
+    history.write(end, tag=record_tags.tag_for(end))
+    (line,) = status.tag_status(history)
+    assert second in line and f"but the journal says {first}" in line
+    planned = rollback.plan_rollback(history, "why", "custom")
     assert planned.move.digest == first and "no record" in planned.text()
 
 
@@ -197,7 +237,9 @@ def test_a_torn_line_of_the_copy_is_left_alone(release: Release) -> None:
 
 
 @pytest.mark.parametrize("why", REFUSED)
-def test_refused(release: Release, repository: Repository, why: str) -> None:
+def test_refused_image_is_promoted_only_by_force(
+    release: Release, repository: Repository, why: str
+) -> None:
     options, reason = REFUSED[why]
     before = release.promote(release.push("0")).digest
     digest = release.push("1", **options)  # type: ignore[arg-type]
@@ -206,9 +248,11 @@ def test_refused(release: Release, repository: Repository, why: str) -> None:
     assert caught.value.hint and release.custom() == before
     assert "--force" in caught.value.hint
     with pytest.raises(UsageError, match="needs a reason"):
-        release.promote(digest, promote.Request(force=True))
+        release.promote(digest, promote.PromotionConditions(force=True))
 
-    forced = release.promote(digest, promote.Request(force=True, reason="the demo is today"))
+    forced = release.promote(
+        digest, promote.PromotionConditions(force=True, reason="the demo is today")
+    )
     assert release.custom() == digest
     entry = Journal(repository).record(forced.record)
     assert isinstance(entry, records.Promote)
@@ -217,7 +261,7 @@ def test_refused(release: Release, repository: Repository, why: str) -> None:
     assert "**Forced although" in text and "the demo is today" in text
 
 
-def test_what_nobody_pushed_with_us_is_refused(release: Release, tmp_path: Path) -> None:
+def test_an_image_without_push_record_is_refused(release: Release, tmp_path: Path) -> None:
     built = small_image.make(tmp_path / "foreign", release.lock)
     pushed = skopeo.push(built, release.target)
     with pytest.raises(ReleaseRefusedError, match="no record says who built it"):
@@ -226,16 +270,16 @@ def test_what_nobody_pushed_with_us_is_refused(release: Release, tmp_path: Path)
         release.promote("sha256:" + "0" * 64)
 
 
-def test_a_rehearsal_lets_a_stand_in_pass_and_says_so(
+def test_a_rehearsal_allows_a_fake_fork_and_records_it(
     release: Release, repository: Repository
 ) -> None:
     more = {LABEL + "fork": "file:///x 1234", LABEL + "overrides": "base-image"}
     digest = release.push("1", smoke="cpu pass", more=more)
-    rehearsal = promote.Request("cpu", rehearsal=True)
+    rehearsal = promote.PromotionConditions("cpu", rehearsal=True)
     moved = release.promote(digest, rehearsal)
     record = Journal(repository).record(moved.record)
     assert isinstance(record, records.Promote) and record.rehearsal and not record.forced
-    assert "a rehearsal, not a release" in record.words()
+    assert "a rehearsal, not a release" in record.describe()
     dirty = release.push("2", smoke="cpu pass", more=more, checkout=Checkout("c" * 40, ("x",)))
     with pytest.raises(ReleaseRefusedError, match="differed from its commit"):
         release.promote(dirty, rehearsal)
@@ -271,12 +315,12 @@ def test_rollback_is_refused_without_reason_or_past(
 ) -> None:
     history = Journal(repository)
     with pytest.raises(ReleaseRefusedError, match="never promoted"):
-        promote.plan_rollback(repository, history, "why", "custom")
+        rollback.plan_rollback(history, "why", "custom")
     release.promote(release.push("1"))
     with pytest.raises(UsageError, match="needs a reason"):
-        promote.plan_rollback(repository, history, " ", "custom")
+        rollback.plan_rollback(history, " ", "custom")
     with pytest.raises(ReleaseRefusedError, match="never named"):
-        promote.plan_rollback(repository, history, "why", "custom", release.push("2"))
+        rollback.plan_rollback(history, "why", "custom", release.push("2"))
 
 
 # Crashes ------------------------------------------------------------------------------------
@@ -285,26 +329,31 @@ KILLED = """
 import os, signal, sys
 from higgs_image import lockfile, process
 from higgs_image.demo import fake_fork
+from higgs_image.oci import read_back
+from higgs_image.oci.registry import RegistryClient
 from tests.engine.release.conftest import Release
 from pathlib import Path
 
 folder, target, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 workspace = fake_fork.workspace_in(Path(sys.argv[4]))
-real, writes = process.run, 0
+writes, read_back.LAG = 0, 0.5
 
-def run(command, **options):
-    global writes
-    writing = command[0] == "skopeo" and "copy" in command and "--dest-tls-verify=false" in command
-    if writing:
-        writes += 1
-        if writes == at:
+def counted(real, is_write):
+    def call(*arguments, **options):
+        global writes
+        writing = is_write(*arguments)
+        if writing:
+            writes += 1
+            if writes == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        done = real(*arguments, **options)
+        if writing and writes == at - 100:  # killed after this write
             os.kill(os.getpid(), signal.SIGKILL)
-    done = real(command, **options)
-    if writing and writes == at - 100:  # killed after this write
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
+        return done
+    return call
 
-process.run = run
+process.run = counted(process.run, lambda command: command[0] == "skopeo" and "copy" in command)
+RegistryClient.put_manifest = counted(RegistryClient.put_manifest, lambda *_: True)
 release = Release(target, folder, lockfile.load(workspace.lock_file), workspace)
 digest = release.push("2")
 release.promote(digest)
@@ -361,7 +410,7 @@ def contend(release: Release, digest: str, start: object, results: object) -> No
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(
+def test_concurrent_promotions_have_one_winner(
     release: Release, repository: Repository, number: int
 ) -> None:
     digests = [release.push("1"), release.push("2")]
@@ -430,7 +479,7 @@ def test_nothing_is_promoted_on_a_fault_that_stays(
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 0])
-def test_a_fault_that_passes_is_got_over(
+def test_transient_faults_are_retried(
     release: Release, behind: Release, proxy: FaultProxy, status: int
 ) -> None:
     digest = release.push("1")
@@ -444,7 +493,7 @@ def test_a_registry_that_answers_too_slowly(
     release: Release, behind: Release, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = release.push("1")
-    monkeypatch.setattr(skopeo, "TIMEOUT", 1.0)
+    monkeypatch.setattr(registry, "TIMEOUT", 1.0)
     proxy.faults = [Fault("PUT", "/manifests/journal-", -1, delay=5)]
     with pytest.raises(RegistryUnavailableError, match="timed out"):
         behind.promote(digest)
@@ -459,7 +508,7 @@ def test_a_registry_that_says_yes_and_stores_nothing(
     with pytest.raises(RegistryConflictError, match="reads back as None"):
         behind.promote(digest)
     assert release.custom() is None
-    (end,) = journal.outcomes(repository.tags()).values()
+    (end,) = record_tags.outcomes(repository.tags()).values()
     assert end == "abandoned"
 
 

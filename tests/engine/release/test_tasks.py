@@ -106,7 +106,7 @@ def clone(
     root = fresh_clone(tmp_path_factory.mktemp("clone"))
     folder = tmp_path_factory.mktemp("standin")
     fake_fork.make(folder, base, root=root)
-    environment = {"HIGGS_STANDIN": str(folder), "REGISTRY": served.address}
+    environment = {"HIGGS_FAKE_FORK": str(folder), "REGISTRY": served.address}
     if overrides.extra_ca:
         environment["EXTRA_CA"] = str(overrides.extra_ca)
     return Clone(root, environment)
@@ -124,13 +124,13 @@ REHEARSAL = " --rehearsal --device-class=cpu"
 def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
     built = clone.json(step("build"))
     first = built["digest"]
-    assert built["smoke"] == "cpu: pass" and built["moved"] is None
+    assert built["smoke"] == {"device_type": "cpu", "verdict": "pass"} and built["moved"] is None
     assert custom(clone) is None
 
     # A stand-in without a test on a GPU is refused; in a rehearsal the CPU is enough.
     refused = clone.run(step("promote"), DIGEST=first, REASON="")
     assert refused.returncode == ReleaseRefusedError.exit_code, refused.stderr
-    assert "no smoke test on a gpu" in refused.stderr and "stand-in" in refused.stderr
+    assert "no smoke test on a gpu" in refused.stderr and "fake fork" in refused.stderr
     assert custom(clone) is None
     rehearsed = step("promote").replace("=gpu", "=cpu") + " --rehearsal"
     planned = clone.run(rehearsed + " --dry-run", DIGEST=first, REASON="try")
@@ -140,7 +140,8 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 
     # Another lock, another image.
     changes = {"vllm/second.py": "second = 2\n"}
-    fake_fork.make(Path(clone.environment["HIGGS_STANDIN"]), base, changes=changes, root=clone.root)
+    folder = Path(clone.environment["HIGGS_FAKE_FORK"])
+    fake_fork.make(folder, base, changes=changes, root=clone.root)
     second = clone.json(step("build"))["digest"]
     assert second != first
     moved = clone.json("./inv release" + REHEARSAL)
@@ -151,7 +152,7 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 
     inputs = {"REASON": "it hums", "TO": "", "MOVING": "custom"}
     dry = clone.run(step("rollback").replace(" --yes", ""), **inputs)
-    assert dry.returncode == 0 and "do it with --yes" in dry.stdout and custom(clone) == second
+    assert dry.returncode == 0 and "apply it with --yes" in dry.stdout and custom(clone) == second
     assert clone.run(step("rollback"), **(inputs | {"REASON": ""})).returncode == (
         UsageError.exit_code
     )
@@ -174,8 +175,8 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
 def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_path: Path) -> None:
     """Another clone, an empty build folder, no cache: the digest is the released one."""
     released = clone.json(step("build"))["digest"]
-    other = Clone(fresh_clone(tmp_path / "other"), clone.environment | {"HIGGS_STANDIN": ""})
-    folder = Path(clone.environment["HIGGS_STANDIN"])
+    other = Clone(fresh_clone(tmp_path / "other"), clone.environment | {"HIGGS_FAKE_FORK": ""})
+    folder = Path(clone.environment["HIGGS_FAKE_FORK"])
     again = tmp_path / "standin"
     # Its lock names repositories by their folder, so they stay where they are.
     again.mkdir()
@@ -183,7 +184,7 @@ def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_
                  "build.txt", "installer.txt"):  # fmt: skip
         (again / name).write_bytes((folder / name).read_bytes())
     (again / "wheels").symlink_to(folder / "wheels")
-    other.environment["HIGGS_STANDIN"] = str(again)
+    other.environment["HIGGS_FAKE_FORK"] = str(again)
     done = other.run(f"./inv verify {released} --rebuild --device-class=cpu --json")
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
@@ -208,7 +209,7 @@ def test_a_dirty_clone_releases_nothing(clone: Clone) -> None:
 
 def test_without_a_gpu_no_verdict_is_a_pass(clone: Clone) -> None:
     digest = clone.json(step("build"))["digest"]
-    done = clone.run("./inv record " + digest + " --device-class=gpu --json")
+    done = clone.run("./inv smoke-pushed " + digest + " --device-class=gpu --json")
     if json.loads(done.stdout).get("entry", {}).get("record", {}).get("verdict") == "pass":
         pytest.skip("this machine has a GPU")
     assert done.returncode != 0

@@ -17,9 +17,10 @@ from higgs_image.errors import RegistryNotFoundError, SigningError, UsageError
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import layout, reference, skopeo
 from higgs_image.oci.artifacts import open_repository
-from higgs_image.release import pipeline, publish, records, verify
+from higgs_image.release import pipeline, publish, records, verify, verify_checks
 from higgs_image.release.journal import Journal
 from higgs_image.verdict import Verdict
+from higgs_image.workspace import Workspace
 from tests.engine.test_registry import HTPASSWD, SECRET
 from tests.support import small_image
 
@@ -54,12 +55,16 @@ def signed(release: Release, content: str = "1", **options: Any) -> str:
     return digest
 
 
+def scratch(release: Release) -> Workspace:
+    return replace(release.workspace, build=release.folder / "build")
+
+
 def check(
     release: Release, what: str, trust: signature.Trust | None = None, *, layers: bool = False
 ) -> dict[str, tuple[Verdict, str]]:
     with open_repository(release.target) as repository:
         done = verify.verify(
-            repository, Journal(repository), what, release.lock, trust, layers=layers
+            Journal(repository), what, scratch(release), release.lock, trust, layers=layers
         )
         assert done.text()
         return {x.check: (x.verdict, x.found) for x in done.findings}
@@ -70,7 +75,7 @@ def test_a_signed_and_promoted_image_passes_every_check(release: Release, key: P
     release.promote(digest)
     found = check(release, "custom", signature.Trust(key), layers=True)
     assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(
-        [*verify.CHECKS, "layers"], Verdict.PASS
+        [*verify_checks.CHECKS, "layers"], Verdict.PASS
     )
     assert "no public log" in found["signature"][1]
     assert "not locked" in found["packages"][1]
@@ -85,9 +90,9 @@ def test_a_signed_and_promoted_image_passes_every_check(release: Release, key: P
         )  # fmt: skip
 
     with open_repository(release.target) as repository:
-        done = verify.verify(repository, Journal(repository), digest, other.lock, None)
+        done = verify.verify(Journal(repository), digest, scratch(release), other.lock, None)
         with pytest.raises(UsageError, match=r"git checkout c{40}"):
-            verify.rebuild(repository, done, release.workspace, Overrides())
+            verify.rebuild(Journal(repository), done, release.workspace, Overrides())
 
 
 def replace_lock(release: Release, sha256: str) -> Release:
@@ -189,12 +194,12 @@ def test_each_flaw_is_named(release: Release) -> None:
     assert f"{'1' * 40}, locked is {release.lock.fork.commit}" in found["pins"][1]
     assert "unheard-of@1234567" in found["pins"][1]
     assert found["smoke"][0] is Verdict.FAIL
-    assert found["moving tag"] == (
-        Verdict.INCONCLUSIVE, "no moving tag names it now; it was never promoted",
+    assert found["floating tag"] == (
+        Verdict.INCONCLUSIVE, "no floating tag names it now; it was never promoted",
     )  # fmt: skip
     with open_repository(release.target) as repository:
         repository.point("custom", digest)
-    assert "no record of the journal" in check(release, digest)["moving tag"][1]
+    assert "no record of the journal" in check(release, digest)["floating tag"][1]
 
 
 def test_an_image_that_nobody_recorded(release: Release, tmp_path: Path) -> None:
@@ -203,7 +208,7 @@ def test_an_image_that_nobody_recorded(release: Release, tmp_path: Path) -> None
     found = check(release, built.image.digest, layers=True)
     undecided = {name for name, (verdict, _) in found.items() if verdict is Verdict.INCONCLUSIVE}
     assert undecided == {
-        "origin", "provenance", "packages", "signature", "smoke", "moving tag", "layers",
+        "origin", "provenance", "packages", "signature", "smoke", "floating tag", "layers",
     }  # fmt: skip
     with pytest.raises(RegistryNotFoundError):
         check(release, "nothing")
@@ -262,15 +267,13 @@ def test_the_first_difference_is_named(
     others = {k: v for k, v in change.items() if k not in for_files}
     built = small_image.make(folder, release.lock, layers=layers, **others)  # type: ignore[arg-type]
     with open_repository(release.target) as repository:
-        found = rebuild.compare(repository, digest, built)
+        found = rebuild.compare(repository, digest, built, scratch(release))
     assert not found.same and found.layer == layer and found.file.startswith(file), found
     assert (found.packages == ("deb libssl3 3.0.15-1 -> 3.0.16-1",)) == ("ssl" in change)
     assert "ANOTHER digest" in found.text()
 
 
-def test_a_file_is_named_before_what_was_compiled_from_it(
-    release: Release, two: tuple[str, Path]
-) -> None:
+def test_source_file_is_named_before_its_bytecode(release: Release, two: tuple[str, Path]) -> None:
     _, folder = two
     files = {"a/__pycache__/m.pyc": "1", "a/m.py": "1"}
     layers = [*small_image.files(release.lock), files]
@@ -278,7 +281,7 @@ def test_a_file_is_named_before_what_was_compiled_from_it(
     layers = [*small_image.files(release.lock), dict.fromkeys(files, "2")]
     built = small_image.make(folder, release.lock, layers=layers)
     with open_repository(release.target) as repository:
-        found = rebuild.compare(repository, before, built)
+        found = rebuild.compare(repository, before, built, scratch(release))
     assert (found.layer, found.file[:15]) == ("part-2", "/a/m.py: sha256")
 
 
@@ -286,7 +289,7 @@ def test_the_same_lock_gives_the_same_digest(release: Release, two: tuple[str, P
     digest, folder = two
     built = small_image.make(folder, release.lock, layers=small_image.files(release.lock))
     with open_repository(release.target) as repository:
-        assert rebuild.compare(repository, digest, built).same
+        assert rebuild.compare(repository, digest, built, scratch(release)).same
 
 
 def test_whiteouts_take_files_away(release: Release, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the smoke test share: the stand-in as an image, and a run that takes less."""
+"""Fixtures of the smoke test: an image of the fake fork, and a short run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from docker import DockerClient
 from higgs_image.build import pipeline
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
-from higgs_image.oci.daemon import engine
-from higgs_image.smoke import checks, container, record
+from higgs_image.oci.daemon import docker_client
+from higgs_image.smoke import leftovers, record
+from higgs_image.smoke.checks import lifecycle, load
 from higgs_image.smoke.record import Record
-from higgs_image.smoke.session import Options, run
+from higgs_image.smoke.session import SmokeOptions, run
 from higgs_image.workspace import Workspace
 
 Smoke = Callable[..., Record]
@@ -23,7 +24,7 @@ Smoke = Callable[..., Record]
 
 @pytest.fixture(scope="package")
 def client() -> Iterator[DockerClient]:
-    with engine() as (found, _):
+    with docker_client() as found:
         yield found
 
 
@@ -31,10 +32,10 @@ def client() -> Iterator[DockerClient]:
 def built(
     tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
 ) -> Iterator[tuple[Path, str]]:
-    """The stand-in, built and loaded: its folder, and its name in the engine."""
-    folder = tmp_path_factory.mktemp("smoke") / "standin"
+    """The fake fork, built and loaded: its folder, and its name in the engine."""
+    folder = tmp_path_factory.mktemp("smoke") / "fake-fork"
     workspace = fake_fork.make(folder, base)
-    done = pipeline.run(pipeline.Request(workspace, "smoke-standin", overrides=overrides))
+    done = pipeline.run(pipeline.BuildRequest(workspace, "smoke-fake-fork", overrides=overrides))
     assert done.engine
     yield folder, done.engine
     subprocess.run(["docker", "image", "rm", "--force", done.engine], capture_output=True)
@@ -42,7 +43,7 @@ def built(
 
 @pytest.fixture(scope="package")
 def image(built: tuple[Path, str]) -> str:
-    """Name of the stand-in in the engine."""
+    """Name of the image in the engine."""
     return built[1]
 
 
@@ -53,13 +54,13 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def smoke(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Smoke:
-    """Return a function that smoke-tests a stand-in in less time."""
-    monkeypatch.setattr(checks, "IDLE_SECONDS", 2.0)
-    monkeypatch.setattr(checks, "STOP_SECONDS", 8)
+    """Return a function that runs a short smoke test of an image."""
+    monkeypatch.setattr(load, "IDLE_SECONDS", 2.0)
+    monkeypatch.setattr(lifecycle, "STOP_SECONDS", 8)
 
     def test(image: str, **options: object) -> Record:
-        chosen = {"device": "cpu", "patience": 6.0, "timeout": 60.0} | options
-        found, folder = run(workspace, Options(image, **chosen))  # type: ignore[arg-type]
+        chosen = {"device": "cpu", "answer_timeout": 6.0, "timeout": 60.0} | options
+        found, folder = run(workspace, SmokeOptions(image, **chosen))  # type: ignore[arg-type]
         assert record.load(folder / "record.json") == found
         return found
 
@@ -70,7 +71,7 @@ def containers(workspace: Workspace) -> list[str]:
     """Ids of all containers of this workspace's smoke tests."""
     found = subprocess.run(
         ["docker", "ps", "--all", "--quiet", "--no-trunc",
-         "--filter", f"label={container.PLACE}={workspace.build}"],
+         "--filter", f"label={leftovers.FOLDER}={workspace.build}"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     return found.stdout.split()

@@ -1,4 +1,4 @@
-"""Every broken variant of the stand-in fails, by the checks that are meant for it and no others."""
+"""Every broken variant of the fake fork fails, by the checks meant for it and no others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from tests.engine.smoke.conftest import Smoke, containers, failed
 pytestmark = pytest.mark.engine
 
 
+PATIENT = {"slow-mp3": {"answer_timeout": 60.0}}
+"""Options for a fault that is late, not hanging."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_variant_is_caught(
     fault: str, image: str, smoke: Smoke, client: DockerClient, workspace: Workspace
 ) -> None:
     with variant(client, image, fault) as broken:
-        found = smoke(broken)
+        found = smoke(broken, **PATIENT.get(fault, {}))
     assert found.verdict == "fail"
     assert containers(workspace) == []
     assert is_caught(fault, failed(found)), report.text(found)

@@ -1,4 +1,4 @@
-"""A server that cannot come up is given up on at once, with the reason and the end of its log."""
+"""A server that cannot start ends the test at once, with the reason and the end of its log."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 
-from higgs_image.demo import fake_fork
-from higgs_image.smoke.container import Setup
+from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.smoke import device
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import extended
@@ -44,7 +44,7 @@ LAST_WORDS = {
     "out of memory": (
         "ERROR 11-24 12:00:00 [core.py:390] torch.OutOfMemoryError: CUDA out of memory. Tried to "
         "allocate 2.00 GiB.",
-        "memory does not suffice",
+        "does not have enough memory",
         "--gpu-memory-utilization",
     ),
     "weights not found": (
@@ -59,9 +59,9 @@ LAST_WORDS = {
         "HF_TOKEN",
     ),
 }
-"""A line after which no server comes up, what it means, and part of the way out."""
+"""A line after which no server starts, its meaning, and part of the hint."""
 OF_MACHINE = {"no driver", "CUDA too old", "Blackwell"}
-"""Those that tell of the machine alone, and nothing of the image."""
+"""Those that say nothing about the image."""
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,11 @@ def told(found: Record, verdict: str = "fail") -> str:
 def test_fatal_lines(
     what: str, python: str, smoke: Smoke, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    line, meaning, way_out = LAST_WORDS[what]
+    line, meaning, hint = LAST_WORDS[what]
     caplog.set_level("INFO")
     found = smoke(python, environment={"DO": SAYS.format(f"first words\n{line}\nlast words")})
     verdict = "inconclusive" if what in OF_MACHINE else "fail"
-    assert meaning in told(found, verdict) and way_out in told(found, verdict)
+    assert meaning in told(found, verdict) and hint in told(found, verdict)
     assert found.seconds < 20  # of the 60 it has
     assert "first words" in caplog.text and "last words" in caplog.text
     assert line in (evidence(workspace) / "server.log").read_text()
@@ -99,7 +99,7 @@ def test_fatal_lines(
     [
         ("raise ValueError('no such voice')", r"status 1 .*ended by itself.*no such voice"),
         ("import os; os._exit(137)", r"status 137 .*killed, most likely for memory"),
-        ("import os; os.execvp('sh', ['sh', '-c', 'nonsense'])", r"status 127 .*start command"),
+        ("import os; os.execvp('sh', ['sh', '-c', 'nonsense'])", r"status 127 .*entrypoint"),
     ],
 )
 def test_exits(do: str, reason: str, python: str, smoke: Smoke) -> None:
@@ -110,7 +110,7 @@ def test_exits(do: str, reason: str, python: str, smoke: Smoke) -> None:
 
 @pytest.fixture(scope="module")
 def with_gpus(image: str, client: DockerClient, nvml: Path) -> Iterator[str]:
-    """The stand-in with a library in the place of NVIDIA's: FAKE_NVML says what it answers."""
+    """The fake fork with a fake of NVIDIA's library, which answers what FAKE_NVML says."""
     library = (nvml / "libnvidia-ml.so.1").read_bytes()
     config = client.images.get(image).attrs["Config"]
     kept = {"Entrypoint": config["Entrypoint"], "Cmd": config["Cmd"] or []}
@@ -121,16 +121,20 @@ def with_gpus(image: str, client: DockerClient, nvml: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ("", r"status 10 before it was healthy: the NVIDIA driver shows this container no GPU: .*"),
-        (f"driver=470.1;cuda=11040;{L40S}", r"status 11 .*driver 470.1 runs CUDA up to 11.4, .*"),
+        (
+            "",
+            r"status 10 before it was healthy: the NVIDIA driver shows no GPU to .*",
+        ),
+        (
+            f"driver=470.1;cuda=11040;{L40S}",
+            r"status 11 .*driver 470.1 supports CUDA up to 11.4, .*",
+        ),
         (f"{DRIVER};{RTX_5090}", r"status 12 .*RTX 5090 \(sm_120\) is not supported: .*Blackwell"),
         (f"{DRIVER};{T4}", r"status 1[23] .*T4.*"),
         (f"{DRIVER};{RTX_4080}", r"status 13 .*has 16.0 GiB of memory, the model needs .*"),
     ],
 )
-def test_the_images_start_code_refuses(
-    answers: str, reason: str, with_gpus: str, smoke: Smoke
-) -> None:
+def test_the_entrypoint_refuses(answers: str, reason: str, with_gpus: str, smoke: Smoke) -> None:
     more = {"HIGGS_DEVICE": "gpu", "LD_LIBRARY_PATH": "/gpus", "FAKE_NVML": answers}
     found = smoke(with_gpus, environment=more)
     assert re.search(reason, told(found, "inconclusive")), found.checks[0].reason
@@ -139,8 +143,8 @@ def test_the_images_start_code_refuses(
 
 def with_options(monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
     """Let containers be started with more options of the engine."""
-    before = Setup.options
-    monkeypatch.setattr(Setup, "options", lambda self: before(self) | more)
+    before = ContainerSpec.settings
+    monkeypatch.setattr(ContainerSpec, "settings", lambda self: before(self) | more)
 
 
 def test_killed_for_memory(python: str, smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +161,7 @@ def test_restarts(python: str, smoke: Smoke, monkeypatch: pytest.MonkeyPatch) ->
     assert int(found.container["restarts"]) > 0
 
 
-def test_silence(python: str, smoke: Smoke) -> None:
+def test_a_silent_server(python: str, smoke: Smoke) -> None:
     found = smoke(python, environment={"DO": "import time; time.sleep(600)"}, timeout=3.0)
     assert "not healthy within 3 s" in told(found) and "--timeout" in told(found)
 
@@ -167,17 +171,17 @@ def test_nothing_to_start(
     entrypoint: list[str], image: str, client: DockerClient, smoke: Smoke
 ) -> None:
     with extended(client, image, {}, "empty", {"Entrypoint": entrypoint, "Cmd": []}) as empty:
-        assert "start command is missing or cannot be run" in told(smoke(empty))
+        assert "entrypoint is missing or cannot be run" in told(smoke(empty))
 
 
-def test_an_image_that_is_no_server(
+def test_an_image_that_is_not_a_server(
     image: str, smoke: Smoke, make_standin: MakeStandin, monkeypatch: pytest.MonkeyPatch,
     workspace: Workspace,
 ) -> None:  # fmt: skip
     """Weights are made in the image itself, by what its server needs."""
     workspace.lock_file.write_bytes(make_standin("other").lock_file.read_bytes())
-    monkeypatch.setattr(fake_fork, "is_image", lambda _: False)
-    assert re.search(r"no weights could be made in .*No module named 'torch'", told(smoke(image)))
+    monkeypatch.setattr(device, "is_fake_fork", lambda _: False)
+    assert re.search(r"cannot make weights in .*No module named 'torch'", told(smoke(image)))
 
 
 HEALTHY_ONCE = """
@@ -214,7 +218,7 @@ os.execvp(command[0], command)
 def test_a_noisy_log(
     python: str, image: str, smoke: Smoke, client: DockerClient, workspace: Workspace
 ) -> None:
-    """50 MB that are no UTF-8, and one line of 4 MB, do it no harm."""
+    """50 MB that are not UTF-8 and one line of 4 MB do no harm."""
     entrypoint = client.images.get(image).attrs["Config"]["Entrypoint"]
     found = smoke(python, environment={"DO": NOISE, "THEN": json.dumps(entrypoint)})
     assert found.passed, found.reason

@@ -1,4 +1,4 @@
-"""Whatever ends a smoke test, no container of it stays, and none of anybody else's goes."""
+"""However a smoke test ends, its containers are removed, and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from docker import DockerClient
 from docker.models.containers import ContainerCollection
 
 from higgs_image.demo import fake_fork
-from higgs_image.smoke.container import labels
+from higgs_image.smoke import leftovers
+from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import PROJECT, Workspace
 from tests.broken import variant
 from tests.engine.conftest import MakeStandin
@@ -31,8 +32,8 @@ from higgs_image.smoke import checks, runner, session
 def stuck(context):
     print("up", flush=True)
     time.sleep(600)
-runner.CHECKS = (checks.Check("health", stuck),)
-session.run(fake_fork.workspace_in(Path(sys.argv[1])), session.Options(sys.argv[2], "cpu"))
+runner.CHECKS = (checks.SmokeCheck("health", stuck),)
+session.run(fake_fork.workspace_in(Path(sys.argv[1])), session.SmokeOptions(sys.argv[2], "cpu"))
 """
 
 
@@ -46,7 +47,7 @@ def start(script: str, folder: Path, image: str) -> subprocess.Popen[str]:
     return child
 
 
-def test_a_killed_runs_container_is_removed_by_the_next_and_nobody_elses(
+def test_the_container_of_a_killed_run_is_removed_by_the_next(
     tmp_path: Path, image: str, smoke: Smoke, workspace: Workspace
 ) -> None:
     other = fake_fork.workspace_in(tmp_path / "other")
@@ -64,10 +65,32 @@ def test_a_killed_runs_container_is_removed_by_the_next_and_nobody_elses(
         subprocess.run(["docker", "rm", "--force", mine, *others], capture_output=True)
 
 
+def left_by_another_machine(client: DockerClient, image: str, place: str, seconds: int) -> Any:
+    """A container that a killed process of another machine left in another checkout."""
+    labels = owner_labels(Path(place), lifetime=seconds)
+    return client.containers.create(image, labels=labels | {leftovers.OWNER: "boot:pid:[1] 7 1"})
+
+
+def test_an_expired_container_of_another_machine_is_removed(
+    image: str, client: DockerClient, smoke: Smoke, workspace: Workspace
+) -> None:
+    """It would hold its GPU for ever: its process cannot be asked from here."""
+    old = left_by_another_machine(client, image, "/elsewhere/build", 1)
+    young = left_by_another_machine(client, image, str(workspace.build), 600)
+    try:
+        time.sleep(2)
+        smoke(image, only=frozenset({"health"}))
+        known = {x.id for x in client.containers.list(all=True, ignore_removed=True)}
+        assert old.id not in known, "older than its lifetime"
+        assert young.id in known, "perhaps still in use"
+    finally:
+        young.remove(force=True)
+
+
 def test_what_this_process_had_before_stays(
     image: str, client: DockerClient, smoke: Smoke, workspace: Workspace
 ) -> None:
-    mine = client.containers.create(image, labels=labels(workspace.build))
+    mine = client.containers.create(image, labels=owner_labels(workspace.build, lifetime=60))
     try:
         smoke(image, only=frozenset({"health"}))
         assert containers(workspace) == [mine.id]
@@ -100,13 +123,14 @@ import sys
 from pathlib import Path
 from typing import Any
 from higgs_image.demo import fake_fork
-from higgs_image.smoke import checks, session
-speak = checks._speak
-def said(*args, **more):
+from higgs_image.smoke import session
+from higgs_image.smoke.checks.model import ImageUnderTest
+speak = ImageUnderTest.speak
+def reported(*args, **more):
     print("up", flush=True)
     return speak(*args, **more)
-checks._speak = said
-session.run(fake_fork.workspace_in(Path(sys.argv[1])), session.Options(
+ImageUnderTest.speak = reported
+session.run(fake_fork.workspace_in(Path(sys.argv[1])), session.SmokeOptions(
     sys.argv[2], "cpu", only=frozenset({"at-once"})))
 """
 
@@ -130,19 +154,20 @@ from pathlib import Path
 from typing import Any
 from higgs_image.demo import fake_fork
 from higgs_image.smoke import cpu_device, session
+from higgs_image.smoke import device as devices
 folder = Path(sys.argv[1])
 device = folder / "device" / "higgs_cpu"
 device.mkdir(parents=True, exist_ok=True)
 (device / "__init__.py").touch()
 (device / "checkpoint.py").write_text("import time; time.sleep(600)")
 cpu_device.package = lambda _: device.parent
-fake_fork.is_image = lambda _: False
-create = cpu_device._run
+devices.is_fake_fork = lambda _: False
+create = cpu_device.make_weights
 def created(*args):
     print("up", flush=True)
     create(*args)
-cpu_device._run = created
-session.run(fake_fork.workspace_in(folder), session.Options(sys.argv[2], "cpu"))
+cpu_device.make_weights = created
+session.run(fake_fork.workspace_in(folder), session.SmokeOptions(sys.argv[2], "cpu"))
 """
 
 
@@ -171,7 +196,7 @@ def test_half_made_weights_of_a_killed_run_are_removed_by_the_next(
 def test_ctrl_c_while_a_container_is_made(
     image: str, smoke: Smoke, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine has it already, and here nobody knows of it yet."""
+    """The engine has it already, but its name is not known here yet."""
     create = ContainerCollection.create
 
     def interrupted(*arguments: Any, **more: Any) -> None:

@@ -131,15 +131,15 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
                 "503 Service Unavailable"),
         RegistryUnavailableError, ["503"], "run again",
     ),
-    "a digest with the digits 401 is no login": (
+    "a digest with the digits 401 is not a login": (
         resolve(f"r.example/b:c@sha256:{'401' * 21}4: not found"),
         RegistryNotFoundError, ["does not exist"], "--base-image",
     ),
-    "no engine": (recorded("noengine"), EngineError, ["/run/absent.sock"], "./inv engine"),
+    "no engine": (recorded("noengine"), EngineError, ["/run/absent.sock"], "./inv install-docker"),
     "engine ends": (
         "#9 1.2 working\nERROR: failed to receive status: rpc error: code = Unavailable desc = "
         "error reading from server: EOF",
-        EngineError, ["went away"], "./inv engine",
+        EngineError, ["stopped during the build"], "./inv install-docker",
     ),
     "apt has no network": (
         recorded("apt"), NetworkError,
@@ -165,7 +165,7 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_output_becomes_an_error(name: str) -> None:
     output, kind, parts, hint = CASES[name]
-    error = buildkit.explain(output, LOG)
+    error = buildkit.explain_build(output, LOG)
     assert type(error) is kind, error.message
     for part in parts:
         assert part in error.message
@@ -173,8 +173,10 @@ def test_output_becomes_an_error(name: str) -> None:
     assert len(error.message.splitlines()) <= 14
 
 
-def test_which_errors_are_worth_another_try() -> None:
-    transient = {name for name, case in CASES.items() if buildkit.explain(case[0], LOG).transient}
+def test_transient_errors() -> None:
+    transient = {
+        name for name, case in CASES.items() if buildkit.explain_build(case[0], LOG).transient
+    }
     assert transient == {
         "base's registry refuses", "base's registry has no address", "base's registry is ill",
         "apt has no network", "uv: refused", "uv: no address", "uv: 503", "pip: refused",

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from higgs_image import process
+from higgs_image.build import context as build_context
 from higgs_image.build import render
+from higgs_image.build.context import BuildContext, Files
 from higgs_image.build.overrides import Overrides
 from higgs_image.build.patches.apply import Patched
-from higgs_image.build.render import Files
 from higgs_image.build.source import Source
 from higgs_image.errors import BuildError, DriftError, LockError, SourceError, UsageError
 from higgs_image.files import sha256_bytes
@@ -47,9 +48,9 @@ def compute(project: Project, source: Source, overrides: Overrides | None = None
     )
 
 
-def rendered(project: Project, source: Source) -> tuple[Files, render.Context]:
+def rendered(project: Project, source: Source) -> tuple[Files, BuildContext]:
     files = compute(project, source)
-    return files, render.write(project.workspace, project.load(), files)
+    return files, build_context.write(project.workspace, project.load(), files)
 
 
 # --- content
@@ -144,7 +145,7 @@ def test_local_wheel(project: Project, source: Source, tmp_path: Path) -> None:
     assert not any("other.whl" in name for name in files)
 
 
-def test_bytecode_of_a_checkout_stays_out(project: Project, source: Source) -> None:
+def test_bytecode_of_a_checkout_is_not_rendered(project: Project, source: Source) -> None:
     write(source.fork, {"vllm/__pycache__/x.cpython-311.pyc": "bytecode"})
     assert not any("pycache" in name for name in compute(project, source))
 
@@ -152,7 +153,7 @@ def test_bytecode_of_a_checkout_stays_out(project: Project, source: Source) -> N
 @pytest.mark.parametrize(
     ("where", "package"), [("fork", "vllm"), ("submodule", "boson_multimodal")]
 )
-def test_a_checkout_without_its_package(
+def test_a_checkout_without_its_package_is_refused(
     project: Project, source: Source, where: str, package: str
 ) -> None:
     """Such an image would build, and hold the wheel's server instead of the fork's."""
@@ -189,7 +190,7 @@ def on_disk(root: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def test_two_places_two_umasks_two_times_one_result(
+def test_the_context_does_not_depend_on_place_umask_or_time(
     project: Project, source: Source, tmp_path: Path
 ) -> None:
     _, first = rendered(project, source)
@@ -220,7 +221,7 @@ def test_two_places_two_umasks_two_times_one_result(
     assert str(tmp_path).encode() not in b"".join(c for _, _, c in on_disk(first.path).values())
 
 
-def test_a_files_date_is_made_of_its_content(project: Project, source: Source) -> None:
+def test_the_date_of_a_file_follows_from_its_content(project: Project, source: Source) -> None:
     """BuildKit does not read a file again whose size and date are those of last time."""
     server = source.fork / "vllm/entrypoints/bosonai/api_server.py"
 
@@ -310,36 +311,36 @@ def test_drift_is_noticed_shown_and_repaired(
     project: Project, source: Source, drift: Callable[[Path], str]
 ) -> None:
     files, context = rendered(project, source)
-    render.require_current(project.workspace, files)
+    build_context.drift(context.path, files).require_none()
     name = drift(context.path)
+    found = build_context.drift(context.path, files)
     with pytest.raises(DriftError, match=re.escape(name)) as caught:
-        render.require_current(project.workspace, files)
+        found.require_none()
     assert caught.value.exit_code == 13
     assert "invoke render" in caught.value.hint
-    found = render.read(context.path)
-    assert render.drift(files, found) == [name]
-    assert name in render.diff(files, found)
-    assert render.write(project.workspace, project.load(), files).changed == [name]
-    render.require_current(project.workspace, files)
+    assert found.files == [name]
+    assert name in found.diff
+    assert build_context.write(project.workspace, project.load(), files).changed == [name]
+    build_context.drift(context.path, files).require_none()
 
 
-def test_diff_goes_from_what_is_there_to_what_should_be(project: Project, source: Source) -> None:
+def test_the_diff_goes_from_disk_to_expected(project: Project, source: Source) -> None:
     files, context = rendered(project, source)
     edit(context.path)
-    text = render.diff(files, render.read(context.path))
+    text = build_context.drift(context.path, files).diff
     assert text.startswith("--- a/Dockerfile\n+++ b/Dockerfile\n@@")
     assert "\n-EXPOSE 9000\n+EXPOSE 8000\n" in text
     (context.path / "build/step.py").chmod(0o755)
-    assert "mode 755 -> 644: a/build/step.py" in render.diff(files, render.read(context.path))
+    assert "mode 755 -> 644: a/build/step.py" in build_context.drift(context.path, files).diff
     (context.path / "new").touch()
-    assert "a/new -> /dev/null" in render.diff(files, render.read(context.path))
-    assert render.diff(files, files) == ""
+    assert "a/new -> /dev/null" in build_context.drift(context.path, files).diff
+    assert "ümlaut" not in build_context.drift(context.path, files).diff
 
 
 def test_many_differences_are_counted(project: Project, source: Source) -> None:
-    files = compute(project, source)
-    with pytest.raises(DriftError, match=f"and {len(files) - 3} more"):
-        render.require_current(project.workspace, files)
+    drift = build_context.drift(project.workspace.context, compute(project, source))
+    with pytest.raises(DriftError, match=f"and {len(drift.files) - 3} more"):
+        drift.require_none()
 
 
 def test_a_changed_source_file_is_the_only_change(project: Project, source: Source) -> None:
@@ -349,10 +350,10 @@ def test_a_changed_source_file_is_the_only_change(project: Project, source: Sour
     assert context.changed == [f"layers/code/{SITE}/vllm/__init__.py"]
 
 
-def test_leftover_of_a_killed_run(project: Project, source: Source) -> None:
+def test_the_leftover_of_a_killed_run_is_replaced(project: Project, source: Source) -> None:
     write(project.workspace.build / ".context.new", {"half": ""})
     files, context = rendered(project, source)
-    assert sorted(render.read(context.path)) == sorted(files)
+    assert sorted(build_context.read(context.path)) == sorted(files)
     assert not (project.workspace.build / ".context.new").exists()
 
 
@@ -444,7 +445,6 @@ def test_labels(project: Project, source: Source) -> None:
         f"{oci}version": lock.tag,
         f"{oci}created": "2025-07-30T16:20:54-07:00",
         f"{oci}licenses": "Apache-2.0",
-        f"{oci}documentation": render.DOCUMENTATION,
         f"{oci}base.name": "debian:bookworm-slim",
         f"{oci}base.digest": f"sha256:{'c' * 64}",
         "org.higgs-image.lock-sha256": lock.sha256,
@@ -456,9 +456,7 @@ def test_labels(project: Project, source: Source) -> None:
     }
 
 
-def test_the_releasing_repository_is_the_source_once_it_is_locked(
-    project: Project, source: Source
-) -> None:
+def test_a_locked_project_url_is_the_source_label(project: Project, source: Source) -> None:
     text = project.text + '\n[project]\nurl = "https://git.invalid/acme/higgs-image"\n'
     project.workspace.lock_file.write_text(text)
     labels = labels_of(dockerfile(project, source))
@@ -481,7 +479,7 @@ def test_a_snapshot_of_the_archive_is_rendered_for_apt(project: Project, source:
     ["http://x bookworm main", "deb ftp://x bookworm main", "deb http://u:p@x bookworm main",
      "deb http://x bookworm", "deb http://x bookworm main\\ndeb http://y z main"],
 )  # fmt: skip
-def test_a_snapshot_that_is_no_line_of_apt(project: Project, line: str) -> None:
+def test_a_malformed_apt_line_is_refused(project: Project, line: str) -> None:
     project.workspace.lock_file.write_text(project.text + f'\n[debian]\nsnapshot = ["{line}"]\n')
     with pytest.raises(LockError, match="snapshot"):
         project.load()
@@ -503,8 +501,8 @@ def test_overrides_are_recorded(project: Project, source: Source, tmp_path: Path
 @pytest.mark.parametrize(
     "base", ["debian\nRUN id", "debian AS x", "$BASE", "debian ", 'a"b', "a\\b", "--platform=x y"]
 )
-def test_a_base_image_that_is_more_than_a_name(base: str) -> None:
-    with pytest.raises(UsageError, match="is no image reference"):
+def test_a_base_image_that_is_not_a_reference_is_refused(base: str) -> None:
+    with pytest.raises(UsageError, match="is not an image reference"):
         Overrides(base_image=base)
 
 
@@ -523,7 +521,7 @@ def test_command_and_health_check_are_json(project: Project, source: Source) -> 
 @pytest.mark.parametrize(
     "base", [None, "127.0.0.1:5000/debian:bookworm-slim", f"r.example/d@sha256:{'a' * 64}"]
 )
-def test_hadolint_has_no_complaint(
+def test_hadolint_accepts_the_dockerfile(
     project: Project, source: Source, tmp_path: Path, base: str | None
 ) -> None:
     path = tmp_path / "Dockerfile"
@@ -537,15 +535,15 @@ def test_shell_of_the_build_steps_is_valid() -> None:
     subprocess.run(["sh", "-n", script], check=True)
 
 
-def test_patched_files_take_the_place_of_the_forks_own(project: Project, source: Source) -> None:
+def test_patched_files_replace_those_of_the_fork(project: Project, source: Source) -> None:
     patched = Patched(
-        {"vllm/__init__.py": b"patched = 1\n", "higgs_patches/mend.py": b"ours = 1\n"},
-        [{"name": "mend", "title": "Mends it", "issues": [], "sha256": "ab" * 32}],
+        {"vllm/__init__.py": b"patched = 1\n", "higgs_patches/patches/defect.py": b"ours = 1\n"},
+        [{"name": "defect", "title": "Fixes it", "issues": [], "sha256": "ab" * 32}],
     )
     files = render.compute(project.workspace, project.load(), source, patched, Overrides())
     assert files[f"layers/code/{SITE}/vllm/__init__.py"] == (b"patched = 1\n", 0o644)
-    assert files[f"layers/code/{SITE}/higgs_patches/mend.py"] == (b"ours = 1\n", 0o644)
-    assert b'org.higgs-image.patches="mend@abababa"' in files["Dockerfile"][0]
+    assert files[f"layers/code/{SITE}/higgs_patches/patches/defect.py"] == (b"ours = 1\n", 0o644)
+    assert b'org.higgs-image.patches="defect@abababa"' in files["Dockerfile"][0]
     facts = json.loads(files["layers/code/usr/share/higgs-image/image.json"][0])
     assert facts["patches"] == patched.patches
     assert facts["weights"]["generation"] == {"repo": "bosonai/model", "revision": "e" * 40}

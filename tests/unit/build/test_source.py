@@ -100,7 +100,7 @@ def test_a_commit_that_no_branch_holds_can_be_pinned(project: Project) -> None:
     assert git(ensure(project).fork, "rev-parse", "HEAD") == pinned
 
 
-def test_instead_of_in_the_home_gitconfig(
+def test_a_git_mirror_of_the_person_is_used(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GIT_CONFIG_COUNT")
@@ -257,7 +257,7 @@ def test_changed_kernels(project: Project, changed: dict[str, str], name: str) -
     project.pin()
     now = project.upstream.tree(f"HEAD:{name}")
     project.replace(f'"{name}" = "{now}"', f'"{name}" = "{trees[name]}"')
-    for _ in range(2):  # fetched, and then from what is there
+    for _ in range(2):  # fetched, then verified
         error = refused(project, KernelsChangedError, f"changes {name} against v0.8.3")
         assert error.exit_code == 12
 
@@ -270,12 +270,14 @@ def test_removed_kernels(project: Project) -> None:
 # --- the git host
 
 
-def test_host_that_is_no_repository(project: Project) -> None:
+def test_a_host_that_is_not_a_repository_is_named(project: Project) -> None:
     shutil.rmtree(project.upstream.fork)
-    refused(project, SourceError, f"{HOST}fork.git", "is no git repository")
+    refused(project, SourceError, f"{HOST}fork.git", "is not a git repository")
 
 
-def test_host_that_does_not_answer(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_answer_is_transient(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "url.http://127.0.0.1:9/.insteadOf")
     error = refused(project, NetworkError, f"{HOST}fork.git", "fork")
     assert error.transient
@@ -301,7 +303,7 @@ def test_host_that_does_not_answer(project: Project, monkeypatch: pytest.MonkeyP
         (
             "remote: Repository not found.\nfatal: repository 'https://github.com/a/b/' not found",
             SourceError,
-            "is no git repository (fatal: repository",
+            "is not a git repository (fatal: repository",
         ),
         (
             "fatal: '/x' does not appear to be a git repository\n"
@@ -341,8 +343,8 @@ def test_host_that_does_not_answer(project: Project, monkeypatch: pytest.MonkeyP
         ),
     ],
 )
-def test_what_git_says_becomes_an_error(stderr: str, kind: type, part: str) -> None:
-    error = remote._explain("fork", f"{HOST}fork.git", "1" * 40, f"\n  stderr: '{stderr}'")
+def test_messages_of_git_become_errors(stderr: str, kind: type, part: str) -> None:
+    error = remote.explain_git("fork", f"{HOST}fork.git", "1" * 40, f"\n  stderr: '{stderr}'")
     assert type(error) is kind
     assert part in error.message
     assert "\n" not in error.message
@@ -351,11 +353,11 @@ def test_what_git_says_becomes_an_error(stderr: str, kind: type, part: str) -> N
 
 def test_full_disk_while_fetching() -> None:
     text = "fatal: write error: No space left on device\nfatal: index-pack failed"
-    assert remote._explain("fork", "u", "c", text).exit_code == 22
+    assert remote.explain_git("fork", "u", "c", text).exit_code == 22
 
 
 def test_without_git(project: Project) -> None:
-    """GitPython fails at its import when there is no git."""
+    """GitPython fails at its import without git."""
     script = (
         "import sys; from pathlib import Path; from higgs_image import lockfile\n"
         "from higgs_image.build import source\n"
@@ -516,7 +518,7 @@ TAMPERING = [
 def test_tampering_is_noticed(fetched: Project, tamper: Callable[[Path], None]) -> None:
     tamper(fetched.workspace.source / "fork")
     shutil.rmtree(fetched.upstream.root)
-    with pytest.raises(SourceError, match="is no git repository"):
+    with pytest.raises(SourceError, match="is not a git repository"):
         ensure(fetched)  # it wants to fetch again, which fails here to save time
 
 
@@ -550,7 +552,7 @@ def test_tampering_with_the_submodule_is_noticed(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["index", "shallow", "FETCH_HEAD"])
-def test_what_git_itself_would_miss_is_of_no_concern(project: Project, name: str) -> None:
+def test_files_that_git_ignores_are_verified_too(project: Project, name: str) -> None:
     """The files are proven without git's index: damage there needs no network to repair."""
     fork = ensure(project).fork
     (fork / ".git" / name).write_bytes(b"\0")
@@ -571,7 +573,7 @@ def test_failed_replacement_keeps_the_old_checkout(project: Project) -> None:
     fork = ensure(project).fork
     edit(fork)
     shutil.rmtree(project.upstream.root)
-    refused(project, SourceError, "is no git repository")
+    refused(project, SourceError, "is not a git repository")
     assert (fork / "README.md").exists()
 
 

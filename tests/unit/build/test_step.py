@@ -111,7 +111,7 @@ def test_leftovers_are_removed(step: ModuleType, root: Path) -> None:
     assert set(dates(root).values()) == {EPOCH}
 
 
-def test_finish_leaves_no_trace_of_its_own(step: ModuleType, root: Path) -> None:
+def test_finish_leaves_no_trace_of_itself(step: ModuleType, root: Path) -> None:
     """Removing something changes the date of the folder it was in: that is put back, too."""
     write(root, {"tmp/x": "x"})
     age(root)
@@ -189,7 +189,7 @@ def test_bytecode_is_valid_by_content_and_never_stale(step: ModuleType, tmp_path
     assert done.stdout.split() == ["2", "3"]
 
 
-def test_an_overlay_that_is_no_python_is_noticed(step: ModuleType, tmp_path: Path) -> None:
+def test_an_overlay_that_is_not_python_fails(step: ModuleType, tmp_path: Path) -> None:
     write(tmp_path / "source", {"a.py": "print 1\n"})
     with pytest.raises(py_compile.PyCompileError):
         step.overlay(tmp_path / "source", tmp_path)
@@ -256,7 +256,7 @@ def wheel(folder: Path) -> str:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """A virtual environment of its own, as the image has one."""
+    """A virtual environment, as in the image."""
     path = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
     return path
@@ -310,7 +310,7 @@ def test_wheels_in_the_layer_are_found(environment: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_wrong_hash_ends_the_step(environment: Path, tmp_path: Path) -> None:
+def test_a_wrong_hash_fails_the_step(environment: Path, tmp_path: Path) -> None:
     wheel(tmp_path / "wheels")
     done = install(
         environment,
@@ -323,7 +323,7 @@ def test_wrong_hash_ends_the_step(environment: Path, tmp_path: Path) -> None:
     assert not list(environment.glob("lib/*/site-packages/higgs_tiny"))
 
 
-def test_a_package_without_hash_ends_the_step(environment: Path, tmp_path: Path) -> None:
+def test_a_package_without_hash_fails_the_step(environment: Path, tmp_path: Path) -> None:
     wheel(tmp_path / "wheels")
     done = install(
         environment, tmp_path / "layer", tmp_path / "wheels", requirements="higgs-tiny==1.0\n"
@@ -332,7 +332,7 @@ def test_a_package_without_hash_ends_the_step(environment: Path, tmp_path: Path)
     assert "hash" in done.stderr
 
 
-def test_a_list_that_is_out_of_date_ends_the_step(environment: Path, tmp_path: Path) -> None:
+def test_an_outdated_package_list_fails_the_step(environment: Path, tmp_path: Path) -> None:
     digest = wheel(tmp_path / "wheels")
     done = install(
         environment,

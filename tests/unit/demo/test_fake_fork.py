@@ -1,4 +1,4 @@
-"""The stand-in: made the same everywhere, and a server that behaves as the real one should."""
+"""The fake fork: the same on every machine, and a server that behaves as the real one should."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from higgs_image.errors import (
 )
 from higgs_image.files import sha256_file
 from higgs_image.host import base_image
+from higgs_image.smoke import audio
 from higgs_image.workspace import PROJECT, Workspace
 
 PARTS = PROJECT / "fakes" / "upstream"
@@ -78,7 +79,7 @@ def test_made_again_nothing_changes(
 @pytest.mark.parametrize(
     "hooked", ["[core]\n\thooksPath = {}/hooks\n", "[init]\n\ttemplateDir = {}\n"]
 )
-def test_nobodys_git_configuration_counts(
+def test_the_configuration_of_git_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hooked: str
 ) -> None:
     plain = lockfile.load(fake_fork.make(tmp_path / "plain").lock_file).fork.commit
@@ -169,7 +170,7 @@ def test_tools_caches_do_not_get_in(tmp_path: Path) -> None:
     )
 
 
-def _elsewhere(locked: lockfile.Lock, folder: Path) -> lockfile.Fork:
+def _elsewhere(locked: lockfile.Lock, folder: Path) -> lockfile.ForkPin:
     import msgspec
 
     return msgspec.structs.replace(
@@ -207,7 +208,7 @@ def test_a_relative_submodule_url_is_resolved_as_git_does(recorded: str, resolve
 
 def load_module(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    spec = importlib.util.spec_from_file_location(f"standin_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"fake_fork_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -258,7 +259,7 @@ def speech(port: int, **request: Any) -> tuple[int, str, bytes]:
 def test_the_longest_text_is_answered(port: int) -> None:
     status, _, body = speech(port, input=4096 * "a")
     assert status == 200
-    assert demo.wav_seconds(body) == pytest.approx(245.76)
+    assert audio.read(body, "wav").seconds == pytest.approx(273.48)
 
 
 def test_speech_is_one_valid_wav_whose_length_depends_on_the_text(port: int) -> None:
@@ -276,17 +277,17 @@ def test_speech_is_one_valid_wav_whose_length_depends_on_the_text(port: int) -> 
                           for i in range(0, len(frames), 2))  # fmt: skip
             assert 4000 < loudest < 20000
             lengths.append(file.getnframes() / 24000)
-        assert demo.wav_seconds(body) == pytest.approx(lengths[-1])
-    assert lengths == pytest.approx([0.3, 2.4, 1.74])
+        assert audio.read(body, "wav").seconds == pytest.approx(lengths[-1])
+    assert lengths == pytest.approx([0.52, 3.08, 2.48])
 
 
-def test_the_tone_is_the_same_bytes_everywhere(tone: ModuleType) -> None:
+def test_the_sound_is_the_same_bytes_everywhere(tone: ModuleType) -> None:
     import hashlib
 
     assert hashlib.sha256(tone.speak("The same.")).hexdigest() == TONE
 
 
-TONE = "47cb4608665bbf37e3ea98b602c1bc848a26374fe074c6563bb3e9b664f140b4"
+TONE = "71407d72ac61e299e849be669e9962666b5d740a64db39717d8a4a36e66171b6"
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_the_other_routes(port: int) -> None:
         assert ask(port, "GET", path)[0] == 404
 
 
-def test_the_image_has_the_start_code_and_starts_with_it(tmp_path: Path) -> None:
+def test_the_image_starts_with_its_entrypoint(tmp_path: Path) -> None:
     made = fake_fork.make(tmp_path)
     locked = lockfile.load(made.lock_file)
     files = render.compute(made, locked, source.ensure(made, locked), Patched(), Overrides())
@@ -363,14 +364,14 @@ def test_the_image_has_the_start_code_and_starts_with_it(tmp_path: Path) -> None
     assert not any("pycache" in name for name in files)
 
 
-def test_it_tells_the_start_code_and_finishes_what_is_running(
+def test_it_reports_readiness_and_finishes_running_requests(
     api_server: ModuleType, tone: ModuleType
 ) -> None:
     release = threading.Event()
 
-    def speak(text: str) -> bytes:
+    def speak(text: str, voice: str) -> bytes:
         release.wait(10)
-        return bytes(tone.speak(text))
+        return bytes(tone.speak(text, voice))
 
     with api_server.Server(("127.0.0.1", 0), speak, {"beep": ""}, {}) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -454,7 +455,7 @@ def test_as_a_program_it_speaks_and_ends_well_on_sigterm(site: Path) -> None:
         "vllm-0.8.3.dist-info/METADATA",
     ],
 )
-def test_an_image_that_lacks_something_does_not_start(site: Path, gone: str) -> None:
+def test_an_incomplete_image_does_not_start(site: Path, gone: str) -> None:
     (site / gone).unlink()
     shutil.rmtree(site / "vllm-0.8.3.dist-info") if "dist-info" in gone else None
     with start(site) as child:

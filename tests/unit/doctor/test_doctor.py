@@ -1,4 +1,4 @@
-"""`invoke doctor`: each check's verdicts, the table, and that nothing hangs or leaks a secret."""
+"""`./inv doctor`: each check's verdicts, the table, and that nothing hangs or leaks a secret."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from higgs_image import lockfile
 from higgs_image.build import image, source
 from higgs_image.doctor import engine, examination, model, network, pins
-from higgs_image.doctor.model import Check, Diagnosis, Finding, Subject
+from higgs_image.doctor.model import Check, DoctorReport, Finding, Subject
 from higgs_image.errors import EngineError
 from higgs_image.files import sha256_bytes
 from higgs_image.process import Completed
@@ -84,15 +84,15 @@ def test_the_table_counts_and_shows_remedies() -> None:
         Finding("gpu", INCONCLUSIVE, "none", "get one"),
         Finding("skopeo", FAIL, "missing", "install it"),
     )
-    text = Diagnosis(findings).text()
-    assert "FAIL          skopeo        missing\n" in text
-    assert "-> install it" in text
+    text = DoctorReport(findings).text()
+    assert "fail          skopeo  missing\n" in text
+    assert "                      hint: install it\n" in text
     assert text.endswith("1 failed, 1 inconclusive, of 3 checks")
-    assert not Diagnosis(findings).ok
+    assert not DoctorReport(findings).ok
 
 
 def test_inconclusive_does_not_fail_and_goes_into_json() -> None:
-    diagnosis = Diagnosis((Finding("gpu", INCONCLUSIVE, "none"),))
+    diagnosis = DoctorReport((Finding("gpu", INCONCLUSIVE, "none"),))
     assert diagnosis.ok
     assert json.loads(json.dumps(plain(diagnosis)))["findings"][0]["verdict"] == "inconclusive"
 
@@ -277,7 +277,7 @@ def test_disk_of_an_engine_on_another_machine(subject: Subject) -> None:
 
 def test_gpu(programs: Programs, subject: Subject) -> None:
     assert check("gpu", subject).verdict is INCONCLUSIVE
-    assert "CPU only" in check("gpu", subject).found
+    assert "the smoke test runs on a CPU" in check("gpu", subject).found
     programs.say("nvidia-smi", "NVIDIA-SMI has failed because ...\n", code=9)
     failed = check("gpu", subject)
     assert (failed.verdict, "has failed" in failed.found) == (INCONCLUSIVE, True)
@@ -376,7 +376,7 @@ def test_a_base_image_in_its_registry(
     digest = f"sha256:{sha256_bytes(manifest.encode())}"
     programs.say("docker image inspect", code=1)
     programs.say("skopeo inspect --raw docker://debian@sha256:", manifest)
-    assert "what arrives is" in check("base image", subject).found
+    assert "got sha256:" in check("base image", subject).found
     project.replace(f"sha256:{'c' * 64}", digest)
     pinned = replace(subject, lock=lockfile.load(project.workspace.lock_file))
     assert check("base image", pinned).found == f"debian@{digest} can be pulled"
@@ -436,10 +436,10 @@ def test_no_registry_is_configured(subject: Subject) -> None:
     assert check("registry", subject).verdict is INCONCLUSIVE
 
 
-def test_a_registry_that_is_none(subject: Subject) -> None:
+def test_invalid_registry(subject: Subject) -> None:
     finding = check("registry", replace(subject, registry="NOPE"))
     assert finding.verdict is FAIL
-    assert "'NOPE' is no registry" in finding.found
+    assert "'nope' is not a registry" in finding.found
 
 
 Login = Callable[[Programs], None]
@@ -462,10 +462,10 @@ def unknown(programs: Programs) -> None:
     ("status", "login", "verdict", "found"),
     [
         (200, unknown, PASS, "asks for no login"),
-        (200, logged_in, PASS, "takes the login from docker's configuration"),
-        (401, logged_in, PASS, "takes the login from docker's configuration"),
+        (200, logged_in, PASS, "accepts the login from docker's configuration"),
+        (401, logged_in, PASS, "accepts the login from docker's configuration"),
         (401, unknown, FAIL, "asks for a login, and none is known"),
-        (401, refused, FAIL, "does not take the login from docker's configuration"),
+        (401, refused, FAIL, "refused the login from docker's configuration"),
         (401, lambda _: None, INCONCLUSIVE, "skopeo is missing"),
         (503, logged_in, FAIL, "does not answer: 503"),
     ],
@@ -490,7 +490,7 @@ def test_registry_with_a_login_from_the_environment(
     logged_in(programs)
     with server(401) as (host, _):
         finding = check("registry", replace(subject, registry=host))
-    assert finding.found.endswith("takes the login from the environment")
+    assert finding.found.endswith("accepts the login from the environment")
     assert not any("s3cret" in x for x in [*programs.asked, finding.found])
     assert all("--authfile /proc/self/fd/" in x for x in programs.asked)
 

@@ -1,4 +1,4 @@
-"""When the stand-in device's model stops speaking, apart from PyTorch."""
+"""The length of speech on the CPU device, which the smoke test expects, too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 from higgs_cpu import speech
+
+from higgs_image.smoke import limits
+from higgs_image.smoke.checks.model import LONG_TEXT, TEXT
 
 HEADER, HEADER_END, TURN_END, END, AUDIO_END, FRAME = range(300, 306)
 BREAKS = [10, 10]
@@ -30,6 +33,14 @@ def test_length_follows_from_the_last_turn(text: str, frames: int) -> None:
 
 def test_a_prompt_without_turns_is_spoken_whole() -> None:
     assert speech.frames_for([1] * 15, HEADER, HEADER_END, TURN_END) == 35
+
+
+@pytest.mark.parametrize(
+    "text", ["Hi.", TEXT, LONG_TEXT, "Zwölf Boxkämpfer jagen Viktor", 2000 * "a"]
+)
+def test_the_smoke_test_expects_this_length(text: str) -> None:
+    frames = speech.frames_for(prompt(text), HEADER, HEADER_END, TURN_END)
+    assert frames / speech.FRAMES_PER_SECOND == limits.expected_seconds(text)
 
 
 def test_an_endless_model_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Making room on a runner: never on a person's machine, and only what nothing here uses."""
+"""`./inv free-disk`: what is removed on which machine, with real folders and programs on PATH."""
 
 from __future__ import annotations
 
@@ -8,47 +8,74 @@ import pytest
 
 from higgs_image.errors import UsageError
 from higgs_image.github import runner
-from higgs_image.process import Completed
+
+PRUNED = ["builder prune --force --keep-storage 20GB",
+          "image prune --all --force --filter label=org.higgs-image.lock-sha256"]  # fmt: skip
+
+
+class Machine:
+    """A machine with one tool of another language, sudo, and a docker that logs its calls."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tool, self.log = root / "android", root / "docker.log"
+        (self.tool / "sdk").mkdir(parents=True)
+        self.program("sudo", 'exec "$@"')
+        self.program("docker", f'echo "$*" >> {self.log}')
+
+    def program(self, name: str, script: str) -> None:
+        path = self.root / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def pruned(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
-    """Commands that would have been run; one tool of another language is there."""
-    (tmp_path / "android").mkdir()
-    commands: list[tuple[str, ...]] = []
-
-    def ask(*command: str, timeout: float) -> Completed:
-        commands.append(command)
-        return Completed(1, "", "no such program")
-
-    monkeypatch.setattr(runner, "HOSTED", (str(tmp_path / "android"), str(tmp_path / "dotnet")))
-    monkeypatch.setattr(runner, "ask", ask)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(tmp_path)
+    monkeypatch.setattr(runner, "HOSTED", (str(made.tool), str(tmp_path / "absent")))
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.delenv("RUNNER_ENVIRONMENT", raising=False)
-    return commands
+    return made
 
 
-def test_on_a_persons_machine_nothing_is_taken_away(
-    asked: list[tuple[str, ...]], tmp_path: Path
-) -> None:
+def test_personal_machine_is_refused(machine: Machine) -> None:
     with pytest.raises(UsageError, match="RUNNER_ENVIRONMENT"):
-        runner.free(tmp_path, dry_run=False)
-    assert not any("rm" in x for x in runner.free(tmp_path, dry_run=True).steps)
-    assert asked == []
+        runner.free(machine.root, dry_run=False)
+    assert machine.tool.exists() and machine.pruned() == []
 
 
-def test_on_githubs_runner_what_is_there_for_others_goes(
-    asked: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_dry_run_removes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    planned = runner.free(machine.root, dry_run=True)
+    assert f"sudo rm -rf {machine.tool}" in planned.text()
+    assert machine.tool.exists() and machine.pruned() == []
+
+
+def test_hosted_runner_loses_unused_tools(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
-    done = runner.free(tmp_path, dry_run=False)
-    assert asked[0] == ("sudo", "rm", "-rf", str(tmp_path / "android"))
-    assert len(asked) == 3 and done.free_gb > 0
+    done = runner.free(machine.root, dry_run=False)
+    assert not machine.tool.exists()
+    assert machine.pruned() == PRUNED
+    assert done.free_gb > 0
 
 
-def test_on_a_runner_of_ours_only_what_docker_makes_again(
-    asked: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_runner_keeps_its_tools(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_ENVIRONMENT", "self-hosted")
-    runner.free(tmp_path, dry_run=False)
-    assert [x[0] for x in asked] == ["docker", "docker"]
-    assert asked[1][-1] == "label=org.higgs-image.lock-sha256"
+    runner.free(machine.root, dry_run=False)
+    assert machine.tool.exists()
+    assert machine.pruned() == PRUNED
+
+
+def test_failing_docker_does_not_stop_the_job(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    machine.program("docker", "exit 1")
+    runner.free(machine.root, dry_run=False)
+    assert not machine.tool.exists()

@@ -15,7 +15,7 @@ from higgs_image import lockfile
 from higgs_image.errors import LockError
 from higgs_image.files import sha256_bytes, sha256_file
 from higgs_image.workspace import PROJECT
-from tests.unit.conftest import HOST, Project
+from tests.unit.conftest import HOST, Project, write
 
 Edit = Callable[[str], str]
 
@@ -170,7 +170,7 @@ REFUSED: dict[str, tuple[Edit, str, str, str]] = {
         "vllm.trees.CMakeLists.txt is 'abc'",
         "full 40 hex",
     ),
-    "kernel tree that is no text": (
+    "kernel tree that is not text": (
         value('"cmake"', "7"),
         '"cmake"',
         "vllm.trees.cmake is 7",
@@ -382,7 +382,7 @@ REFUSED: dict[str, tuple[Edit, str, str, str]] = {
     "role twice": (
         swap('role = "audio-tokenizer"', 'role = "generation"'),
         'role = "generation"\nrepo = "bosonai/tok',
-        "the role generation is there already",
+        "the role generation is already used",
         "once",
     ),
     "empty file": (lambda _: "", "", "schema is missing", "add schema"),
@@ -435,13 +435,13 @@ def test_loaded_values(project: Project) -> None:
     assert loaded.file("a/b") == project.workspace.lock_file.parent / "a/b"
 
 
-def test_wheel_names_are_compared_as_packages_are(project: Project) -> None:
+def test_wheel_names_are_compared_normalised(project: Project) -> None:
     project.replace('name = "vllm"', 'name = "Higgs-Stand.in"')
     project.replace('"vllm-0.8.3-', '"higgs_stand_in-0.8.3-')
     assert project.load().wheel.name == "Higgs-Stand.in"
 
 
-def test_weights_that_are_not_there(project: Project) -> None:
+def test_unknown_role_of_weights_is_refused(project: Project) -> None:
     with pytest.raises(LockError, match=r"versions\.lock: no weights have the role 'x'"):
         project.load().weights_for("x")
 
@@ -449,7 +449,7 @@ def test_weights_that_are_not_there(project: Project) -> None:
 # --- covered files
 
 
-def test_consistent(project: Project) -> None:
+def test_a_consistent_lock_is_not_written(project: Project) -> None:
     loaded = project.load()
     assert lockfile.differences(loaded, PROJECT) == []
     lockfile.require_consistent(loaded, PROJECT)
@@ -476,6 +476,57 @@ def test_a_changed_file_is_named(project: Project, name: str) -> None:
     with pytest.raises(LockError, match=re.escape(COVERED[name])) as caught:
         lockfile.require_consistent(loaded, PROJECT)
     assert "invoke lock" in caught.value.hint
+
+
+def recipe_tag(project: Project, root: Path) -> str:
+    """Lock the recipe below `root`, and return the tag."""
+    lockfile.refresh(project.load(), root)
+    return project.load().tag
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A recipe: a template with a module beside it."""
+    files = {"templates/Dockerfile.j2": "FROM scratch\n", "templates/lib/step.py": "x = 1\n"}
+    write(tmp_path / "root", files)
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("name", ["templates/README.md", "templates/lib/notes.md"])
+def test_an_edit_of_documentation_gives_the_same_tag(
+    project: Project, root: Path, name: str
+) -> None:
+    before = recipe_tag(project, root)
+    write(root, {name: "What the templates do.\n"})
+    assert lockfile.differences(project.load(), root) == []
+    assert recipe_tag(project, root) == before
+
+
+def test_an_edit_of_the_recipe_gives_another_tag(project: Project, root: Path) -> None:
+    before = recipe_tag(project, root)
+    write(root, {"templates/lib/step.py": "x = 2\n"})
+    assert [x.key for x in lockfile.differences(project.load(), root)] == ["recipe.sha256"]
+    assert recipe_tag(project, root) != before
+
+
+def test_comments_in_what_was_asked_for_give_the_same_tag(project: Project) -> None:
+    path = project.load().file("requirements/input.txt")
+    path.write_text("torch>=2\nsix\n")
+    lockfile.refresh(project.load(), PROJECT)
+    before = project.load().tag
+    path.write_text("# why\n\ntorch>=2  # top: everywhere\nsix\n")
+    assert lockfile.refresh(project.load(), PROJECT) == []
+    assert project.load().tag == before
+    path.write_text("torch>=2.1\nsix\n")
+    assert lockfile.differences(project.load(), PROJECT)
+
+
+def test_the_real_recipe_is_what_the_image_contains() -> None:
+    real = lockfile.load(PROJECT / "versions.lock")
+    files = [x for path in real.recipe.paths for x in lockfile.recipe_files(PROJECT / path)]
+    names = {x.relative_to(PROJECT).parts[:2] for x in files}
+    assert ("docker", "requirements") not in names, "each has its own hash in [python]"
+    assert {x.suffix for x in files} <= {".py", ".sh", ".txt", ".toml", ".j2", ""}
 
 
 def test_a_changed_recipe_is_named(project: Project, tmp_path: Path) -> None:
@@ -553,17 +604,60 @@ def test_refresh_keeps_every_other_byte(project: Project, edit: Edit) -> None:
     assert after != before
 
 
-def test_refresh_refuses_what_it_cannot_edit(project: Project) -> None:
-    """Inline tables are TOML too, but their keys have no line of their own."""
+def test_refresh_edits_keys_of_an_inline_table(project: Project) -> None:
     table = re.search(r"\[python\]\n(.*?)\n\n", project.text, re.DOTALL)
     assert table
     inline = "python = { " + ", ".join(table[1].split("\n")) + " }\n"
     text = project.text.replace(table[0], "").replace("[fork]", inline + "[fork]")
     project.workspace.lock_file.write_text(text)
-    project.load().file("requirements/input.txt").write_text("changed")
-    with pytest.raises(LockError, match=r"python\.input_sha256 is not on a line of its own"):
-        lockfile.refresh(project.load(), PROJECT)
-    assert project.text == text
+    digest = project.load().python.input_sha256
+    project.load().file("requirements/input.txt").write_text("changed\n")
+    lockfile.refresh(project.load(), PROJECT)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    expected = text.replace(digest, sha256_bytes(b"changed\n")).replace("2026-01-02", today)
+    assert project.text == expected
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_new_key_is_added_at_the_end_of_its_table(
+    project: Project, newline: str, last: bool
+) -> None:
+    table = '[patches]\nfolder = "patches"\n\n[patches.sha256]\nfirst = "' + 64 * "1" + '"\n'
+    text = project.text + "\n" + table.rstrip("\n")
+    if not last:
+        text = project.text.replace("# Weights.", table + "\n# Weights.")
+    project.workspace.lock_file.write_bytes(text.replace("\n", newline).encode())
+    lockfile.write(project.workspace.lock_file, {"patches.sha256.second": 64 * "2"})
+    line = f'first = "{64 * "1"}"{newline if not last else chr(10)}second = "{64 * "2"}"'
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    expected = text.replace("\n", newline).replace("2026-01-02", today)
+    expected = expected.replace(f'first = "{64 * "1"}"', line)
+    assert project.workspace.lock_file.read_bytes().decode() == expected
+
+
+def test_an_edit_of_the_real_lock_keeps_every_other_byte(tmp_path: Path) -> None:
+    path = tmp_path / "versions.lock"
+    text = (PROJECT / "versions.lock").read_text()
+    path.write_text(text)
+    lock = lockfile.load(path)
+    values = {
+        "fork.commit": (lock.fork.commit, 40 * "a"),
+        "base.digest": (lock.base.digest, f"sha256:{64 * 'b'}"),
+        "weights[1].revision": (str(lock.weights[1].revision), 40 * "c"),
+        "recipe.sha256": (lock.recipe.sha256, 64 * "d"),
+    }
+    new = lockfile.write(path, {key: value for key, (_, value) in values.items()})
+    for old, value in [*values.values(), (f"\ndate = {lock.date}", f"\ndate = {new.date}")]:
+        text = text.replace(old, value)
+    assert path.read_text() == text
+
+
+def test_an_edit_that_breaks_a_rule_is_refused(project: Project) -> None:
+    before = project.text
+    with pytest.raises(LockError, match=r"versions\.lock:\d+: fork\.commit is 'abc'"):
+        lockfile.write(project.workspace.lock_file, {"fork.commit": "abc"})
+    assert project.text == before
 
 
 def test_refresh_is_whole_or_not_at_all(project: Project) -> None:

@@ -164,11 +164,36 @@ def test_budget(
     plan: layers.Layers, sizes: dict[str, float], compression: str, parts: list[str]
 ) -> None:
     if not parts:
-        budget.check_budget(image_of(**sizes), plan, compression)
+        budget.check_compressed(image_of(**sizes), plan, compression)
         return
     with pytest.raises(BudgetError) as caught:
-        budget.check_budget(image_of(**sizes), plan, compression)
+        budget.check_compressed(image_of(**sizes), plan, compression)
     for part in parts:
         assert part in caught.value.message
     assert caught.value.exit_code == 16
     assert "docker/layers.toml" in caught.value.hint
+
+
+# --- damage
+
+
+def test_damage_of_a_layer_is_found_by_its_content(tmp_path: Path) -> None:
+    image = layout.read(tmp_path, make(tmp_path, SIZES))
+    layout.require_undamaged(tmp_path)
+    path = layout.blob(tmp_path, image.layers[1].digest)
+    data = path.read_bytes()
+    path.write_bytes(b"X" + data[1:])
+    assert layout.read(tmp_path, image.digest) == image, "equal in size"
+    assert layout.damaged_blobs(tmp_path) == [path]
+    with pytest.raises(BuildError, match=rf"{path.name} is damaged") as caught:
+        layout.require_undamaged(tmp_path)
+    assert "invoke build" in caught.value.hint
+
+
+def test_a_layout_is_named_and_marked_anew(tmp_path: Path) -> None:
+    image = layout.read(tmp_path, make(tmp_path, SIZES))
+    (tmp_path / "index.json").write_bytes(b"\0\0")
+    layout.keep_only(tmp_path, image, "tag")
+    index = json.loads((tmp_path / "index.json").read_bytes())
+    assert [x["digest"] for x in index["manifests"]] == [image.digest]
+    assert json.loads((tmp_path / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}

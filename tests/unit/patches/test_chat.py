@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,20 +14,25 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 np = pytest.importorskip("numpy", reason="numpy is not installed (the image has it)")
 
-from higgs_patches.lib.chat_fields import ChatRequest, read  # noqa: E402
-from higgs_patches.lib.decoding import AudioDecoder  # noqa: E402
-from higgs_patches.lib.voice import Voice  # noqa: E402
-from higgs_patches.patches import chat  # noqa: E402
-from higgs_patches.patches.chat import (  # noqa: E402
-    Choice,
+from higgs_patches.lib import chat_completion  # noqa: E402
+from higgs_patches.lib.audio.decoding import AudioDecoder  # noqa: E402
+from higgs_patches.lib.chat_choice import Choice  # noqa: E402
+from higgs_patches.lib.chat_completion import (  # noqa: E402
     Completion,
-    EventStream,
-    SilenceError,
+    MissingAudioError,
+)
+from higgs_patches.lib.chat_prompt import (  # noqa: E402
     begins_with_audio,
+    check_audios,
     clean_messages,
     longest_answer,
     with_voice,
 )
+from higgs_patches.lib.chat_request import ChatRequest, read  # noqa: E402
+from higgs_patches.lib.errors import RefusedError  # noqa: E402
+from higgs_patches.lib.voices.voice import Voice  # noqa: E402
+from higgs_patches.patches import chat  # noqa: E402
+from higgs_patches.patches.chat import EventStream  # noqa: E402
 
 BOOKS, BOS, EOS = 8, 1024, 1025
 TOKENS = ("<|scene_desc_start|>", "<|generation_instruction_start|>", "<|AUDIO_OUT|>", "<|eot_id|>")
@@ -232,6 +238,9 @@ class Engine:
 
 
 class Serving:
+    model_config = SimpleNamespace(
+        multimodal_config=SimpleNamespace(get_limit_per_prompt=lambda kind: {"audio": 2}[kind])
+    )
     audio_tokenizer = Codec()
     audio_stream_bos_id, audio_stream_eos_id = BOS, EOS
 
@@ -277,11 +286,31 @@ def test_an_answer_of_text() -> None:
 
 def test_silence_is_an_error_where_audio_was_asked_for() -> None:
     ended = Result([Output("hi", finish_reason="stop")], finished=True)
-    with pytest.raises(SilenceError):
+    with pytest.raises(MissingAudioError):
         whole(ended, modalities=["audio"])
     assert whole(ended, modalities=["text"])["choices"]
     cut = Result([Output("hi", finish_reason="length")], finished=True)
     assert whole(cut, modalities=["audio"])["choices"][0]["message"]["audio"] is None
+
+
+def test_a_stop_of_the_client_may_end_the_answer_before_its_audio() -> None:
+    stopped = Result([Output("", finish_reason="stop", stop_reason=7)], finished=True)
+
+    async def answer(stops: set[Any]) -> Any:
+        completion = await begun(Engine(stopped), modalities=["audio"])
+        completion._client_stops = stops
+        return await completion.whole()
+
+    assert asyncio.run(answer({7, "x"}))["choices"][0]["message"]["audio"] is None
+    with pytest.raises(MissingAudioError):
+        asyncio.run(answer({8}))
+
+
+def test_more_audios_than_a_prompt_may_have_are_refused() -> None:
+    part = {"type": "audio_url", "audio_url": {"url": "data:"}}
+    check_audios([{"role": "user", "content": [part] * 2}], Serving.model_config)
+    with pytest.raises(RefusedError, match="messages hold 3 audios; at most 2 are possible"):
+        check_audios([{"role": "user", "content": [part] * 3}], Serving.model_config)
 
 
 def events(*results: Any, **fields: Any) -> list[Any]:
@@ -308,7 +337,8 @@ def test_a_stream() -> None:
     assert deltas[0] == {"role": "assistant", "content": ""}
     assert deltas[1] == {"content": "Hi"}
     sounds = [delta["audio"] for delta in deltas if "audio" in delta]
-    assert len({sound["id"] for sound in sounds}) == 1
+    for name in ("id", "expires_at", "transcript"):
+        assert [name in sound for sound in sounds] == [True] + [False] * (len(sounds) - 1)
     pcm = b"".join(base64.b64decode(sound["data"]) for sound in sounds)
     assert values(pcm) == {7: 60}
     assert all(len(sound["data"]) <= 64_000 for sound in sounds)
@@ -354,7 +384,7 @@ def test_who_leaves_a_stream_ends_its_request(after: int) -> None:
             return {"type": "http.disconnect"}
 
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
-        while chat._LEAVING:
+        while chat_completion._LEAVING:
             await asyncio.sleep(0)
         return engine.ended
 
@@ -367,7 +397,7 @@ def test_who_leaves_before_the_answer_ends_its_request() -> None:
         completion = await begun(engine)
         completion.leave()
         completion.leave()
-        while chat._LEAVING:
+        while chat_completion._LEAVING:
             await asyncio.sleep(0)
         return engine.ended
 
@@ -380,7 +410,7 @@ def test_who_leaves_before_the_answer_ends_its_request() -> None:
 def request(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     """The answer of an application with the route, and with the server's form of errors."""
     from fastapi import FastAPI
-    from higgs_patches.patches.errors import with_errors
+    from higgs_patches.patches.error_format import with_errors
 
     async def original(request: Any, raw_request: Any) -> Any:
         """Answers chats."""

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from higgs_patches.lib import containers
-from higgs_patches.lib.containers import CONTAINERS, EncodingError
+from higgs_patches.lib.audio import SAMPLE_RATE, containers
+from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
 
-RATE = containers.SAMPLE_RATE
+RATE = SAMPLE_RATE
 COMPRESSED = ("mp3", "flac", "opus", "aac")
 MAGIC = {"wav": b"RIFF", "flac": b"fLaC", "opus": b"OggS"}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from higgs_patches.lib import decoding
-from higgs_patches.lib.decoding import AudioDecoder, NoAudioError
+from higgs_patches.lib.audio import decoding
+from higgs_patches.lib.audio.decoding import AudioDecoder, NoAudioError
 
 BOOKS, BOS, EOS = 8, 1024, 1025
 PER_FRAME = 4

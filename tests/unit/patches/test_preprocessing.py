@@ -22,7 +22,7 @@ class Engine:
             request_states=self.running, parent_requests={}
         )
 
-    @preprocessing.with_an_id_of_its_own
+    @preprocessing.with_unique_id
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, answers: int = 3
     ) -> AsyncGenerator[Any, None]:
@@ -133,7 +133,7 @@ class Codec:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    @preprocessing.kept
+    @preprocessing.cached
     def encode(self, audio: Any, sr: Any = None, loudness_normalize: bool = False) -> Any:
         self.asked.append(audio)
         codes = types.SimpleNamespace(of=audio)

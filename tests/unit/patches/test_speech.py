@@ -16,9 +16,12 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
 from fastapi import FastAPI
-from higgs_patches.lib.requests import SpeechRequest, default_max_tokens
-from higgs_patches.lib.voice import Voice, Voices
-from higgs_patches.patches import errors, speech
+from higgs_patches.lib import speech_prompt
+from higgs_patches.lib.errors import ErrorResponse, RefusedError
+from higgs_patches.lib.speech_length import default_max_tokens
+from higgs_patches.lib.speech_request import SpeechRequest
+from higgs_patches.lib.voices.voice import Voice, Voices
+from higgs_patches.patches import error_format, media, speech
 from starlette.requests import Request
 
 from tests.unit.patches import test_decoding as codec
@@ -39,7 +42,7 @@ def request(**fields: Any) -> SpeechRequest:
 
 
 def test_a_recorded_voice_speaks_a_turn_before_the_text() -> None:
-    assert speech.messages(VOICE, "Hello.", "") == [
+    assert speech_prompt.messages(VOICE, "Hello.", "") == [
         {"role": "system", "content": "Convert text to speech with the same voice."},
         {"role": "user", "content": "What she said."},
         {"role": "assistant", "content": "<|audio_bos|><|AUDIO|><|audio_eos|>"},
@@ -48,7 +51,7 @@ def test_a_recorded_voice_speaks_a_turn_before_the_text() -> None:
 
 
 def test_a_described_voice_has_no_recording() -> None:
-    assert speech.messages(DESCRIBED, "Hello.", "") == [
+    assert speech_prompt.messages(DESCRIBED, "Hello.", "") == [
         {"role": "system", "content": "A calm voice."},
         {"role": "user", "content": "Hello."},
     ]
@@ -59,12 +62,12 @@ def test_a_described_voice_has_no_recording() -> None:
     [(VOICE, "Generate audio following instruction."), (DESCRIBED, "A calm voice.")],
 )
 def test_instructions_are_the_description_of_the_scene(voice: Voice, first: str) -> None:
-    system = speech.messages(voice, "Hello.", "A quiet room.")[0]["content"]
+    system = speech_prompt.messages(voice, "Hello.", "A quiet room.")[0]["content"]
     assert system == f"{first}\n\n<|scene_desc_start|>\nA quiet room.\n<|scene_desc_end|>"
 
 
 def test_settings_of_the_sampler() -> None:
-    assert speech.sampling_settings(request(), "Hello.", 8000) == {
+    assert speech_prompt.sampling_settings(request(), "Hello.", 8000) == {
         "temperature": 1.0,
         "top_p": 0.95,
         "top_k": 50,
@@ -73,7 +76,7 @@ def test_settings_of_the_sampler() -> None:
         "extra_args": None,
     }
     fields = {"top_k": 0, "seed": 3, "max_tokens": 99, "ras_win_len": 0, "temperature": 0}
-    assert speech.sampling_settings(request(**fields), "Hello.", 8000) == {
+    assert speech_prompt.sampling_settings(request(**fields), "Hello.", 8000) == {
         "temperature": 0.0,
         "top_p": 0.95,
         "top_k": -1,
@@ -85,19 +88,21 @@ def test_settings_of_the_sampler() -> None:
 
 def test_no_answer_is_longer_than_the_context() -> None:
     for fields in ({}, {"max_tokens": 5000}):
-        assert speech.sampling_settings(request(**fields), "Hello.", 60)["max_tokens"] == 60
+        assert speech_prompt.sampling_settings(request(**fields), "Hello.", 60)["max_tokens"] == 60
 
 
 def test_a_text_that_cannot_be_spoken_to_its_end_is_refused() -> None:
-    text = "Hello there. " * 300  # five minutes
-    assert speech.sampling_settings(request(), text, 8000)["max_tokens"] == 8000
-    with pytest.raises(errors.RefusedError, match="leaves 5000 of the model's context"):
-        speech.sampling_settings(request(), text, 5000)
-    # Whoever bounds the answer knows that it may end before the text.
-    assert speech.sampling_settings(request(max_tokens=1000), text, 5000)["max_tokens"] == 1000
+    text = "Hello there. " * 300  # five minutes: 7509 tokens
+    assert speech_prompt.sampling_settings(request(), text, 8000)["max_tokens"] == 8000
+    with pytest.raises(RefusedError, match=r"leaves 7000 of .* about 3635 of the 3900"):
+        speech_prompt.sampling_settings(request(), text, 7000)
+    # With a limit of its own the client knows that the answer may end before the text.
+    assert (
+        speech_prompt.sampling_settings(request(max_tokens=1000), text, 5000)["max_tokens"] == 1000
+    )
     for fields in ({}, {"max_tokens": 1000}):
-        with pytest.raises(errors.RefusedError, match="leaves 0 of the model's context"):
-            speech.sampling_settings(request(**fields), "Hi", -7)
+        with pytest.raises(RefusedError, match="leaves 0 of the model's context"):
+            speech_prompt.sampling_settings(request(**fields), "Hi", -7)
 
 
 # -- from request to answer ------------------------------------------------------------------------
@@ -149,17 +154,25 @@ class Engine:
         self.aborted.append(request_id)
 
 
+recordings: list[Any] = []
+"""Recordings that prompts were made with."""
+
+
 @pytest.fixture(autouse=True)
 def prompted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """Without vLLM: what prompts were made of (transcript, text, scene)."""
     made = []
+    recordings.clear()
 
-    async def prompt(_: Any, __: Any, voice: Voice, text: str, scene: str) -> tuple[None, int]:
+    async def prompt(
+        _: Any, __: Any, voice: Voice, text: str, scene: str, recording: Any
+    ) -> tuple[None, int]:
+        recordings.append(recording)
         made.append((voice.transcript, text, scene))
         return None, 10
 
-    monkeypatch.setattr(speech, "_prompt", prompt)
-    monkeypatch.setattr(speech, "_sampling_params", lambda *_: None)
+    monkeypatch.setattr(speech, "build_prompt", prompt)
+    monkeypatch.setattr(speech, "sampling_params", lambda *_: None)
     return made
 
 
@@ -201,7 +214,7 @@ def application(engine: Engine, missing: Any = None, middleware: bool = False) -
 
         return app
 
-    app: FastAPI = errors.with_errors(build_app)(None)
+    app: FastAPI = error_format.with_errors(build_app)(None)
     return app
 
 
@@ -244,6 +257,7 @@ class Exchange:
             "server": ("test", 80),
             "client": ("test", 1),
         }
+        self.scope: dict[str, Any] = scope
         try:
             await asyncio.wait_for(app(scope, receive, send), 30)
         except Exception as error:
@@ -400,7 +414,7 @@ def test_a_text_of_special_tokens_is_refused() -> None:
 
 def test_a_model_that_is_not_there_is_404() -> None:
     async def run() -> Exchange:
-        missing = errors.ErrorResponse(message="no model 'm'", type="NotFoundError", code=404)
+        missing = ErrorResponse(message="no model 'm'", type="NotFoundError", code=404)
         exchange = Exchange()
         await exchange.run(application(Engine(ROWS), missing), BODY | {"model": "m" * 10_000})
         return exchange
@@ -424,4 +438,56 @@ def test_events_carry_the_file_and_the_usage() -> None:
             "output_tokens": len(ROWS) + 1,
             "total_tokens": len(ROWS) + 4,
         },
+        "finish_reason": "stop",
     }
+
+
+@pytest.mark.parametrize(
+    ("rows", "end", "reason"),
+    [
+        (ROWS, "stop", "stop"),
+        (ROWS[:60], "length", "length"),
+        (ROWS, "length", "stop"),  # the audio had ended before the limit
+    ],
+)
+def test_an_answer_says_how_it_ended(
+    rows: list[list[int]], end: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Speech that a limit has cut must not look like a complete one."""
+    caplog.set_level("INFO", logger="vllm.higgs_patches.speech")
+    exchange, _ = ask(rows, end, stream=False)
+    assert exchange.headers["x-finish-reason"] == reason
+    exchange, _ = ask(rows, end)
+    assert exchange.headers["trailer"] == "X-Finish-Reason"
+    assert exchange.scope["higgs.trailers"] == [(b"X-Finish-Reason", reason.encode())]
+    exchange, _ = ask(rows, end, stream_format="sse")
+    done = json.loads(exchange.body.decode().split("\n\n")[-2].removeprefix("data: "))
+    assert done["finish_reason"] == reason
+    ended = [record for record in caplog.records if " ended " in record.getMessage()]
+    assert len(ended) == 3
+    assert {record.levelname for record in ended} == {"INFO" if reason == "stop" else "WARNING"}
+
+
+def test_a_recording_of_the_request_is_spoken_with(
+    prompted: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def fetch(_: Any, url: str) -> tuple[str, int]:
+        asked.append(url)
+        return "samples", 24_000
+
+    monkeypatch.setattr(media, "fetch_audio_async", fetch)
+    for given in ("UklGRg==", "data:audio/wav;base64,UklGRg=="):
+        exchange, _ = ask(ROWS, ref_audio=given, ref_text="What <|x|>I say.", voice=None)
+        assert exchange.status == 200
+    assert asked == ["data:audio/any;base64,UklGRg==", "data:audio/wav;base64,UklGRg=="]
+    assert prompted == [("What I say.", BODY["input"], "")] * 2
+    assert recordings == [("samples", 24_000)] * 2
+
+
+@pytest.mark.parametrize("value", ["AAAA", "http://10.0.0.1/a.wav", "file:///etc/passwd", "x:y"])
+def test_a_recording_that_cannot_be_used_is_refused(value: str) -> None:
+    exchange, engine = ask(ROWS, ref_audio=value, ref_text="What I say.")
+    assert (exchange.status, engine.started) == (400, [])
+    assert json.loads(exchange.body)["error"]["param"] == "ref_audio"

@@ -1,11 +1,10 @@
-"""Where the audio tokenizer comes from; what is loaded is shown on the real server."""
+"""Directories of weights; that they are loaded is shown on the real server."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import re
 from collections.abc import AsyncIterator
@@ -13,21 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from higgs_patches.lib.weights_source import MissingFileError, Source, WeightsError
+from higgs_patches.patch_settings import SEMANTIC_MODEL_PATH
 from higgs_patches.patches import audio_tokenizer, tokenizer_lookup
-
-REPO, REVISION = "owner/tokenizer", "a" * 40
 
 
 @pytest.fixture(autouse=True)
-def _image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "image.json"
-    file.write_text(
-        json.dumps({"weights": {"audio-tokenizer": {"repo": REPO, "revision": REVISION}}})
-    )
-    monkeypatch.setenv("HIGGS_IMAGE_FILE", str(file))
-    for name in (audio_tokenizer.SEMANTIC_PATH, audio_tokenizer.SEMANTIC_REVISION):
-        monkeypatch.setenv(name, "")
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SEMANTIC_MODEL_PATH.variable, "")
     monkeypatch.setenv(audio_tokenizer.OWNER, "")
     monkeypatch.chdir(tmp_path)
 
@@ -37,7 +28,6 @@ def parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--audio-tokenizer-type", default="an_internal_name")
     parser.add_argument("--audio-tokenizer-path")
     parser.add_argument("--model", default="m")
-    parser.add_argument("--revision")
     return parser
 
 
@@ -52,70 +42,13 @@ def tokenizer(path: Path, *files: str) -> Path:
     return path
 
 
-def test_without_flags_it_is_the_images_at_its_revision() -> None:
-    found = tokenizer_lookup.wanted(parse())
-    assert (found.place, found.revision) == (REPO, REVISION)
-    assert str(found) == f"the audio tokenizer {REPO} at {REVISION}"
-
-
-@pytest.mark.parametrize(
-    ("flags", "place", "revision"),
-    [
-        (["--audio-tokenizer-type", REPO], REPO, REVISION),
-        (["--audio-tokenizer-type", "other/one"], "other/one", None),
-        (["--audio-tokenizer-revision", "v2"], REPO, "v2"),
-        (["--audio-tokenizer-type", "o/x", "--audio-tokenizer-revision", "v2"], "o/x", "v2"),
-        (["--audio-tokenizer-type", "here"], "here", None),
-        (["--audio-tokenizer-path", "here"], "here", None),
-        (["--audio-tokenizer-path", "here", "--audio-tokenizer-type", "o/x"], "here", None),
-    ],
-)
-def test_flags_name_another(
-    tmp_path: Path, flags: list[str], place: str, revision: str | None
-) -> None:
-    tokenizer(tmp_path / "here")
-    found = tokenizer_lookup.wanted(parse(*flags))
-    assert (found.place, found.revision) == (place, revision)
-
-
-def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="--audio-tokenizer-path nowhere is no directory"):
-        tokenizer_lookup.wanted(parse("--audio-tokenizer-path", "nowhere"))
-
-
-def test_outside_the_image_the_flag_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HIGGS_IMAGE_FILE", str(tmp_path / "none"))
-    with pytest.raises(WeightsError, match="give --audio-tokenizer-type"):
-        tokenizer_lookup.wanted(parse())
-    assert tokenizer_lookup.wanted(parse("--audio-tokenizer-type", "o/x")).place == "o/x"
-
-
 def test_the_semantic_model_is_named_by_flag_or_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert parse().semantic_model_path is None
-    monkeypatch.setenv(audio_tokenizer.SEMANTIC_PATH, "/hubert")
-    monkeypatch.setenv(audio_tokenizer.SEMANTIC_REVISION, "v1")
+    monkeypatch.setenv(SEMANTIC_MODEL_PATH.variable, "/hubert")
     assert parse().semantic_model_path == "/hubert"
-    assert parse().semantic_model_revision == "v1"
     assert parse("--semantic-model-path", "/mine").semantic_model_path == "/mine"
-
-
-def test_a_directory_is_taken_if_it_is_whole(tmp_path: Path) -> None:
-    whole = tokenizer(tmp_path / "whole")
-    source = Source("audio tokenizer", str(whole), None, "--flag")
-    assert source.fetch(audio_tokenizer.FILES) == whole
-    (whole / "model.pth").unlink()
-    with pytest.raises(MissingFileError, match=r"has no model\.pth .*--flag"):
-        source.fetch(audio_tokenizer.FILES)
-
-
-@pytest.mark.parametrize("place", ["./x", "/x", "../x", "~/x", "a/b/c"])
-def test_a_missing_directory_is_not_asked_for_on_the_hub(place: str) -> None:
-    with pytest.raises(WeightsError, match="is no directory here: correct --flag"):
-        Source("audio tokenizer", place, None, "--flag").fetch(["x"])
 
 
 def run(args: argparse.Namespace, seen: list[Any]) -> None:
@@ -145,15 +78,26 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return found
 
 
-def test_both_processes_are_given_one_directory(tmp_path: Path, loaded: list[Path]) -> None:
-    model, whole = tokenizer(tmp_path / "m", "config.json"), tokenizer(tmp_path / "whole")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--audio-tokenizer-path", "whole"],
+        ["--audio-tokenizer-type", "whole"],
+        ["--audio-tokenizer-path", "whole", "--audio-tokenizer-type", "nobody/nothing"],
+    ],
+)
+def test_both_processes_are_given_one_directory(
+    tmp_path: Path, loaded: list[Path], flags: list[str]
+) -> None:
+    tokenizer(tmp_path / "m", "config.json")
+    tokenizer(tmp_path / "whole")
     seen: list[Any] = []
     with pytest.raises(KeyError, match="in the server"):
-        run(parse("--model", str(model), "--audio-tokenizer-path", "whole"), seen)
+        run(parse(*flags, "--semantic-model-path", "m"), seen)
     assert seen == [("whole", None), "stopped"]
     assert loaded == [Path("whole")]
     assert os.environ[audio_tokenizer.OWNER] == str(os.getpid())
-    assert whole.is_dir()
+    assert SEMANTIC_MODEL_PATH.read() == "m"
 
 
 @pytest.mark.parametrize("model", ["s3://bucket/model", "m/config.json"])
@@ -170,10 +114,17 @@ def test_other_places_of_a_model_are_left_to_the_engine(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model", "./none"], "the model ./none is no directory here"),
-        (["--model", "m", "--audio-tokenizer-path", "none"], "none is no directory"),
-        (["--model", "m", "--audio-tokenizer-path", "m"], r"has no model\.pth"),
-        (["--model", "empty"], "the model empty has no config.json"),
+        (["--model", "./none"], "the model './none' is not a directory: .* entrypoint"),
+        (["--model", "owner/name"], "the model 'owner/name' is not a directory: .* entrypoint"),
+        (["--model", "m"], "expected --audio-tokenizer-path"),
+        (["--model", "m", "--audio-tokenizer-path", "none"], "tokenizer 'none' is not a directory"),
+        (["--model", "m", "--audio-tokenizer-type", "a/b"], "tokenizer 'a/b' is not a directory"),
+        (["--model", "m", "--audio-tokenizer-path", "m"], r"tokenizer in m lacks model\.pth"),
+        (["--model", "empty"], r"the model in empty lacks config\.json"),
+        (
+            ["--audio-tokenizer-path", "whole", "--semantic-model-path", "x/y"],
+            "the semantic model 'x/y' is not a directory",
+        ),
     ],
 )
 def test_a_bad_start_ends_with_one_line_before_the_engine(
@@ -184,6 +135,7 @@ def test_a_bad_start_ends_with_one_line_before_the_engine(
     said: str,
 ) -> None:
     tokenizer(tmp_path / "m", "config.json")
+    tokenizer(tmp_path / "whole")
     (tmp_path / "empty").mkdir()
     seen: list[Any] = []
     with pytest.raises(SystemExit) as ended:

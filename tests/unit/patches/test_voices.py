@@ -18,11 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from higgs_patches.lib import voice_audio, voice_library
-from higgs_patches.lib.voice_audio import VoiceRefused
-from higgs_patches.lib.voice_library import OPENAI, VoiceLibrary
+from higgs_patches.lib.voices import library as voice_library
+from higgs_patches.lib.voices import recording as voice_recording
+from higgs_patches.lib.voices.library import KNOWN_ALIASES, VoiceLibrary
+from higgs_patches.lib.voices.recording import VoiceError
+from higgs_patches.lib.voices.voice import UnknownVoiceError, Voice, Voices, resolve
 from higgs_patches.patches import voices
-from higgs_patches.patches.voices import UnknownVoiceError, Voice, Voices, resolve
 
 PATCHES = str(Path(voices.__file__).parents[2])
 SHIPPED = ["belinda", "broom_salesman", "chadwick", "en_man", "en_woman", "mabel", "vex"]
@@ -38,13 +39,13 @@ def plain_read(path: Path) -> bytes:
         with wave.open(str(path)) as file:
             assert file.getnframes()
     except (OSError, wave.Error, EOFError) as error:
-        raise VoiceRefused(f"{path}: {error}") from None
+        raise VoiceError(f"{path}: {error}") from None
     return path.read_bytes()
 
 
 @pytest.fixture(autouse=True)
 def _decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voice_audio, "read", plain_read)
+    monkeypatch.setattr(voice_recording, "read", plain_read)
 
 
 def recording(path: Path, frames: int = 24_000) -> None:
@@ -178,7 +179,7 @@ def test_text_is_read_as_utf8_in_every_locale(own: Folder) -> None:
     script = """
 import sys
 from pathlib import Path
-from higgs_patches.lib.voice_library import VoiceLibrary
+from higgs_patches.lib.voices.library import VoiceLibrary
 library = VoiceLibrary(Path(sys.argv[1]))
 library.refresh()
 print(ascii([(v.name, v.system_prompt) for v in library.voices.values()]))
@@ -261,7 +262,7 @@ def test_unchanged_files_are_not_read_again(
     def read(*_: Any, **__: Any) -> Any:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(voice_audio, "read", read)
+    monkeypatch.setattr(voice_recording, "read", read)
     monkeypatch.setattr(Path, "read_text", read)
     assert not found.refresh()
 
@@ -269,7 +270,7 @@ def test_unchanged_files_are_not_read_again(
 def test_openais_names_stand_for_shipped_voices(shipped: Folder) -> None:
     found = library(shipped).voices
     for name in ["alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage"]:
-        assert resolve(found, name).name == OPENAI[name]
+        assert resolve(found, name).name == KNOWN_ALIASES[name]
         assert name not in found
     assert {"shimmer", "verse"} < set(found.aliases)
 
@@ -286,7 +287,7 @@ def test_the_table_of_aliases_can_be_changed_while_the_server_runs(
     own.write(aliases={"alloy": "vex"})
     assert found.refresh()
     assert resolve(found.voices, "alloy").name == "vex"
-    assert resolve(found.voices, "onyx").name == OPENAI["onyx"]
+    assert resolve(found.voices, "onyx").name == KNOWN_ALIASES["onyx"]
     assert not warnings(caplog)
     own.write(aliases="{")
     assert not found.refresh()
@@ -294,7 +295,7 @@ def test_the_table_of_aliases_can_be_changed_while_the_server_runs(
     assert len(warnings(caplog)) == 1
     (own.path / "aliases.json").unlink()
     assert found.refresh()
-    assert resolve(found.voices, "alloy").name == OPENAI["alloy"]
+    assert resolve(found.voices, "alloy").name == KNOWN_ALIASES["alloy"]
 
 
 @pytest.mark.parametrize("target", ["nobody", 7, ["belinda"], {}, "alloy"])
@@ -303,7 +304,7 @@ def test_an_alias_of_no_voice_is_named_and_openais_names_still_speak(
 ) -> None:
     own.write({}, {"nova": target, "mine": target})
     found = library(own, shipped).voices
-    assert resolve(found, "nova").name == OPENAI["nova"]
+    assert resolve(found, "nova").name == KNOWN_ALIASES["nova"]
     assert "mine" not in found.aliases
     assert [said.split("'")[1] for said in warnings(caplog)] == ["nova", "mine"]
 
@@ -326,7 +327,7 @@ def test_an_own_voice_wins_over_an_alias(own: Folder, shipped: Folder) -> None:
 def test_openais_names_speak_where_their_shipped_voice_is_missing(own: Folder) -> None:
     own.write({"first": own.voice("first"), "second": own.voice("second")})
     found = library(own).voices
-    assert {resolve(found, name).name for name in OPENAI} == {"first"}
+    assert {resolve(found, name).name for name in KNOWN_ALIASES} == {"first"}
 
 
 def test_an_unknown_voice_is_told_what_there_is(own: Folder) -> None:
@@ -425,7 +426,7 @@ def test_a_server_without_voices_says_so_at_its_start(
     (shipped.path / "config.json").unlink()
     state = start(own.path, shipped, monkeypatch)
     assert not state.voice_presets
-    assert "There is no voice to speak with" in warnings(caplog)[-1]
+    assert "No voice can be used" in warnings(caplog)[-1]
 
 
 class StopWatching(BaseException):

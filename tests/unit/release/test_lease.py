@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from higgs_image.errors import HiggsError, PromotionConflictError, RegistryUnavailableError
-from higgs_image.release import journal, lease, records
+from higgs_image.oci import read_back
+from higgs_image.release import lease, record_tags, records
 from higgs_image.release.actor import Actor
 from higgs_image.release.records import Move, Outcome, Promote
 
 OLD = "sha256:" + "0" * 64
 NEW = {"a": "sha256:" + "a" * 64, "b": "sha256:" + "b" * 64}
+
+
+@pytest.fixture(autouse=True)
+def no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_back, "LAG", 0.0)
 
 
 class Killed(BaseException):
@@ -32,7 +38,7 @@ class Registry:
         self.ended: set[str] = set()
 
 
-class Board:
+class FakeStore:
     """One run's view: every call waits for its turn."""
 
     def __init__(self, registry: Registry, who: str, turn: Callable[[str], None]) -> None:
@@ -56,6 +62,9 @@ class Board:
         self.turn("digest")
         self._seen = self.registry.custom
         return self._seen
+
+    def propagate(self) -> None:
+        """Every write is shown at once."""
 
     def point(self, tag: str, digest: str) -> None:
         self.turn("point")
@@ -130,7 +139,7 @@ def race(
 
         try:
             results[who] = lease.move(
-                Board(registry, who, turn), wanted(who, later[who]), actor_of(who),
+                FakeStore(registry, who, turn), wanted(who, later[who]), actor_of(who),
                 dead=lambda other: other.name in registry.ended, wait=lambda _: turn("wait"),
             )  # fmt: skip
         except (HiggsError, Killed) as error:
@@ -166,7 +175,7 @@ def steps(order: tuple[str, ...]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
-def test_exactly_one_of_two_wins_in_every_order(first: str) -> None:
+def test_exactly_one_of_two_moves_wins_in_every_order(first: str) -> None:
     for order in orders():
         registry, results = race(steps(order), first)
         winners = [who for who, result in results.items() if isinstance(result, str)]
@@ -174,55 +183,55 @@ def test_exactly_one_of_two_wins_in_every_order(first: str) -> None:
         assert len(winners) == 1 and len(losers) == 1, (order, results)
         assert registry.custom == NEW[winners[0]], order
         assert registry.moves == [(winners[0], OLD, NEW[winners[0]])], order
-        assert None not in journal.outcomes(registry.records).values(), order
+        assert None not in record_tags.outcomes(registry.records).values(), order
 
 
 @pytest.mark.parametrize("step", range(1, 12))
 @pytest.mark.parametrize("who", ["a", "b"])
-def test_whatever_dies_another_run_repairs_it(who: str, step: int) -> None:
+def test_a_killed_move_is_settled_by_another_run(who: str, step: int) -> None:
     for order in itertools.islice(orders(), 0, None, 29):
         registry, results = race(steps(order), "a", kill=(who, step))
         if any(isinstance(x, AssertionError) for x in results.values()):
             raise AssertionError((order, results))
         registry.ended |= {"a", "b"}
-        board = Board(registry, "c", lambda _: None)
-        lease.settle(board, Actor("c"), lambda other: True)
-        ends = journal.outcomes(registry.records)
+        store = FakeStore(registry, "c", lambda _: None)
+        lease.settle(store, Actor("c"), lambda other: True)
+        ends = record_tags.outcomes(registry.records)
         assert None not in ends.values()
         done = [tag for tag, end in ends.items() if end == records.DONE]
         told = [registry.records[tag].digest for tag in done]
         assert told == [new for _, _, new in registry.moves], (order, results)
 
 
-def alone(registry: Registry) -> Board:
-    return Board(registry, "c", lambda _: None)
+def alone(registry: Registry) -> FakeStore:
+    return FakeStore(registry, "c", lambda _: None)
 
 
 def test_a_live_announcement_is_respected_and_a_lapsed_one_is_not() -> None:
     registry = Registry()
     other = wanted("b")
-    registry.records[journal.tag_for(other)] = other
-    with pytest.raises(PromotionConflictError, match="b is moving custom"):
+    registry.records[record_tags.tag_for(other)] = other
+    with pytest.raises(PromotionConflictError, match="b has been moving custom"):
         lease.move(alone(registry), wanted("a"), actor_of("a"), dead=lambda _: False)
     assert registry.custom == OLD and len(registry.records) == 1
 
     lapsed = wanted("b", records.now() - lease.LEASE)
-    registry.records = {journal.tag_for(lapsed): lapsed}
+    registry.records = {record_tags.tag_for(lapsed): lapsed}
     lease.move(alone(registry), wanted("a"), actor_of("a"), dead=lambda _: False)
     assert registry.custom == NEW["a"]
-    assert records.ABANDONED in journal.outcomes(registry.records).values()
+    assert records.ABANDONED in record_tags.outcomes(registry.records).values()
 
 
 def test_a_tag_that_was_moved_by_hand_is_not_overwritten() -> None:
     registry = Registry()
     registry.custom = NEW["b"]
-    with pytest.raises(PromotionConflictError, match="by now"):
+    with pytest.raises(PromotionConflictError, match="custom now names"):
         lease.move(alone(registry), wanted("a"), actor_of("a"), dead=lambda _: False)
     assert registry.custom == NEW["b"]
-    assert list(journal.outcomes(registry.records).values()) == [records.LOST]
+    assert list(record_tags.outcomes(registry.records).values()) == [records.LOST]
 
 
-def test_an_announcement_that_is_too_old_moves_nothing() -> None:
+def test_an_old_announcement_moves_nothing() -> None:
     registry = Registry()
     with pytest.raises(PromotionConflictError, match="more than"):
         lease.move(
@@ -236,7 +245,7 @@ def test_an_announcement_that_is_too_old_moves_nothing() -> None:
 def test_a_registry_that_fails_during_the_move(moved: bool) -> None:
     registry = Registry()
 
-    class Failing(Board):
+    class Failing(FakeStore):
         def point(self, tag: str, digest: str) -> None:
             if moved:
                 super().point(tag, digest)
@@ -246,5 +255,5 @@ def test_a_registry_that_fails_during_the_move(moved: bool) -> None:
         lease.move(
             Failing(registry, "a", lambda _: None), wanted("a"), actor_of("a"), dead=lambda _: False
         )
-    (end,) = journal.outcomes(registry.records).values()
+    (end,) = record_tags.outcomes(registry.records).values()
     assert end == (records.DONE if moved else records.ABANDONED)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from higgs_image import retry
 from higgs_image.errors import (
     PromotionConflictError,
     RegistryAuthError,
@@ -21,25 +22,25 @@ from higgs_image.errors import (
 )
 from higgs_image.oci import credentials
 from higgs_image.oci.artifacts import Repository
-from higgs_image.release import retention
+from higgs_image.release import image_store, retention
+from higgs_image.release.image_store import StoredManifest
 from higgs_image.release.journal import Journal
-from higgs_image.release.retention import Version
 
 
 def digest(number: int) -> str:
     return f"sha256:{number:064x}"
 
 
-def image(number: int, *more: str) -> Version:
-    return Version(digest(number), (f"202601{number:02}-abcdef0-{number:07x}", *more))
+def image(number: int, *more: str) -> StoredManifest:
+    return StoredManifest(digest(number), (f"202601{number:02}-abcdef0-{number:07x}", *more))
 
 
-def about(number: int, own: int, kind: str = "sig") -> Version:
-    return Version(digest(own), (f"sha256-{digest(number)[7:]}.{kind}",))
+def about(number: int, own: int, kind: str = "sig") -> StoredManifest:
+    return StoredManifest(digest(own), (f"sha256-{digest(number)[7:]}.{kind}",))
 
 
 def planned(
-    versions: list[Version],
+    versions: list[StoredManifest],
     keep_last: int = 1,
     promoted: set[str] | None = None,
     pinned: set[str] | None = None,
@@ -51,20 +52,20 @@ def planned(
     return [x.digest for x in found.delete], {x.digest: why for x, why in found.keep}
 
 
-def test_the_newest_stay_and_the_others_go() -> None:
+def test_newest_images_stay() -> None:
     gone, kept = planned([image(3), image(1), image(2)], keep_last=2)
     assert gone == [digest(1)]
     assert set(kept.values()) == {"among the last 2"}
 
 
 def test_newest_is_by_push_where_the_journal_knows_it() -> None:
-    first = Version("sha256:" + "a" * 64, ("20260101-abcdef0-0000001",))
-    record = Version(digest(99), ("journal-20260301T000000000000Z-push-aaaaaaa-abcdef",))
+    first = StoredManifest("sha256:" + "a" * 64, ("20260101-abcdef0-0000001",))
+    record = StoredManifest(digest(99), ("journal-20260301T000000000000Z-push-aaaaaaa-abcdef",))
     gone, kept = planned([first, image(2), record])
     assert gone == [digest(2)] and kept[first.digest] == "among the last 1"
 
 
-def test_what_was_promoted_pinned_or_is_named_stays() -> None:
+def test_promoted_pinned_and_named_images_stay() -> None:
     versions = [image(number) for number in range(1, 8)]
     versions[0] = image(1, "custom")
     versions[1] = image(2, "custom-zstd")
@@ -84,7 +85,7 @@ def test_attestations_stay_and_go_with_their_image() -> None:
 
 def test_a_shared_attestation_stays_for_the_image_that_stays() -> None:
     """Two signatures with the same content are one manifest with two tags."""
-    shared = Version(digest(11), (*about(1, 11).tags, *about(2, 11).tags))
+    shared = StoredManifest(digest(11), (*about(1, 11).tags, *about(2, 11).tags))
     gone, kept = planned([image(1), image(2), shared])
     assert gone == [digest(1)] and digest(11) in kept
 
@@ -96,14 +97,21 @@ def test_one_digest_with_two_tags_stays_for_either() -> None:
 
 
 def test_orphans_and_untagged_go_but_no_child_of_an_index() -> None:
-    versions = [image(1), about(7, 71), Version(digest(8), ()), Version(digest(9), ())]
+    versions = [
+        image(1),
+        about(7, 71),
+        StoredManifest(digest(8), ()),
+        StoredManifest(digest(9), ()),
+    ]
     gone, _ = planned(versions, children={digest(9)})
     assert set(gone) == {digest(71), digest(8)}
 
 
 def test_the_journal_always_stays() -> None:
     tag = "journal-20260101T000000000000Z-push-abcdef0-123456"
-    gone, kept = planned([Version(digest(1), (tag,)), Version(digest(2), (tag + ".done",))], 0)
+    gone, kept = planned(
+        [StoredManifest(digest(1), (tag,)), StoredManifest(digest(2), (tag + ".done",))], 0
+    )
     assert gone == [] and set(kept.values()) == {"the journal"}
 
 
@@ -177,6 +185,8 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     fake = GitHub(request.param)
     monkeypatch.setenv("GITHUB_API_URL", fake.address)
     monkeypatch.setenv("GITHUB_TOKEN", "t0ken")
+    for name in ("WAIT", "LONGEST_WAIT"):
+        monkeypatch.setattr(retry, name, 0.01)
     yield fake
     fake.server.shutdown()
     fake.server.server_close()
@@ -188,10 +198,10 @@ def repository() -> Repository:
 
 
 def test_github_lists_all_pages_and_deletes(hub: GitHub, repository: Repository) -> None:
-    store = retention.store_of(repository)
+    store = image_store.store_of(repository)
     versions = store.versions()
     assert len(versions) == 130
-    assert versions[0] == Version(digest(1), ("tag-1",), "1") and versions[1].tags == ()
+    assert versions[0] == StoredManifest(digest(1), ("tag-1",), "1") and versions[1].tags == ()
     store.delete(versions[4])
     assert 5 not in hub.versions and len(hub.versions) == 129
     assert set(hub.seen) == {"Bearer t0ken"}
@@ -213,13 +223,13 @@ def test_githubs_refusals(
 ) -> None:
     hub.status, hub.headers = status, headers
     with pytest.raises(kind, match=str(status)):
-        retention.store_of(repository)
+        image_store.store_of(repository)
 
 
 def test_github_needs_a_token(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     with pytest.raises(RegistryAuthError, match="GITHUB_TOKEN"):
-        retention.store_of(repository)
+        image_store.store_of(repository)
 
 
 class Ghcr:
@@ -233,6 +243,9 @@ class Ghcr:
     def tags(self) -> list[str]:
         return self._tags
 
+    def each(self, read: Any, items: Any) -> list[Any]:
+        return list(map(read, items))
+
     def manifest(self, what: str) -> dict[str, Any]:
         kind = "application/vnd.oci.image.index.v1+json"
         if what == digest(1):
@@ -240,37 +253,37 @@ class Ghcr:
         return {"mediaType": "application/vnd.oci.image.manifest.v1+json"}
 
 
-def test_what_an_index_names_is_found_out(hub: GitHub) -> None:
+def test_children_of_an_index_stay(hub: GitHub) -> None:
     hub.versions = {
         1: (digest(1), ["20260101-abcdef0-1234567"]),
         2: (digest(2), []),
         3: (digest(3), []),
     }
     repository: Any = Ghcr()
-    plan = retention.look(
-        repository, Journal(repository), retention.GitHubStore(repository), 1, set()
+    plan = retention.plan_cleanup(
+        Journal(repository), image_store.GitHubStore(repository), 1, set()
     )
     assert [x.digest for x in plan.delete] == [digest(3)]
 
 
-def test_what_github_keeps_does_not_hold_up_the_others(hub: GitHub) -> None:
+def test_a_refused_deletion_does_not_stop_the_others(hub: GitHub) -> None:
     repository: Any = Ghcr()
-    store = retention.GitHubStore(repository)
+    store = image_store.GitHubStore(repository)
     hub.popular = {2}
     gone = tuple(x for x in store.versions() if x.key in ("1", "2", "3"))
     with pytest.raises(RegistryError, match=r"2 were deleted, 1 were not: .*5000 downloads"):
-        retention.apply(repository, store, retention.Plan(gone, ()))
+        retention.apply(Journal(repository), store, retention.CleanupPlan(gone, ()))
     assert 2 in hub.versions and not {1, 3} & set(hub.versions)
 
 
 def test_a_promotion_after_the_plan_stops_the_cleanup(hub: GitHub) -> None:
     known = "journal-20260101T000000000000Z-promote-abcdef0-123456"
     later = "journal-20260101T000000000001Z-promote-abcdef0-654321"
-    store = retention.GitHubStore(Ghcr())  # type: ignore[arg-type]
-    planned = retention.Plan((store.versions()[0],), (), (known,))
+    store = image_store.GitHubStore(Ghcr())  # type: ignore[arg-type]
+    planned = retention.CleanupPlan((store.versions()[0],), (), (known,))
     repository: Any = Ghcr(known, f"{known}.done", later, f"{later}.done")
     with pytest.raises(PromotionConflictError, match="after the plan"):
-        retention.apply(repository, store, planned)
+        retention.apply(Journal(repository), store, planned)
     assert len(hub.versions) == 130
     repository = Ghcr(known, f"{known}.done")
-    assert retention.apply(repository, store, planned) == list(planned.delete)
+    assert retention.apply(Journal(repository), store, planned) == list(planned.delete)

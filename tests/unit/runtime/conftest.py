@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from higgs_runtime.image import ImageFacts, PinnedRepo
 
 from higgs_image.workspace import PROJECT
-from tests.support import debian
+from tests.support.entrypoint import Entrypoint, MakeEntrypoint
 from tests.support.hub_server import Hub, Server
 
 IMAGE = ImageFacts(
@@ -36,12 +37,6 @@ DRIVER = "driver=550.90.07;cuda=12040"
 
 
 @pytest.fixture(scope="session")
-def gcc() -> None:
-    """A C compiler and its headers, for the fake NVML."""
-    debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
-
-
-@pytest.fixture(scope="session")
 def nvml(gcc: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a fake NVML; FAKE_NVML sets its answers."""
     folder = tmp_path_factory.mktemp("nvml")
@@ -61,7 +56,19 @@ def hub_server() -> Server:
 
 
 @pytest.fixture
-def hub(hub_server: Server) -> Iterator[Hub]:
+def waits(monkeypatch: pytest.MonkeyPatch, hub_server: Server) -> list[float]:
+    """Replace the pauses between attempts; return their lengths."""
+    from higgs_runtime import download
+
+    waited: list[float] = []
+    monkeypatch.setattr(download, "sleep", waited.append)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    return waited
+
+
+@pytest.fixture
+def hub(hub_server: Server, waits: list[float]) -> Iterator[Hub]:
     """The fake hub with the weights of IMAGE, without failures."""
     hub_server.hub.reset()
     model = {
@@ -94,3 +101,21 @@ def image_file(tmp_path: Path) -> Path:
     }
     path.write_text(json.dumps(facts))
     return path
+
+
+@pytest.fixture
+def start(image_file: Path) -> Iterator[MakeEntrypoint]:
+    """Return a function that starts the entrypoint; all processes are killed afterwards."""
+    running: list[Entrypoint] = []
+
+    def make(*arguments: str, **variables: str) -> Entrypoint:
+        running.append(Entrypoint(image_file, arguments, variables))
+        return running[-1]
+
+    yield make
+    for one in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+        for process in one.left():
+            os.kill(process, signal.SIGKILL)

@@ -1,8 +1,10 @@
-"""How the container was started: its temporary folder and its shared memory."""
+"""How the container was started: its folders and its shared memory."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,4 +30,25 @@ def test_missing_temporary_folder_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(SettingError, match="/tmp is not writable") as caught:
         container.require_temporary_folder()
-    assert "--tmpfs /tmp" in caught.value.hint
+    assert "--tmpfs /tmp:exec" in caught.value.hint
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A file system as Docker mounts it with --tmpfs."""
+    folder = tmp_path / "noexec"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "noexec,size=1m", "tmpfs", folder], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_noexec_folder_is_refused(noexec: Path, tmp_path: Path) -> None:
+    container.require_executable(tmp_path / "a/b")
+    with pytest.raises(SettingError, match="mounted with noexec") as caught:
+        container.require_executable(noexec / "a/b")
+    assert "--tmpfs /tmp:exec" in caught.value.hint

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ from tests.unit.runtime.conftest import (
     T4,
 )
 
+Probe = Callable[..., GpuMachine]
+
 
 @pytest.fixture
-def probe(nvml: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def probe(nvml: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
     """Return a function that probes the described GPUs."""
     monkeypatch.setattr(nvml_module, "LIBRARY", str(nvml / "libnvidia-ml.so.1"))
 
@@ -45,26 +48,55 @@ def probe(nvml: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyp
 
 
 @pytest.mark.parametrize(
-    ("card", "utilization", "length"),
+    ("card", "expected", "cascade"),
     [
-        (RTX_4090, 0.85, 8192),
-        ("gpu=NVIDIA L4,23034,22490,8,9", 0.85, 8192),
-        ("gpu=NVIDIA A10G,23028,22500,8,6", 0.85, 8192),
-        ("gpu=NVIDIA RTX 5000 Ada Generation,32760,32300,8,9", 0.85, 8192),
-        (A100_40, 0.90, 16384),
-        (L40S, 0.90, 16384),
-        (A100_80, 0.90, 16384),
-        (H100, 0.90, 16384),
-        ("gpu=NVIDIA H200,143771,143000,9,0", 0.90, 16384),
+        (RTX_4090, (0.82, 16384, 64, 30), False),
+        ("gpu=NVIDIA GeForce RTX 3090,24576,24100,8,6", (0.82, 16384, 64, 30), False),
+        ("gpu=NVIDIA L4,23034,22490,8,9", (0.82, 16384, 64, 30), False),
+        ("gpu=NVIDIA A10G,23028,22500,8,6", (0.82, 16384, 64, 30), False),
+        ("gpu=NVIDIA RTX 5000 Ada Generation,32760,32300,8,9", (0.85, 16384, 64, 30), False),
+        (A100_40, (0.90, 16384, 128, 60), False),
+        (L40S, (0.90, 16384, 128, 60), False),
+        ("gpu=NVIDIA RTX A6000,49140,48500,8,6", (0.90, 16384, 128, 60), False),
+        (A100_80, (0.90, 16384, 256, 60), False),
+        (H100, (0.90, 16384, 256, 60), True),
+        ("gpu=NVIDIA H200,143771,143000,9,0", (0.90, 16384, 256, 60), True),
     ],
 )
-def test_limits(probe, card: str, utilization: float, length: int) -> None:  # type: ignore[no-untyped-def]
+def test_defaults_by_card(
+    probe: Probe, card: str, expected: tuple[float, int, int, int], cascade: bool
+) -> None:
     machine = probe(DRIVER, card)
     assert gpu.check(machine, 1) == []
-    assert gpu.limits(machine) == (utilization, length)
+    assert gpu.defaults(machine)[1:] == expected
+    assert gpu.merges_attention(machine) == cascade
+    line = gpu.describe_limits(gpu.defaults(machine), cascade=cascade)
+    assert f"limits: {expected[2]} requests at once, {expected[1]} tokens each" in line
 
 
-def test_probe_reads_driver_and_gpus(probe) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("card", "available"),
+    [("RTX 4090", 23.65), ("L4 and A10G", 22.05), ("A100 40 GB", 39.4), ("L40S", 44.4)],
+)
+def test_kv_cache_holds_many_requests(card: str, available: float) -> None:
+    """Weights 11.98 GiB, sampler 4.68 for 1024 rows, contexts and codec 1.8; 112 KiB a token."""
+    found = [x for x in gpu.DEFAULTS if x.memory <= available * 1024][-1]
+    rest = found.utilization * available - 11.98 - 4.68 * found.max_num_seqs / 1024 - 1.8
+    tokens = rest * 1024 * 1024 / 112
+    assert tokens > 30_000 and tokens > 2 * found.max_model_len
+    outside = (1 - found.utilization) * available
+    reference = 1.84 / 60 * found.reference_seconds + 0.8
+    assert outside > 1.0 + reference, "CUDA graphs and one long reference fit beside the engine"
+
+
+def test_cascade_attention_needs_every_gpu_to_be_hopper(probe: Probe) -> None:
+    assert gpu.merges_attention(probe(DRIVER, H100, H100))
+    assert not gpu.merges_attention(probe(DRIVER, H100, A100_80))
+    assert not gpu.merges_attention(probe(DRIVER, "gpu=NVIDIA H100 MIG,0,0,0,0"))
+    assert not gpu.merges_attention(None)
+
+
+def test_probe_reads_driver_and_gpus(probe: Probe) -> None:
     machine = probe(DRIVER, RTX_4090, H100)
     assert (machine.driver, machine.cuda) == ("550.90.07", 12040)
     assert machine.gpus[0] == ("NVIDIA GeForce RTX 4090", 24564, 24000, (8, 9))
@@ -95,7 +127,7 @@ def test_probe_reads_driver_and_gpus(probe) -> None:  # type: ignore[no-untyped-
         ),
     ],
 )
-def test_refusals(probe, parts: list[str], kind: type[errors.StartError], says: str) -> None:  # type: ignore[no-untyped-def]
+def test_refusals(probe: Probe, parts: list[str], kind: type[errors.StartError], says: str) -> None:
     [found] = gpu.check(probe(*parts), 1)
     assert type(found) is kind and found.hint
     with pytest.raises(kind, match=says):
@@ -109,7 +141,7 @@ def test_exit_codes_are_unique() -> None:
     assert len(set(codes)) == len(codes) and not {0, 1, 70, 126, 127, 137} & set(codes)
 
 
-def test_tensor_parallel(probe) -> None:  # type: ignore[no-untyped-def]
+def test_tensor_parallel(probe: Probe) -> None:
     two, four = probe(DRIVER, H100, H100), probe(DRIVER, *4 * [H100])
     assert gpu.check(two, 1) == gpu.check(two, 2) == gpu.check(four, 2) == []
     for number in (3, 4):
@@ -123,7 +155,7 @@ def test_tensor_parallel(probe) -> None:  # type: ignore[no-untyped-def]
     assert gpu.check(probe(DRIVER, H100, RTX_5090), 1) == []
 
 
-def test_a_gpu_that_the_image_has_no_code_for(probe) -> None:  # type: ignore[no-untyped-def]
+def test_a_gpu_that_the_image_has_no_code_for(probe: Probe) -> None:
     facts = conftest.IMAGE._replace(
         tag="20260102-1234567-89abcde-sm86-sm89-dev-1234567", gpus=frozenset({"8.9", "8.6"})
     )
@@ -143,7 +175,7 @@ def test_a_gpu_that_the_image_has_no_code_for(probe) -> None:  # type: ignore[no
     assert device_code.check(unknown, 1, facts) == []
 
 
-def test_no_gpu(probe, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_no_gpu(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.NoGpuError, match="shows no GPU to this container"):
         probe(DRIVER)
     for code, says in ((9, "not loaded"), (18, "reboot the host"), (999, "returned 999")):
@@ -166,7 +198,7 @@ def test_library_without_the_needed_functions(
         nvml_module.probe({})
 
 
-def test_visible_devices(probe) -> None:  # type: ignore[no-untyped-def]
+def test_visible_devices(probe: Probe) -> None:
     def names(visible: str) -> list[str]:
         machine = probe(DRIVER, RTX_4090, H100, L40S, CUDA_VISIBLE_DEVICES=visible)
         return [card.name.split()[-1] for card in machine.gpus]
@@ -180,11 +212,11 @@ def test_visible_devices(probe) -> None:  # type: ignore[no-untyped-def]
             names(nothing)
 
 
-def test_mig_slice_without_details(probe) -> None:  # type: ignore[no-untyped-def]
+def test_mig_slice_without_details(probe: Probe) -> None:
     machine = probe(DRIVER, "gpu=NVIDIA H100 MIG 3g.40gb,0,0,0,0")
     assert machine.gpus[0][1:] == (None, None, None)
     assert gpu.check(machine, 1) == []
-    assert gpu.limits(machine) == gpu.limits(None) == (0.85, 8192)
+    assert gpu.defaults(machine) == gpu.defaults(None) == gpu.DEFAULTS[0]
 
 
 # --- the whole start

@@ -55,6 +55,7 @@ ROWS = [
     ("health_port", 8000, "8080", 8080, ["0", "70000", "x"]),
     ("gpu_memory_utilization", None, "0.5", 0.5, ["0", "1.0", "0.99", "nan", "85%", "-0.5"]),
     ("max_model_len", None, "4096", 4096, ["511", "131073", "8k", "1e4"]),
+    ("max_num_seqs", None, "32", 32, ["0", "4097", "many"]),
     ("tensor_parallel_size", 1, "2", 2, ["0", "17", "two"]),
     (
         "api_key",
@@ -178,6 +179,15 @@ def test_quotes_of_other_variables_are_a_warning() -> None:
     assert settings.quoted(environment) == ["HF_ENDPOINT", "https_proxy"]
     extra = "--chat-template 'a b' --hf-overrides '{\"a\": 1}'"
     assert settings.quoted({"HIGGS_EXTRA_ARGS": extra}) == []
+
+
+def test_settings_of_the_patches_are_checked_before_the_start() -> None:
+    settings.check_patch_settings({"HIGGS_MAX_REFERENCE_SECONDS": "45"})
+    with pytest.raises(SettingError, match="HIGGS_MAX_REFERENCE_SECONDS") as caught:
+        settings.check_patch_settings({"HIGGS_MAX_REFERENCE_SECONDS": "long"})
+    assert caught.value.hint.startswith("allowed: a number")
+    misspelt = settings.misspelt({"HIGGS_MAX_REFERENCE_SECOND": "1"})
+    assert misspelt == {"HIGGS_MAX_REFERENCE_SECOND": "HIGGS_MAX_REFERENCE_SECONDS"}
 
 
 # --- flags

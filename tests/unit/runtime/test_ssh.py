@@ -47,3 +47,37 @@ def test_keys_are_written_unchanged_and_once(
     written = (tmp_path / ".ssh/authorized_keys").read_bytes()
     assert written == f"{long}\n".encode() + b"ssh-ed25519 AAAA M\xfcller\n"
     assert sys.executable in commands
+
+
+def test_session_environment_is_complete_and_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "SSHD", sys.executable)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    configs: list[str] = []
+
+    def run(*command: str) -> None:
+        if command[0] == sys.executable:
+            configs.append(Path(command[2]).read_text())
+
+    monkeypatch.setattr(ssh, "_run", run)
+    path = tmp_path / ".ssh/environment"
+    path.parent.mkdir()
+    path.write_text("OLD=1\n")
+    path.chmod(0o644)
+    for name, value in {
+        "HIGGS_API_KEY": "a b'c\"d#$e",
+        "HF_TOKEN": "hf_x",
+        "PUBLIC_KEY": "ssh-ed25519 AAAA me",
+        "TWO_LINES": "a\nEVIL=1",
+        "BYTES": os.fsdecode(b"\xff"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    ssh.start("ssh-ed25519 AAAA me", home=tmp_path)
+    lines = path.read_bytes().splitlines()
+    assert b"HIGGS_API_KEY=a b'c\"d#$e" in lines and b"HF_TOKEN=hf_x" in lines
+    assert b"BYTES=\xff" in lines
+    for unwanted in (b"OLD", b"PUBLIC_KEY", b"TWO_LINES", b"EVIL", b"HOME", b"PATH"):
+        assert not [line for line in lines if line.startswith(unwanted + b"=")], unwanted
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "PermitUserEnvironment yes\n" in configs[0]

@@ -1,4 +1,4 @@
-"""What counts as one whole file of good sound, and what does not."""
+"""Answers that are one whole file of their format, and answers that are not."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from types import ModuleType
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
+from higgs_image.audio import SAMPLE_RATE as RATE
 from higgs_image.smoke import audio
-from higgs_image.smoke.audio import RATE, BadSound, Sound
+from higgs_image.smoke.audio_structure import BadAudioError
+from higgs_image.smoke.sound import Sound, similarity, spectrum
 from higgs_image.workspace import PROJECT
 
 
@@ -102,7 +105,7 @@ def test_good_files(what: str) -> None:
     form, data = GOOD[what]()
     found = audio.read(data, form)
     assert found.seconds == pytest.approx(1.5, abs=0.12)
-    assert 0.1 < found.loudness < 0.4
+    assert 0.05 < found.loudness < 0.4
     assert found.clipped == 0
 
 
@@ -111,10 +114,10 @@ OPUS, FLAC, WAV = FILES.opus(SAMPLES), FILES.flac(SAMPLES), wav(tone(1.5))
 
 BAD: dict[str, tuple[str, bytes, str]] = {
     "nothing": ("pcm", b"", "no bytes"),
-    "half a sample": ("pcm", SAMPLES[:-1], "no whole number"),
-    "wav as pcm": ("pcm", WAV, "begins with b'RIFF'"),
+    "half a sample": ("pcm", SAMPLES[:-1], "not a whole number"),
+    "wav as pcm": ("pcm", WAV, "at the beginning, got b'RIFF'"),
     "JSON after pcm": ("pcm", SAMPLES + b'{"error": {"message": "x"}}', "ends with JSON"),
-    "pcm as wav": ("wav", SAMPLES, "instead of RIFF"),
+    "pcm as wav": ("wav", SAMPLES, "RIFF and WAVE header"),
     "two wav files": ("wav", WAV + WAV, "its header says"),
     "two wav files of unknown length": (
         "wav",
@@ -128,10 +131,10 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         "wav", WAV[:40] + struct.pack("<I", 100) + WAV[44:], "100 bytes of samples",
     ),
     "wav at 16 kHz": ("wav", wav(tone(), 16_000), "16000"),
-    "stereo wav": ("wav", wav(tone(), channels=2), "2 channels"),
-    "two mp3 files": ("mp3", MP3 + b"ID3\x04\0\0\0\0\0\0" + MP3, "no single file"),
+    "stereo wav": ("wav", wav(tone(), channels=2), "got 2"),
+    "two mp3 files": ("mp3", MP3 + b"ID3\x04\0\0\0\0\0\0" + MP3, "expected a frame or the end"),
     "mp3 that was cut": ("mp3", MP3[:-10], "not whole"),
-    "JSON after mp3": ("mp3", MP3 + b'{"error": 1}', "no single file"),
+    "JSON after mp3": ("mp3", MP3 + b'{"error": 1}', "expected a frame or the end"),
     "no mp3": ("mp3", b"ID3\x04\0\0\0\0\0\0", "no frames"),
     "two flac files": ("flac", FLAC + FLAC, "2 FLAC files"),
     "flac without a whole header": ("flac", FLAC[:20], "header is not whole"),
@@ -141,20 +144,20 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         FLAC[: FLAC.rindex(FLAC[42:44])],
         "header says 36000 samples",
     ),
-    "flac of 24 bits": ("flac", encoded("flac", "flac", bits="s32"), "24 bits"),
-    "two ogg files": ("opus", OPUS + OPUS, "2 beginnings"),
+    "flac of 24 bits": ("flac", encoded("flac", "flac", bits="s32"), "got 24"),
+    "two ogg files": ("opus", OPUS + OPUS, "got 2"),
     "ogg that was cut": ("opus", OPUS[:-10], "not whole"),
-    "ogg without an end": ("opus", OPUS[: OPUS.rfind(b"OggS")], "no end"),
-    "JSON after ogg": ("opus", OPUS + b'{"error": 1}', "no Ogg page"),
+    "ogg without an end": ("opus", OPUS[: OPUS.rfind(b"OggS")], "not marked as the end"),
+    "JSON after ogg": ("opus", OPUS + b'{"error": 1}', "expected an Ogg page"),
     "aac that was cut": ("aac", AAC[:-10], "not whole"),
-    "mp3 as aac": ("aac", MP3, "no frame"),
+    "mp3 as aac": ("aac", MP3, "expected a frame"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_files(what: str) -> None:
     form, data, message = BAD[what]
-    with pytest.raises(BadSound, match=message):
+    with pytest.raises(BadAudioError, match=message):
         audio.read(data, form)
 
 
@@ -162,30 +165,59 @@ def test_bad_files(what: str) -> None:
     ("form", "container", "codec", "rate", "layout", "message"),
     [
         ("mp3", "mp3", "libmp3lame", 44_100, "mono", "not MPEG 2"),
-        ("mp3", "mp3", "libmp3lame", RATE, "stereo", "2 channels"),
+        ("mp3", "mp3", "libmp3lame", RATE, "stereo", "got 2"),
         ("flac", "flac", "flac", 48_000, "mono", "48000"),
-        ("opus", "ogg", "libopus", 48_000, "stereo", "2 channels"),
-        ("opus", "ogg", "flac", RATE, "mono", "its codec is flac"),
+        ("opus", "ogg", "libopus", 48_000, "stereo", "got 2"),
+        ("opus", "ogg", "flac", RATE, "mono", "got flac"),
         ("aac", "adts", "aac", 44_100, "mono", "sampling frequency"),
     ],
 )
 def test_files_of_another_kind(
     form: str, container: str, codec: str, rate: int, layout: str, message: str
 ) -> None:
-    with pytest.raises(BadSound, match=message):
+    with pytest.raises(BadAudioError, match=message):
         audio.read(encoded(container, codec, rate, layout), form)
+
+
+def heard(samples: array[int]) -> Sound:
+    return Sound(np.array(samples, np.int16))
 
 
 def test_level_clipping_and_silence() -> None:
     quiet = array("h", bytes(2 * RATE))
-    whole = Sound(tone(1.0) + quiet + tone(1.0) + quiet + quiet)
+    whole = heard(tone(1.0) + quiet + tone(1.0) + quiet + quiet)
     assert whole.seconds == 5
     assert whole.silence_at_end == pytest.approx(2, abs=0.1)
     assert whole.longest_silence == pytest.approx(1, abs=0.1)
     assert whole.clipped == 0
     assert whole.peak == pytest.approx(0.3, abs=0.01)
-    assert Sound(quiet).loudness == 0
-    loud = Sound(array("h", (max(-32768, min(32767, 3 * x)) for x in tone(level=0.9))))
+    assert heard(quiet).loudness == 0 and heard(quiet).silence_at_end == 1
+    assert heard(quiet + tone(1.0)).longest_silence == pytest.approx(1, abs=0.1)
+    loud = heard(array("h", (max(-32768, min(32767, 3 * x)) for x in tone(level=0.9))))
     assert loud.clipped > 0.5
-    noise = Sound(array("h", (random.Random(1).randint(-9000, 9000) for _ in range(RATE))))
+    noise = heard(array("h", (random.Random(1).randint(-9000, 9000) for _ in range(RATE))))
     assert noise.silence_at_end == noise.longest_silence == 0
+    nothing = heard(array("h"))
+    assert (nothing.loudness, nothing.peak, nothing.silence_at_end, nothing.clipped) == (0, 0, 0, 0)
+
+
+def test_an_offset_is_not_loudness() -> None:
+    constant = heard(array("h", [8000] * RATE))
+    assert constant.offset == pytest.approx(8000 / 32768) and constant.loudness == 0
+    assert spectrum(constant) == (0, 0)
+    assert heard(tone()).offset == pytest.approx(0, abs=0.001)
+
+
+def test_spectrum() -> None:
+    above, strongest = spectrum(heard(tone()))  # 477 Hz
+    assert above < 0.01 and strongest > 0.99
+    rng = random.Random(1)
+    above, strongest = spectrum(heard(array("h", (rng.randint(-9000, 9000) for _ in range(RATE)))))
+    assert above == pytest.approx(2 / 3, abs=0.05) and strongest < 0.05
+
+
+def test_similarity() -> None:
+    one = heard(tone())
+    assert similarity(one, heard(array("h", (x // 2 for x in tone())))) > 0.99
+    assert abs(similarity(one, heard(array("h", (x % 251 for x in range(RATE)))))) < 0.5
+    assert similarity(one, heard(array("h", [8000] * RATE))) == 0

@@ -1,4 +1,4 @@
-"""What the client of a smoke test notices: answers that hang, break off, or come in pieces."""
+"""The timed client notices answers that hang, break off, or arrive in chunks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from higgs_image.smoke import client
-from higgs_image.smoke.client import Broken, Client, Hanging
+from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError, TimedClient
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: Audio/WAV; rate=1\r\n"
 
@@ -37,30 +37,30 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def test_an_answer_in_pieces() -> None:
+def test_a_chunked_answer() -> None:
     def answer(to: socket.socket) -> None:
         to.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-        for piece in (b"one", b"two", b"three"):
-            to.sendall(chunk(piece))
+        for part in (b"one", b"two", b"three"):
+            to.sendall(chunk(part))
             time.sleep(0.05)
         to.sendall(chunk(b""))
 
     with server(answer) as port:
-        found = Client(port).get("/")
+        found = TimedClient(port).get("/")
     assert (found.status, found.type, found.body) == (200, "audio/wav", b"onetwothree")
-    assert found.pieces == 3
+    assert found.chunks == 3
     assert 0 < found.first_s < found.seconds and found.seconds > 0.1
 
 
-def test_an_answer_at_once_is_one_piece_however_large() -> None:
+def test_an_answer_at_once_is_one_chunk_however_large() -> None:
     body = bytes(5_000_000)
 
     def answer(to: socket.socket) -> None:
         to.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
     with server(answer) as port:
-        found = Client(port).get("/")
-    assert found.body == body and found.pieces <= 2
+        found = TimedClient(port).get("/")
+    assert found.body == body and found.chunks <= 2
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,11 @@ def test_an_answer_at_once_is_one_piece_however_large() -> None:
     ],
 )
 def test_an_answer_that_breaks_off(sent: bytes, message: str) -> None:
-    with server(lambda to: to.sendall(sent)) as port, pytest.raises(Broken, match=message):
-        Client(port).get("/")
+    with (
+        server(lambda to: to.sendall(sent)) as port,
+        pytest.raises(BrokenAnswerError, match=message),
+    ):
+        TimedClient(port).get("/")
 
 
 def test_an_answer_that_hangs() -> None:
@@ -84,9 +87,9 @@ def test_an_answer_that_hangs() -> None:
 
     with (
         server(answer) as port,
-        pytest.raises(Hanging, match=r"nothing came for 0 s, after 1 byte"),
+        pytest.raises(HangingAnswerError, match=r"nothing arrived for 0 s, after 1 byte"),
     ):
-        Client(port, patience=0.2).get("/")
+        TimedClient(port, timeout=0.2).get("/")
 
 
 def test_an_answer_that_does_not_end() -> None:
@@ -97,32 +100,35 @@ def test_an_answer_that_does_not_end() -> None:
                 to.sendall(chunk(b"more"))
                 time.sleep(0.01)
 
-    with server(answer) as port, pytest.raises(Hanging, match="had not ended after 0 s"):
-        Client(port, limit=0.3).get("/")
+    with server(answer) as port, pytest.raises(HangingAnswerError, match="goes on after 0 s"):
+        TimedClient(port, limit=0.3).get("/")
 
 
-def test_an_answer_without_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LARGEST", 1000)
 
     def answer(to: socket.socket) -> None:
         to.sendall(HEAD + b"Content-Length: 5000\r\n\r\n" + bytes(5000))
 
-    with server(answer) as port, pytest.raises(Broken, match=r"had not ended after \d{4} bytes"):
-        Client(port).get("/")
+    with (
+        server(answer) as port,
+        pytest.raises(BrokenAnswerError, match=r"goes on after \d{4} bytes"),
+    ):
+        TimedClient(port).get("/")
 
 
-def test_nobody_there() -> None:
+def test_a_refused_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(Broken, match="refused"):
-        Client(port).get("/")
+    with pytest.raises(BrokenAnswerError, match="refused"):
+        TimedClient(port).get("/")
 
 
 def test_json() -> None:
     with server(lambda to: to.sendall(HEAD + b'Content-Length: 8\r\n\r\n{"a": 1}')) as port:
-        assert Client(port).post("/", {"b": 2}).json() == {"a": 1}
+        assert TimedClient(port).post("/", {"b": 2}).json() == {"a": 1}
     with (
         server(lambda to: to.sendall(HEAD + b"Content-Length: 4\r\n\r\noops")) as port,
-        pytest.raises(Broken, match="no JSON: b'oops'"),
+        pytest.raises(BrokenAnswerError, match="not JSON: b'oops'"),
     ):
-        Client(port).get("/").json()
+        TimedClient(port).get("/").json()

@@ -36,7 +36,7 @@ RuntimeWarning: nothing to see here
 def test_fatal_lines(line: str) -> None:
     found = diagnosis.find(f"{HARMLESS}{line}\nmore\n")
     assert found and found[0] == line
-    assert LINES[line] in found[1].what and found[1].way_out
+    assert LINES[line] in found[1].what and found[1].hint
 
 
 def test_harmless_lines() -> None:
@@ -55,7 +55,7 @@ def test_the_more_telling_line_wins() -> None:
     [
         (137, False, "killed"),
         (1, True, "killed"),
-        (127, False, "start command"),
+        (127, False, "entrypoint"),
         (1, False, "itself"),
     ],
 )

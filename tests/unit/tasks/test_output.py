@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -211,7 +212,7 @@ def test_list_is_a_table_of_contents() -> None:
     for task in ("build", "lock", "render", "source"):
         assert f"\n  {task}" in done.stdout
     for line in re.findall(r"^  \S.*", done.stdout, re.MULTILINE):
-        assert re.fullmatch(r"  \S+ +[A-Z]\S* .*", line), f"no description: {line}"
+        assert re.fullmatch(r"  \S+(?: \(\S+\))? +[A-Z]\S* .*", line), f"no description: {line}"
 
 
 def test_every_flag_has_help() -> None:
@@ -242,13 +243,48 @@ def test_json_through_invoke_is_nothing_but_json(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["error"]["type"] == "UsageError"
 
 
-def test_ctrl_c_through_invoke(tmp_path: Path) -> None:
-    """A task that waits for another run ends at once with 130, no traceback and no half result."""
-    project = tmp_path / "project"
+def checkout(root: Path) -> Path:
+    """Return a copy of the project's files that tasks read."""
+    project = root / "project"
     for name in ("docker", "higgs_image", "templates"):
         shutil.copytree(PROJECT / name, project / name)
     for name in ("invoke.yaml", "tasks.py", "versions.lock"):
         shutil.copy(PROJECT / name, project / name)
+    return project
+
+
+def read_only(project: Path) -> None:
+    mounted = subprocess.run(["mount", "--bind", "-o", "ro", project, project], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("cannot mount a folder read-only")
+
+
+def occupied(project: Path) -> None:
+    (project / "build").touch()
+
+
+@pytest.mark.parametrize("spoil", [read_only, occupied])
+@pytest.mark.parametrize("words", [["source"], ["patches"]])
+def test_unwritable_checkout_is_an_error_with_a_hint(
+    words: list[str], spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    project = checkout(tmp_path)
+    spoil(project)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", "--search-root", project, *words],
+            cwd=project, capture_output=True, text=True,
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", project], capture_output=True)
+    assert done.returncode == errors.FileAccessError.exit_code, done.stderr
+    assert "error: " in done.stderr and "  hint: " in done.stderr
+    assert "Traceback" not in done.stderr and str(project) in done.stderr
+
+
+def test_ctrl_c_through_invoke(tmp_path: Path) -> None:
+    """A task that waits for another run ends at once with 130, no traceback and no half result."""
+    project = checkout(tmp_path)
     (project / "build").mkdir()
     with filelock.FileLock(project / "build" / ".source.lock"), subprocess.Popen(
         [sys.executable, "-m", "invoke", "--search-root", project, "source", "--json"],

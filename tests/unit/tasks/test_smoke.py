@@ -12,24 +12,29 @@ import pytest
 from invoke.context import Context
 
 from higgs_image.smoke import record, report, session
-from higgs_image.smoke.record import Check, Device, Image, Record, Verdict
+from higgs_image.smoke.record import CheckResult, Record, SmokeDevice, SmokeImage
 from higgs_image.tasks.smoke import names_an_image, smoke
+from higgs_image.verdict import Verdict
 from higgs_image.workspace import PROJECT
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 41)])
 def test_exit_code_and_files(
-    verdict: Verdict, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    verdict: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    asked: list[session.Options] = []
+    asked: list[session.SmokeOptions] = []
     names = record.REQUIRED["cpu"] - {"start"}
-    checks = [Check("start", verdict, True), *(Check(name, "pass", True) for name in sorted(names))]
+    checks = [
+        CheckResult("start", Verdict(verdict), True),
+        *(CheckResult(name, Verdict.PASS, True) for name in sorted(names)),
+    ]
     done = Record(
-        record.SCHEMA, verdict, record.overall(checks)[1], Image("x", None), Device("cpu", "C"),
+        record.SCHEMA, Verdict(verdict), record.overall(checks)[1],
+        SmokeImage("x", None), SmokeDevice("cpu", "C"),
         datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC), 1.0, checks,
     )  # fmt: skip
 
-    def run(_: object, options: session.Options) -> tuple[Record, Path]:
+    def run(_: object, options: session.SmokeOptions) -> tuple[Record, Path]:
         asked.append(options)
         folder = tmp_path / "evidence"
         folder.mkdir()
@@ -46,7 +51,7 @@ def test_exit_code_and_files(
         )  # fmt: skip
     assert ended.value.code == code
     assert asked == [
-        session.Options("i:t", "cpu", timeout=5.0, keep=True, only=frozenset({"health"}))
+        session.SmokeOptions("i:t", "cpu", timeout=5.0, keep=True, only=frozenset({"health"}))
     ]
     assert record.load(tmp_path / "out" / "r.json") == done
     assert (tmp_path / "out" / "j.xml").read_bytes().startswith(b"<?xml")

@@ -24,7 +24,7 @@ VALUED = {
     for name, task in TASKS.items()
 }
 NUMBERS = ("keep", "last", "min_age", "port", "tail")
-POSITIONAL = {"promote": "digest", "record": "digest", "verify": "image"}
+POSITIONAL = {"promote": "digest", "smoke-pushed": "digest", "verify": "image"}
 
 
 def bad_values() -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Newer pins, each from a local stand-in of where it comes from: git, hub, package index."""
+"""Newer pins from local servers: a git repository, the hub, a package index."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ import pytest
 
 from higgs_image import lockfile, retry
 from higgs_image.errors import LockError, UpdateError, UsageError
-from higgs_image.updates import update as updates_update
+from higgs_image.updates.report import UpdateReport
+from higgs_image.updates.update import update as run_update
 from tests.unit.conftest import HOST, SUBMODULE, Project, commit_all, git, write
 
 NEW = "f" * 40
@@ -80,8 +82,8 @@ def updated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def update(project: Project, *names: str, dry_run: bool = False) -> updates_update.Report:
-    return updates_update.update(project.load(), project.workspace.root, names, dry_run=dry_run)
+def update(project: Project, *names: str, dry_run: bool = False) -> UpdateReport:
+    return run_update(project.workspace, names, dry_run=dry_run)
 
 
 def changed_lines(before: str, after: str) -> list[str]:
@@ -89,11 +91,11 @@ def changed_lines(before: str, after: str) -> list[str]:
             if old != new]  # fmt: skip
 
 
-def test_only_what_was_asked_for_changes(updated: Project, hub: Web) -> None:
+def test_an_update_changes_only_the_named_entry(updated: Project, hub: Web) -> None:
     before = updated.text
     report = update(updated, "generation")
     assert changed_lines(before, updated.text) == [
-        f"date = {datetime.datetime.now(datetime.UTC).date()}",
+        f"date = {datetime.datetime.now(datetime.UTC).date()} # part of the tag",
         f'revision = "{NEW}"',
     ]
     assert updated.load().weights_for("generation").revision == NEW
@@ -114,13 +116,13 @@ def test_a_dry_run_changes_nothing(updated: Project, hub: Web) -> None:
     assert updated.text == before and "would take generation" in report.text()
 
 
-def test_what_is_held_is_shown_and_taken_only_by_name(updated: Project, hub: Web) -> None:
+def test_a_held_pin_is_reported_and_taken_only_by_name(updated: Project, hub: Web) -> None:
     updated.replace(
         'repo = "bosonai/model"', 'repo = "bosonai/model"\nhold = "the fork reads no newer"'
     )
     report = update(updated, "audio-tokenizer", dry_run=True)
     assert [x.name for x in report.taken] == ["audio-tokenizer"]
-    report = updates_update.update(updated.load(), updated.workspace.root)
+    report = run_update(updated.workspace)
     assert [x.name for x in report.held] == ["generation"]
     assert "held generation: the fork reads no newer" in report.text()
     assert updated.load().weights_for("generation").revision == "e" * 40
@@ -131,10 +133,10 @@ def test_what_is_held_is_shown_and_taken_only_by_name(updated: Project, hub: Web
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "asks for a login"), (403, "licence"), (404, "does not exist"), (429, "too many"),
+    [(401, "needs a login"), (403, "licence"), (404, "does not exist"), (429, "too many"),
      (503, "503")],
 )  # fmt: skip
-def test_one_source_that_refuses_does_not_hold_up_the_others(
+def test_one_refusal_does_not_stop_the_other_entries(
     updated: Project, hub: Web, status: int, said: str
 ) -> None:
     hub.say("/api/models/bosonai/model/revision/main", {}, status)
@@ -144,7 +146,9 @@ def test_one_source_that_refuses_does_not_hold_up_the_others(
     assert "NOT CHECKED generation: bosonai/model" in report.text()
 
 
-def test_nothing_at_all_could_be_checked(updated: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_checks_nothing_fails(
+    updated: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     before = updated.text
     with pytest.raises(UpdateError, match="nothing could be checked"):
@@ -153,24 +157,26 @@ def test_nothing_at_all_could_be_checked(updated: Project, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"sha": "main"}, {"sha": 5}])
-def test_an_answer_without_a_revision(updated: Project, hub: Web, answer: object) -> None:
+def test_an_answer_without_a_revision_is_refused(
+    updated: Project, hub: Web, answer: object
+) -> None:
     hub.say("/api/models/bosonai/model/revision/main", answer)
     with pytest.raises(UpdateError):
         update(updated, "generation")
 
 
-def test_a_renamed_repository_and_a_login(
+def test_a_renamed_repository_is_reported_and_a_token_sent(
     updated: Project, hub: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "t0ken")
     hub.say("/api/models/bosonai/model/revision/main", {"id": "bosonai/new", "sha": NEW})
     report = update(updated, "generation")
-    assert "the hub calls it bosonai/new by now" in report.text()
+    assert "the hub now calls it bosonai/new" in report.text()
     assert hub.headers[-1]["Authorization"] == "Bearer t0ken"
 
 
-def test_an_unknown_entry_or_an_inconsistent_lock(updated: Project) -> None:
-    with pytest.raises(UsageError, match="there is no entry forks"):
+def test_an_unknown_entry_or_an_inconsistent_lock_is_refused(updated: Project) -> None:
+    with pytest.raises(UsageError, match="unknown entry: forks"):
         update(updated, "forks")
     updated.replace('input_sha256 = "', 'input_sha256 = "0')
     with pytest.raises(LockError):
@@ -196,6 +202,17 @@ def test_the_forks_commit_brings_its_submodule(updated: Project) -> None:
     assert update(updated, "fork").current == ("fork",)
 
 
+def test_an_update_works_below_build_and_leaves_nothing(
+    updated: Project, index: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements(updated)
+    updated.upstream.change({"vllm/x.py": "x = 1\n"})
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    report = update(updated, "fork", "python")
+    assert [x.name for x in report.taken] == ["fork", "python"], report.unchecked
+    assert list((updated.workspace.build / "tmp").iterdir()) == []
+
+
 def test_a_tag_is_followed_to_its_commit(updated: Project) -> None:
     commit = updated.upstream.change({"vllm/x.py": "x = 1\n"})
     git(updated.upstream.fork, "tag", "--annotate", "--message", "x", "v1")
@@ -212,7 +229,7 @@ def test_a_commit_that_changes_a_kernel_is_refused(updated: Project) -> None:
     assert updated.text == before
 
 
-def test_a_fork_that_is_gone(updated: Project) -> None:
+def test_a_missing_branch_or_repository_is_named(updated: Project) -> None:
     updated.replace('ref = "main"', 'ref = "mainly"')
     with pytest.raises(UpdateError, match="no branch or tag mainly"):
         update(updated, "fork")
@@ -291,14 +308,12 @@ def test_packages_are_taken_when_they_are_old_enough(updated: Project, index: We
     assert "--directory" not in second and "2024-01-01" not in second
     lockfile.require_consistent(updated.load(), updated.workspace.root)
     assert update(updated, "python").current == ("python",)
-    younger = updates_update.update(
-        updated.load(), updated.workspace.root, ["python"], min_age=datetime.timedelta(0)
-    )
+    younger = run_update(updated.workspace, ["python"], min_age=datetime.timedelta(0))
     assert "thing 1.1 -> 1.2" in younger.text()
-    assert "build.txt was not looked at" in younger.text()
+    assert "build.txt was not checked" in younger.text()
 
 
-def test_packages_without_a_solution(updated: Project, index: Web) -> None:
+def test_packages_without_a_solution_are_refused(updated: Project, index: Web) -> None:
     path = requirements(updated, "thing>2")
     before = path.read_text()
     with pytest.raises(UpdateError, match="no solution"):
@@ -306,7 +321,7 @@ def test_packages_without_a_solution(updated: Project, index: Web) -> None:
     assert path.read_text() == before
 
 
-def test_an_index_that_is_away(
+def test_an_unreachable_index_does_not_stop_the_other_entries(
     updated: Project, index: Web, monkeypatch: pytest.MonkeyPatch, hub: Web
 ) -> None:
     requirements(updated)

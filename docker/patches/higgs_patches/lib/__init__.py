@@ -1,1 +1,1 @@
-"""What the patches share: audio, voices, prompts, and the fields of requests."""
+"""Helpers of the patches: audio, voices, requests, sampling, errors."""

@@ -1,9 +1,9 @@
-"""How often a codebook may repeat itself: the settings, and the codes that a request spoke last.
+"""Repetition-aware sampling: its settings, and the window of a request's last codes.
 
-Higgs Audio v2 now and then falls into silence or a held sound and does not come out of it. The
-model's reference engine has repetition-aware sampling against that: when a code that was drawn for
-a codebook stands ``repeats`` times or more among that codebook's last ``window`` codes, it is drawn
-again from the model's plain distribution, without temperature, top-k and top-p.
+Higgs Audio v2 sometimes falls into endless silence or a held sound. The model's reference engine
+has repetition-aware sampling against that: a sampled code that stands ``repeats`` times or more
+among its codebook's last ``window`` codes is sampled again from the model's plain distribution,
+without temperature, top-k and top-p.
 
 ``HIGGS_RAS_WIN_LEN`` (default 7, 0 turns it off) and ``HIGGS_RAS_WIN_MAX_NUM_REPEAT`` (default 2)
 set it for the server; ``extra_args["ras_win_len"]`` and ``["ras_win_max_num_repeat"]`` of its
@@ -12,10 +12,11 @@ SamplingParams for a request. The names are the reference engine's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from higgs_patches.patch_settings import RAS_REPEATS, RAS_WINDOW
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ LONGEST = 250
 
 
 @dataclass(frozen=True)
-class Limit:
+class RepetitionLimit:
     """A codebook may hold the same code fewer than `repeats` times in its last `window` frames."""
 
     window: int = 7
@@ -40,32 +41,18 @@ class Limit:
         _require(REPEATS, self.repeats, 1)
 
 
-def of_server(environ: Mapping[str, str] = os.environ) -> Limit:
-    """The server's limit. Raises ValueError if the environment holds no usable numbers."""
-    values = {}
-    for name, field in (
-        ("HIGGS_RAS_WIN_LEN", "window"),
-        ("HIGGS_RAS_WIN_MAX_NUM_REPEAT", "repeats"),
-    ):
-        if text := environ.get(name, "").strip():
-            if not text.isdecimal():
-                raise ValueError(f"{name} has to be a whole number, not {text!r}")
-            values[field] = int(text)
-    return Limit(**values)
-
-
 def _require(name: str, value: Any, least: int) -> None:
     if type(value) is not int or not least <= value <= LONGEST:
-        raise ValueError(
-            f"{name} has to be a whole number from {least} to {LONGEST}, not {value!r}"
-        )
+        raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {LONGEST}")
 
 
-SERVER = of_server()
+SERVER = RepetitionLimit(RAS_WINDOW.read(), RAS_REPEATS.read())
 """The server's limit; a bad value stops it at its start."""
 
 
-def of_request(extra_args: Mapping[str, Any] | None, server: Limit = SERVER) -> Limit | None:
+def of_request(
+    extra_args: Mapping[str, Any] | None, server: RepetitionLimit = SERVER
+) -> RepetitionLimit | None:
     """The limit of a request; None if it has none (a window of 0).
 
     Args:
@@ -77,16 +64,18 @@ def of_request(extra_args: Mapping[str, Any] | None, server: Limit = SERVER) -> 
     """
     given = extra_args or {}
     window, repeats = given.get(WINDOW), given.get(REPEATS)
-    limit = Limit(
+    limit = RepetitionLimit(
         server.window if window is None else window, server.repeats if repeats is None else repeats
     )
     return limit if limit.window else None
 
 
-class Window:
+class RepetitionWindow:
     """The last frames that a request spoke, in no order: only their counts matter."""
 
-    def __init__(self, limit: Limit, codebooks: int, before: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(
+        self, limit: RepetitionLimit, codebooks: int, before: Sequence[Sequence[int]] = ()
+    ) -> None:
         """Start with frames that stand in the prompt as the model's own speech, last one last."""
         import numpy as np
 
@@ -110,7 +99,7 @@ class Window:
 
 
 def stacked(
-    windows: Iterable[Window | None], codebooks: int
+    windows: Iterable[RepetitionWindow | None], codebooks: int
 ) -> tuple[NDArray[np.int32], list[int]]:
     """Windows of a batch as one array (requests, frames, codebooks), and each one's limit.
 

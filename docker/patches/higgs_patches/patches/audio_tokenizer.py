@@ -1,20 +1,16 @@
-"""The audio tokenizer's model: loaded once in a process, without code from the hub.
+"""Load the audio tokenizer once, from a directory, without code from the hub.
 
-The server that is patched here loads it twice in its own process, once to speak and once, at the
-first request, to read reference audio, and a third time in the engine's, always on "cuda". Its
-semantic model, HuBERT, comes from a third repository that is fetched unpinned and with leave to run
-its code.
+The fork loads it twice in the server's process, once to decode speech and once, at the first
+request, to encode reference audio, and a third time in the engine's process, always on "cuda". Its
+semantic model, HuBERT, is fetched unpinned from a third repository, with trust_remote_code.
 
 The weights of the semantic model are part of the tokenizer's model.pth: transformers' own converter
 of this tokenizer builds it from HubertConfig() and loads model.pth strictly. So nothing else is
-fetched, and no code from the hub is run. Only if model.pth lacks them, or one of these is set, the
-semantic model comes from a place of its own, as before, but without code from there:
+needed, and no code from the hub is run. Only if HIGGS_SEMANTIC_MODEL_PATH names a directory, the
+semantic model comes from there, without code from there.
 
-    HIGGS_SEMANTIC_MODEL_PATH      a local directory
-    HIGGS_SEMANTIC_MODEL_REVISION  commit, tag or branch of its repository
-
-The server's process shares one model. The engine needs no more than its dimensions: it measures its
-memory with silence, and takes codes.
+The server's process shares one model. The engine's process only needs its dimensions: it profiles
+its memory with silence, and takes codes.
 """
 
 from __future__ import annotations
@@ -34,8 +30,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from higgs_patches.lib import image
-from higgs_patches.lib.weights_source import MissingFileError, Source, WeightsError, first_line
+from higgs_patches.lib.weights import WeightsError, complete, first_line
+from higgs_patches.patch_settings import SEMANTIC_MODEL_PATH
 
 log = logging.getLogger("vllm.higgs_patches.audio_tokenizer")
 
@@ -79,10 +75,6 @@ PATCH = {
 FILES = ("config.json", "model.pth")
 """All that is read of the audio tokenizer."""
 
-WHAT = "audio tokenizer"
-TYPE_FLAG = "--audio-tokenizer-type"
-SEMANTIC_PATH = "HIGGS_SEMANTIC_MODEL_PATH"
-SEMANTIC_REVISION = "HIGGS_SEMANTIC_MODEL_REVISION"
 OWNER = "HIGGS_TOKENIZER_PROCESS"
 """Environment: the process that holds the tokenizer; set by the server for the engine."""
 
@@ -108,15 +100,15 @@ def load_higgs_audio_tokenizer(tokenizer_name_or_path: str, device: str = "cuda"
     """Return the tokenizer, or its dimensions in the process of an engine.
 
     Args:
-        tokenizer_name_or_path: a local directory, or a repository.
+        tokenizer_name_or_path: a local directory.
         device: as torch names it.
 
     Raises:
-        WeightsError: it cannot be had, or is none.
+        WeightsError: the directory does not hold an audio tokenizer.
     """
-    directory = Source(WHAT, tokenizer_name_or_path, None, TYPE_FLAG).fetch(FILES)
+    directory = complete("audio tokenizer", tokenizer_name_or_path, FILES)
     if os.environ.get(OWNER) not in (None, str(os.getpid())):
-        return Dimensions(_config(directory))
+        return TokenizerDimensions(_config(directory))
     return codec(directory, device)
 
 
@@ -144,50 +136,61 @@ def _load(directory: Path, device: str) -> Any:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise WeightsError(f"{file} holds something else than weights, and is not loaded") from None
+        raise WeightsError(
+            f"{file} holds other objects than weights, so it is not loaded"
+        ) from None
     except (RuntimeError, OSError, EOFError) as error:
-        raise WeightsError(f"{file} is no PyTorch file of weights: {first_line(error)}") from None
+        raise WeightsError(
+            f"{file} is not a PyTorch file of weights: {first_line(error)}"
+        ) from None
     if not isinstance(state, dict) or not state:
         raise WeightsError(f"{file} holds no weights by name")
     token = _state.set(state)
     try:
         model = HiggsAudioTokenizer(**config, device=device)
-        lacking = model.load_state_dict(state, strict=False).missing_keys
+        missing = model.load_state_dict(state, strict=False).missing_keys
     except (RuntimeError, TypeError, ValueError) as error:
         problem = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{file} does not fit its config.json: {problem}") from None
     finally:
         _state.reset(token)
-    _judge(lacking, file)
-    _settle(model)
+    _check_complete(missing, file)
+    _freeze(model)
     return model.to(device).eval()
 
 
-def _judge(lacking: list[str], file: Path) -> None:
-    """Tell what it means that the file lacks tensors. The training's own parts are not missed."""
-    silent = [x for x in lacking if x.startswith(("decoder_2.", "quantizer.", "fc_post2."))]
-    if silent:
+def _check_complete(missing: list[str], file: Path) -> None:
+    """Refuse a file without decoder weights, and warn of missing encoder weights.
+
+    Weights that only training needs may be missing.
+    """
+    missing_decoder = [
+        x for x in missing if x.startswith(("decoder_2.", "quantizer.", "fc_post2."))
+    ]
+    if missing_decoder:
         raise WeightsError(
-            f"{file} is no audio tokenizer of this kind: it lacks {len(silent)} tensors that make "
-            f"sound, the first is {silent[0]}"
+            f"{file} is not an audio tokenizer of this kind: it lacks {len(missing_decoder)} "
+            f"decoder weights, the first is {missing_decoder[0]}"
         )
-    deaf = [x for x in lacking if x.startswith(("encoder.", "encoder_semantic.", "fc_prior."))]
-    if deaf:
+    missing_encoder = [
+        x for x in missing if x.startswith(("encoder.", "encoder_semantic.", "fc_prior."))
+    ]
+    if missing_encoder:
         log.warning(
-            "%s lacks %d tensors that hear, the first is %s: voices will not be like their "
+            "%s lacks %d encoder weights, the first is %s: voices will not be like their "
             "recordings",
             file,
-            len(deaf),
-            deaf[0],
+            len(missing_encoder),
+            missing_encoder[0],
         )
 
 
-def _settle(model: Any) -> None:
-    """Take away what changes a loaded model while it is used, so that threads can share it."""
+def _freeze(model: Any) -> None:
+    """Remove what changes a loaded model in use, so that threads can share it."""
     import torch
 
     for module in model.modules():
-        with contextlib.suppress(ValueError):  # it has none
+        with contextlib.suppress(ValueError):  # it has no weight norm
             torch.nn.utils.remove_weight_norm(module)  # else computed anew at each call
     for name, buffer in model.named_buffers():
         if name.endswith(".inited"):
@@ -195,23 +198,26 @@ def _settle(model: Any) -> None:
 
 
 def _config(directory: Path) -> dict[str, Any]:
-    """Return what HiggsAudioTokenizer takes: from config.json, its own defaults for the rest."""
+    """Return the arguments of HiggsAudioTokenizer: from config.json, its defaults for the rest."""
     from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 
     file = directory / "config.json"
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{file} cannot be read: {first_line(error)}") from None
-    if not isinstance(said, dict):
+    if not isinstance(config, dict):
         raise WeightsError(f"{file} is not a JSON object")
     known = inspect.signature(HiggsAudioTokenizer.__init__).parameters
-    config = {name: said.get(name, parameter.default) for name, parameter in known.items()}
-    return {name: value for name, value in config.items() if name not in ("self", "device")}
+    return {
+        name: config.get(name, parameter.default)
+        for name, parameter in known.items()
+        if name not in ("self", "device")
+    }
 
 
-class Dimensions:
-    """What an engine has to know of the tokenizer, which its process never uses.
+class TokenizerDimensions:
+    """What the engine has to know of the tokenizer, which its process never uses.
 
     Args:
         config: the tokenizer's configuration.
@@ -238,32 +244,30 @@ class Dimensions:
 
 
 _state: ContextVar[dict[str, Any] | None] = ContextVar("state", default=None)
-"""What model.pth holds, while the tokenizer is made."""
+"""The content of model.pth, while the tokenizer is made."""
 
 
 class SemanticModel:
-    """Stands for transformers' AutoModel where the tokenizer makes its semantic model."""
+    """Replaces transformers' AutoModel where the tokenizer makes its semantic model."""
 
     @staticmethod
     def from_pretrained(name: str, **_: Any) -> Any:
-        """Return the semantic model; `trust_remote_code` is dropped.
+        """Return the semantic model; no code is run.
 
         Args:
             name: the repository that the tokenizer asks for.
 
         Raises:
-            WeightsError: it cannot be had.
+            WeightsError: neither model.pth nor a directory holds it.
         """
-        directory = os.environ.get(SEMANTIC_PATH)
-        revision = os.environ.get(SEMANTIC_REVISION)
-        if not directory and not revision and (model := _inside(_state.get() or {})):
+        if directory := SEMANTIC_MODEL_PATH.read():
+            return _semantic_model(directory)
+        if model := _inside(_state.get() or {}):
             return model
-        pin = image.weights("semantic-model")
-        if revision is None and pin and name == pin.repo:
-            revision = pin.revision
-        if directory and not Path(directory).is_dir():
-            raise WeightsError(f"--semantic-model-path {directory} is no directory")
-        return _from(Source("semantic model", directory or name, revision, "--semantic-model-path"))
+        raise WeightsError(
+            f"model.pth lacks the semantic model {name}: name its directory with "
+            "--semantic-model-path"
+        )
 
 
 def _inside(state: dict[str, Any]) -> Any:
@@ -280,15 +284,14 @@ def _inside(state: dict[str, Any]) -> Any:
     return HubertModel(HubertConfig())
 
 
-def _from(source: Source) -> Any:
+def _semantic_model(directory: str) -> Any:
     from transformers import AutoModel
 
+    path = complete("semantic model", directory, ["config.json"])
+    log.info("Using the semantic model in %s", path)
     try:
-        directory = source.fetch(("config.json", "model.safetensors"))
-    except MissingFileError:
-        directory = source.fetch(("config.json", "pytorch_model.bin"))
-    log.info("Using %s, in %s", source, directory)
-    try:
-        return AutoModel.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        return AutoModel.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{source} cannot be loaded: {first_line(error)}") from None
+        raise WeightsError(
+            f"the semantic model in {path} cannot be loaded: {first_line(error)}"
+        ) from None

@@ -1,10 +1,10 @@
-"""Ends the server with its engine, however that ends.
+"""End the server with its engine, however that ends.
 
 The engine runs in a process of its own. When it fails by an exception it tells the server, which
-ends then. When it is killed (by the kernel, for memory; by a fault in a driver's library) nobody
-tells: the server goes on listening, calls itself healthy, and every request hangs; and if that
-happens while the model loads, it ends with an EOFError that names no cause. The process that
-answers requests therefore looks at the engine's end itself.
+ends then. When it is killed (by the kernel, for memory; by a fault in a driver's library) it sends
+nothing: the server goes on listening, calls itself healthy, and every request hangs; and if that
+happens while the model loads, it ends with an EOFError without a cause. So the process that answers
+requests waits for the engine's end itself.
 """
 
 from __future__ import annotations

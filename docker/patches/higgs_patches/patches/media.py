@@ -1,8 +1,8 @@
-"""Reads the reference audio of a chat request safely, and without holding up the server.
+"""Read the reference audio of a chat request safely, off the event loop.
 
 The fork fetches whatever URL a client names, follows redirects into the network that the server
-stands in, reads without a limit, and decodes on the event loop, so that one request can look into
-a private network, fill the memory, or stop all others. Here reference audio comes from
+is in, reads without a limit, and decodes on the event loop, so that one request can reach a private
+network, fill the memory, or block all others. Here reference audio comes from
 
 - the request itself (``input_audio``, or an ``audio_url`` with a ``data:`` URL);
 - an ``http(s)`` URL whose host is listed in ``HIGGS_ALLOWED_MEDIA_HOSTS`` (host names separated by
@@ -14,18 +14,19 @@ It is WAV, FLAC, Ogg or MP3 of at most 20 MiB and ``HIGGS_MAX_REFERENCE_SECONDS`
 Anything else is a ValueError, which the server answers with 400 and its message.
 """
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import binascii
-import io
 import ipaddress
-import math
-import os
-import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from higgs_patches.lib.audio.reference import decode
+from higgs_patches.patch_settings import ALLOWED_MEDIA_HOSTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,24 +59,13 @@ PATCH = {
 MAX_BYTES = 20 * 2**20
 """The largest file of reference audio."""
 
-MIN_SECONDS = 0.1
-"""The shortest reference audio: the codec cannot encode less."""
-
-RATE = 24_000
-"""Hz: the rate that the codec takes. Audio is converted to it here, in the thread."""
-
-MIN_RATE, MAX_RATE = 4_000, 384_000
-MAX_CHANNELS = 8
-
 FETCH_SECONDS = 10.0
 """How long fetching a URL may take in all."""
 
-_BLOCK = 65_536  # frames that are decoded at a time
-_FORMATS = {"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"}  # as libsndfile names them
-_MAGIC = re.compile(rb"RIFF|RF64|fLaC|OggS|ID3|\xff[\xe0-\xff]")
+_READ = 65_536  # bytes at a time
 
-# Public by the tables of the registries, and still never the server of somebody's recording:
-# Azure's platform service, and addresses that carry another one inside.
+# Public by the registries' tables, and never a server of recordings: Azure's platform service, and
+# addresses that embed another one.
 _NEVER = tuple(
     ipaddress.ip_network(network)
     for network in ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "2001::/32", "2002::/16")
@@ -101,34 +91,11 @@ def is_public(address: str) -> bool:
     )
 
 
-def allowed_hosts() -> frozenset[str]:
-    """The hosts of HIGGS_ALLOWED_MEDIA_HOSTS, in lower case."""
-    names = os.environ.get("HIGGS_ALLOWED_MEDIA_HOSTS", "").lower().split(",")
-    return frozenset(name.strip().rstrip(".") for name in names if name.strip())
-
-
-def max_seconds() -> float:
-    """The longest reference audio: HIGGS_MAX_REFERENCE_SECONDS, 60 by default."""
-    value = os.environ.get("HIGGS_MAX_REFERENCE_SECONDS", "").strip() or "60"
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not MIN_SECONDS <= seconds < math.inf:
-        raise ValueError(
-            f"HIGGS_MAX_REFERENCE_SECONDS has to be a number from {MIN_SECONDS:g}, not {value!r}"
-        )
-    return seconds
-
-
-max_seconds()  # what is wrong with it is said when the server starts
-
-
-async def fetch_audio_async(self: Any, audio_url: str) -> "tuple[NDArray[np.float32], int]":
+async def fetch_audio_async(self: Any, audio_url: str) -> tuple[NDArray[np.float32], int]:
     """The audio behind a URL: samples of one channel between -1 and 1, and their rate in Hz.
 
     Raises:
-        ValueError: the URL may not be fetched, or what it names is no usable audio.
+        ValueError: the URL may not be fetched, or what it names is not usable audio.
     """
     # urllib.parse would keep the whole URL, which may be a file of many megabytes, in its cache.
     scheme = audio_url[:16].partition(":")[0].strip().lower()
@@ -140,7 +107,7 @@ async def fetch_audio_async(self: Any, audio_url: str) -> "tuple[NDArray[np.floa
     if scheme in {"http", "https"}:
         data = await fetch(audio_url)
         return await asyncio.to_thread(decode, data)
-    raise ValueError(f"audio_url {_short(audio_url)} has to be a data: or an https: URL")
+    raise ValueError(f"audio_url {_short(audio_url)} is not a data: or https: URL")
 
 
 def from_data_url(url: str) -> bytes:
@@ -148,7 +115,7 @@ def from_data_url(url: str) -> bytes:
     header, comma, text = url.partition(",")
     if not comma or not header.rstrip().endswith(";base64"):
         raise ValueError(
-            f"audio data {_short(url)} has to be base64: data:audio/wav;base64,UklGR..."
+            f"audio data {_short(url)} is not base64; expected data:audio/wav;base64,UklGR..."
         )
     if len(text) > MAX_BYTES * 3 // 2:
         raise ValueError(f"the audio is larger than {MAX_BYTES >> 20} MiB")
@@ -169,7 +136,7 @@ def from_file_url(url: str, folder: Path | None) -> bytes:
     host, slash, rest = location.removeprefix("//").partition("/")
     path = Path(slash + unquote(rest)).resolve() if location.startswith("//") and not host else None
     if path is None or not path.is_relative_to(folder.resolve()) or not path.is_file():
-        raise ValueError(f"audio_url {_short(url)} is no file below --allowed-local-media-path")
+        raise ValueError(f"audio_url {_short(url)} is not a file below --allowed-local-media-path")
     with path.open("rb") as file:
         return _within_limit(file.read(MAX_BYTES + 1))
 
@@ -178,12 +145,12 @@ async def fetch(url: str) -> bytes:
     """What an http(s) URL names, if its host is allowed and its address public.
 
     Raises:
-        ValueError: it is not, or the answer is no file of at most MAX_BYTES within FETCH_SECONDS.
+        ValueError: it is not, or it sends no file of at most MAX_BYTES within FETCH_SECONDS.
     """
     import aiohttp
     import yarl
 
-    hosts = allowed_hosts()
+    hosts = ALLOWED_MEDIA_HOSTS.read()
     if not hosts:
         raise ValueError(
             "audio by URL is off on this server: send the audio itself, as input_audio or as a"
@@ -219,13 +186,13 @@ async def fetch(url: str) -> bytes:
                     " (redirects are not followed)"
                 )
             data = bytearray()
-            async for chunk in response.content.iter_chunked(_BLOCK):
+            async for chunk in response.content.iter_chunked(_READ):
                 data += chunk
                 if len(data) > MAX_BYTES:
                     break
             return _within_limit(bytes(data))
     except (aiohttp.ClientError, TimeoutError) as error:
-        if isinstance(getattr(error, "os_error", None), _NotPublicError):
+        if isinstance(getattr(error, "os_error", None), NotPublicError):
             reason = "its address is not a public one"
         elif isinstance(error, TimeoutError):
             reason = f"it took longer than {FETCH_SECONDS:g} s"
@@ -234,7 +201,7 @@ async def fetch(url: str) -> bytes:
         raise ValueError(f"audio_url {_short(url)} cannot be fetched: {reason}") from None
 
 
-class _NotPublicError(OSError):
+class NotPublicError(OSError):
     """The address of a connection is not a public one."""
 
 
@@ -246,54 +213,8 @@ def public_socket(info: Any) -> socket.socket:
     """
     family, kind, protocol, _, address = info
     if not is_public(str(address[0])):
-        raise _NotPublicError("address is not public")
+        raise NotPublicError("address is not public")
     return socket.socket(family, kind, protocol)
-
-
-def decode(data: bytes) -> "tuple[NDArray[np.float32], int]":
-    """The sound of an audio file: one channel at RATE, within -1 and 1; and RATE.
-
-    Raises:
-        ValueError: not WAV, FLAC, Ogg or MP3, damaged, too long or too short, or with samples
-            that are no numbers.
-    """
-    import numpy as np
-    import soundfile
-    import soxr
-
-    if not _MAGIC.match(data):
-        raise ValueError("the audio is neither WAV, FLAC, Ogg nor MP3")
-    longest = max_seconds()
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, channels = file.samplerate, file.channels
-            if file.format not in _FORMATS:
-                raise ValueError(f"the audio is {file.format}; it has to be WAV, FLAC, Ogg or MP3")
-            if not MIN_RATE <= rate <= MAX_RATE:
-                raise ValueError(
-                    f"the audio has a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are possible"
-                )
-            if channels > MAX_CHANNELS:
-                raise ValueError(f"the audio has {channels} channels; {MAX_CHANNELS} are possible")
-            blocks = []
-            frames = 0
-            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1))
-                frames += len(block)
-                if frames > longest * rate:
-                    raise ValueError(
-                        f"the audio is longer than {longest:g} s (HIGGS_MAX_REFERENCE_SECONDS)"
-                    )
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"the audio cannot be decoded: {str(error).splitlines()[0]}") from None
-    if frames < MIN_SECONDS * rate:
-        raise ValueError(f"the audio lasts {frames / rate:.3f} s; {MIN_SECONDS:g} s are the least")
-    samples = np.concatenate(blocks)
-    if not np.isfinite(samples).all():
-        raise ValueError("the audio has samples that are no finite numbers")
-    if rate != RATE:
-        samples = soxr.resample(samples, rate, RATE)
-    return np.clip(samples, -1, 1, dtype=np.float32), RATE
 
 
 def _within_limit(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Prepares requests beside the event loop, one at a time, and keeps what was encoded.
+"""Preprocess requests in a thread, one at a time, and cache encoded audio.
 
 Before a request reaches the engine its prompt is processed, and reference audio encoded by two
 neural networks: seconds on a CPU. The fork does so on the event loop, so nothing else is answered
@@ -50,14 +50,14 @@ PATCH = {
             "file": "vllm/v1/engine/async_llm.py",
             "name": "AsyncLLM.generate",
             "how": "wrap",
-            "with": "with_an_id_of_its_own",
+            "with": "with_unique_id",
             "sha256": "617609922c283c44101eeff47885ef2769676122ad59ce23e89f270243840a0f",
         },
         {
             "file": "vllm/model_executor/models/higgs_audio_tokenizer.py",
             "name": "AudioTokenizer.encode",
             "how": "wrap",
-            "with": "kept",
+            "with": "cached",
             "sha256": "1199ad79c0683ef1d23dcb8d0ad9c6fc8e6066c206ee525d01a9e5ac72a8a777",
         },
     ],
@@ -86,7 +86,7 @@ async def add_request(
         The collector of the request's outputs.
 
     Raises:
-        ValueError: the request cannot be worked with.
+        ValueError: the request cannot be processed.
     """
     from vllm.v1.engine.output_processor import RequestOutputCollector
     from vllm.v1.engine.parallel_sampling import ParentRequest
@@ -115,7 +115,7 @@ async def add_request(
     return queue
 
 
-def with_an_id_of_its_own(
+def with_unique_id(
     original: Callable[..., AsyncGenerator[Any, None]],
 ) -> Callable[..., AsyncGenerator[Any, None]]:
     """Generate under an id that no other request has; end the request when its reader goes."""
@@ -139,7 +139,7 @@ def with_an_id_of_its_own(
     return generate
 
 
-def kept(original: Callable[..., Any]) -> Callable[..., Any]:
+def cached(original: Callable[..., Any]) -> Callable[..., Any]:
     """Encode an audio once: the same samples have the same codes. They lie in the CPU's memory."""
     lock = threading.Lock()
 
@@ -153,7 +153,7 @@ def kept(original: Callable[..., Any]) -> Callable[..., Any]:
         key = hashlib.blake2b(what.encode(), digest_size=32)
         key.update(np.ascontiguousarray(audio).data)
         name = key.digest()
-        codes: OrderedDict[bytes, Any] = self.__dict__.setdefault("higgs_kept", OrderedDict())
+        codes: OrderedDict[bytes, Any] = self.__dict__.setdefault("higgs_cached", OrderedDict())
         with lock:
             if name in codes:
                 codes.move_to_end(name)

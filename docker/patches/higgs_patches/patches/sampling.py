@@ -1,20 +1,20 @@
-"""Samples text and audio for a batch: no placeholder as text, less silence, a seed that holds.
+"""Sample text and audio for a batch, with repetition-aware sampling and reproducible seeds.
 
-Of each request one of three things is wanted in a step: the next text token; the first frame of an
+In a step each request needs one of three things: the next text token; the first frame of an
 utterance, which is fixed; or the next frame. The fork samples text and audio for every request,
-with the text's settings on the audio, and then mends the rows one by one, waiting for the device.
+with the text's settings on the audio, and then corrects row by row, waiting for the device.
 
 Here
 
 - the placeholder tokens of audio are never sampled as text, and neither is the token that begins
   audio if the request asked for text alone (``extra_args={"audio": False}``): the engine ends when
   a placeholder has no frame;
-- frames are drawn for all requests at once (`codes`), with regard to repetition (`repetition`);
+- frames are sampled for all requests at once (`frame_sampling`), see `repetition` for the limit;
 - settings that mean the text vocabulary (penalties, biases, bad and allowed words, logprobs) stay
   with the text;
-- a request with a ``seed`` has a source of chance of its own, of which it takes the same numbers in
-  the same order whatever else is in the batch, whether it was preempted, and however its prompt was
-  split. Temperature 0 without a seed has seed 0: drawing again after a repetition needs chance.
+- a request with a ``seed`` has an RNG of its own, from which it takes the same numbers in the same
+  order whatever else is in the batch, whether it was preempted, and however its prompt was split.
+  Temperature 0 without a seed has seed 0: sampling again after a repetition needs an RNG.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ from vllm.v1.multimodal.metadata import MultimodalMetadata
 from vllm.v1.outputs import SamplerOutput
 
 from higgs_patches.lib import repetition
-from higgs_patches.lib.codes import GREEDY_BELOW, Drawing, draw, shaped
+from higgs_patches.lib.frame_sampling import (
+    GREEDY_BELOW,
+    FrameSamplingParams,
+    apply_delay_pattern,
+    sample_frames,
+)
 
 PATCH = {
-    "title": "Sample audio by its own rules, with regard to repetition, and never a placeholder",
+    "title": "Sample audio with repetition-aware sampling, and never a placeholder as text",
     "issues": [
         "https://github.com/boson-ai/higgs-audio/issues/156",
         "https://github.com/boson-ai/higgs-audio/issues/126",
@@ -65,27 +70,27 @@ PATCH = {
 }
 
 TEXT, BEGIN, SPEAK, NOTHING = range(4)
-"""What a request gets in a step: a text token, the first frame, a further frame, or nothing yet
+"""What a step gives a request: a text token, the first frame, a further frame, or nothing yet
 because only a part of its prompt was read."""
 
 
 @dataclass
-class Voice:
-    """What is kept of a request from step to step, on the request's state in the worker."""
+class RequestSampling:
+    """State of a request's sampling between steps; an attribute of its state in the worker."""
 
     generator: torch.Generator | None
-    window: repetition.Window | None
+    window: repetition.RepetitionWindow | None
     text_alone: bool
 
 
 @dataclass
-class Batch:
-    """What the requests of a step get, in the order of their rows; rides on vLLM's metadata."""
+class SamplingBatch:
+    """What a step samples for each row; an attribute of vLLM's metadata."""
 
     steps: list[int] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
-    windows: list[repetition.Window | None] = field(default_factory=list)
+    windows: list[repetition.RepetitionWindow | None] = field(default_factory=list)
     generators: dict[int, torch.Generator] = field(default_factory=dict)
     text_alone: list[int] = field(default_factory=list)
     """Rows that must not begin audio."""
@@ -94,22 +99,22 @@ class Batch:
 def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> MultimodalMetadata:
     """Say for every request of the batch what it gets in this step (method of GPUModelRunner)."""
     config = self.model.config
-    # The requests' generators are held in `Voice`. The runner would turn those of unfinished
-    # prompts back by a fixed count, which is not what was drawn and no CPU generator can do.
+    # The requests' generators are held in `RequestSampling`. The runner would rewind those of
+    # unfinished prompts by a fixed count, which a CPU generator cannot do.
     self.input_batch.generators.clear()
     count = scheduler_output.total_num_scheduled_tokens
     ids = self.input_ids[:count]
     is_audio = (ids == config.audio_in_token_idx) | (ids == config.audio_out_token_idx)
     self.token_mm_map[:count] = is_audio
-    batch = Batch()
+    batch = SamplingBatch()
     last_tokens = []
     for row, req_id in enumerate(self.input_batch.req_ids):
         request = self.requests[req_id]
-        voice = getattr(request, "higgs_voice", None)
-        if voice is None:
-            voice = request.higgs_voice = _voice(self, request)
+        state = getattr(request, "higgs_sampling", None)
+        if state is None:
+            state = request.higgs_sampling = _state(self, request)
         step = _step(request, scheduler_output.num_scheduled_tokens[req_id], config)
-        speaking = voice.window if step == SPEAK else None
+        speaking = state.window if step == SPEAK else None
         if speaking:
             speaking.follow(request.output_mm_token_ids)
         batch.steps.append(step)
@@ -117,9 +122,9 @@ def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> MultimodalMet
         batch.begun.append(request.num_audio_delays)
         batch.ended.append(request.num_audio_eos)
         last_tokens.append(request.prompt_token_ids[-1])
-        if voice.generator is not None:
-            batch.generators[row] = voice.generator
-        if voice.text_alone:
+        if state.generator is not None:
+            batch.generators[row] = state.generator
+        if state.text_alone:
             batch.text_alone.append(row)
     metadata = MultimodalMetadata(batch.ended, batch.begun, last_tokens, is_audio)
     metadata.higgs_batch = batch
@@ -137,7 +142,7 @@ def _step(request: Any, scheduled: int, config: Any) -> int:
     return TEXT
 
 
-def _voice(runner: Any, request: Any) -> Voice:
+def _state(runner: Any, request: Any) -> RequestSampling:
     params = request.sampling_params
     extra = params.extra_args or {}
     limit = repetition.of_request(extra)
@@ -149,8 +154,8 @@ def _voice(runner: Any, request: Any) -> Voice:
     if limit:
         codebooks = runner.model.config.audio_num_codebooks
         before = _spoken_in_prompt(request, limit.window, runner.model)
-        window = repetition.Window(limit, codebooks, before)
-    return Voice(generator, window, extra.get("audio") is False)
+        window = repetition.RepetitionWindow(limit, codebooks, before)
+    return RequestSampling(generator, window, extra.get("audio") is False)
 
 
 def _spoken_in_prompt(request: Any, wanted: int, model: Any) -> list[list[int]]:
@@ -187,7 +192,7 @@ def sample_with_multimodal_metadata(
     batch = getattr(multimodal_metadata, "higgs_batch", None)
     if batch is None:  # a trial run at the start
         zeros = [0] * len(text_logits)
-        batch = Batch([TEXT] * len(zeros), zeros, zeros, [None] * len(zeros))
+        batch = SamplingBatch([TEXT] * len(zeros), zeros, zeros, [None] * len(zeros))
     if audio_logits is None:
         return _text(self, text_logits, sampling_metadata, batch), None
     config = self.config
@@ -212,7 +217,7 @@ def sample_with_multimodal_metadata(
     if SPEAK in batch.steps:
         seen = torch.from_numpy(windows).to(device, non_blocking=True) if windows.size else None
         speaking = {row: g for row, g in batch.generators.items() if batch.steps[row] == SPEAK}
-        how = Drawing(
+        params = FrameSamplingParams(
             temperature=sampling_metadata.temperature,
             top_k=sampling_metadata.top_k,
             top_p=sampling_metadata.top_p,
@@ -220,14 +225,17 @@ def sample_with_multimodal_metadata(
             some_greedy=not sampling_metadata.all_random,
             generators=speaking,
         )
-        drawn = shaped(draw(audio_logits, how, seen, limits), begun, ended, bos, eos)
-        frames = torch.where((step == SPEAK).unsqueeze(1), drawn, frames)
+        codes = sample_frames(audio_logits, params, seen, limits)
+        codes = apply_delay_pattern(codes, begun, ended, bos, eos)
+        frames = torch.where((step == SPEAK).unsqueeze(1), codes, frames)
     spoken = ((step == BEGIN) | ((step == SPEAK) & ~over)).unsqueeze(1)
     frames = torch.where(spoken, frames, -1).int()
     return text, SamplerOutput(sampled_token_ids=frames, logprobs_tensors=None)
 
 
-def _text(model: Any, logits: Tensor, sampling_metadata: Any, batch: Batch) -> SamplerOutput:
+def _text(
+    model: Any, logits: Tensor, sampling_metadata: Any, batch: SamplingBatch
+) -> SamplerOutput:
     """Sample a text token for every row; those of requests that get none are of no account."""
     config = model.config
     never = (config.audio_in_token_idx, config.audio_out_token_idx)

@@ -1,4 +1,4 @@
-"""Lets a request that lost its place in the KV cache go on where it was.
+"""Resume a request that was preempted from the KV cache where it was.
 
 When the KV cache is full, vLLM takes a running request's blocks away and later computes its prompt
 and all that it has generated once more. A generated audio frame stands in the token list as a
@@ -132,16 +132,16 @@ def _gather_encoder_outputs(self: Any, scheduler_output: Any) -> list[torch.Tens
             found.append(len(generated))
             frames += generated
     if not frames:
-        return [piece for piece in found if isinstance(piece, torch.Tensor)]
+        return [output for output in found if isinstance(output, torch.Tensor)]
     codes = torch.tensor(frames, device=self.device).T
     rest = self.model._embed_audio_ids(codes)
     outputs = []
-    for piece in found:
-        if isinstance(piece, int):
-            outputs.append(rest[:piece])
-            rest = rest[piece:]
+    for output in found:
+        if isinstance(output, int):
+            outputs.append(rest[:output])
+            rest = rest[output:]
         else:
-            outputs.append(piece)
+            outputs.append(output)
     return outputs
 
 

@@ -1,28 +1,18 @@
-"""Answers POST /v1/audio/speech: one file that is whole, or an error that says so.
+"""Answer POST /v1/audio/speech: with one complete file, or with an error.
 
-A request goes through four hands: `higgs_patches.requests` has checked its fields; here it becomes
-a prompt for the engine; `higgs_patches.decoding` makes sound of what the engine says; and
-`higgs_patches.containers` a file of that. Nothing is sent before the first audio is there, so
-everything that goes wrong until then is an HTTP error. What goes wrong later cuts the connection.
+`lib.speech_request` checks the fields, `lib.speech_prompt` makes the prompt, `lib.audio.decoding`
+decodes the engine's codes, and `lib.audio.containers` encodes the file. Nothing is sent before the
+first audio is there, so a failure until then is an HTTP error. A later one cuts the connection.
 
-However an answer ends (also when the client hangs up), the engine is told to let go of the request
-and the encoder ends.
-
-The prompt is the model's: a system message, the voice's transcript and recording as a first turn,
-and the text as the next one. `instructions` stand in the system message as the description of the
-scene. What comes from a client, and a voice's transcript, goes through `higgs_patches.text.clean`
-and so cannot become special tokens.
+However an answer ends (also when the client hangs up), its request in the engine and its encoder
+are ended.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import contextlib
 import functools
-import json
 import logging
-import math
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -34,22 +24,18 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from higgs_patches.lib import containers
-from higgs_patches.lib.chat_fields import shown
-from higgs_patches.lib.containers import CONTAINERS, EncodingError
-from higgs_patches.lib.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
-from higgs_patches.lib.requests import (
-    FEWEST_TOKENS,
-    FRAMES_PER_SECOND,
-    SpeechRequest,
-    default_max_tokens,
-    is_blank,
-    least_tokens,
-)
-from higgs_patches.lib.text import SCENE_TOKENS, clean, special_tokens_of
-from higgs_patches.lib.voice import UnknownVoiceError, Voice, resolve
-from higgs_patches.patches import errors
-from higgs_patches.patches.errors import RefusedError
+from higgs_patches.lib.audio import FRAMES_PER_SECOND, containers
+from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
+from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
+from higgs_patches.lib.errors import RefusedError, error_response, shown
+from higgs_patches.lib.http_protocol import set_trailers
+from higgs_patches.lib.special_tokens import clean, special_tokens_of
+from higgs_patches.lib.speech_events import chained, events
+from higgs_patches.lib.speech_length import is_blank
+from higgs_patches.lib.speech_prompt import build_prompt, sampling_params, sampling_settings
+from higgs_patches.lib.speech_request import SpeechRequest
+from higgs_patches.lib.voices.voice import UnknownVoiceError, Voice, resolve
+from higgs_patches.patches import error_format, media
 
 log = logging.getLogger("vllm.higgs_patches.speech")
 
@@ -91,17 +77,9 @@ PATCH = {
     ],
 }
 
-CLONE_PROMPT = "Convert text to speech with the same voice."
-"""The system message that goes with a recorded voice (the server's)."""
 
-SCENE_PROMPT = "Generate audio following instruction."
-"""The system message that goes with a scene (the model's reference client)."""
-
-RECORDING = "<|audio_bos|><|AUDIO|><|audio_eos|>"
-"""Stands for a recording in a message; the chat template marks it as said by the assistant."""
-
-END_TOKENS = ("<|eot_id|>", "<|end_of_text|>")
-"""Tokens after which there is no more speech, beside the model config's end of audio."""
+FINISH_REASON = "X-Finish-Reason"
+"""Header, or trailer of a stream: "stop" if the speech ended by itself, "length" by a limit."""
 
 
 class AudioSpeechRequest(SpeechRequest):
@@ -116,14 +94,14 @@ def answered(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
         try:
             return await _answer(request, raw_request)
         except UnknownVoiceError as error:
-            return errors.answer(str(error), HTTPStatus.BAD_REQUEST, "voice")
+            return error_response(str(error), HTTPStatus.BAD_REQUEST, "voice")
         except RefusedError as error:
-            return errors.answer(str(error), error.status, error.param)
+            return error_response(str(error), error.status, error.param)
         except NoAudioError as error:
-            return errors.answer(f"{error}; try again", HTTPStatus.INTERNAL_SERVER_ERROR)
+            return error_response(f"{error}; try again", HTTPStatus.INTERNAL_SERVER_ERROR)
         except EncodingError as error:
             log.warning("Encoding failed: %s", error)
-            return errors.answer(str(error), HTTPStatus.INTERNAL_SERVER_ERROR, "response_format")
+            return error_response(str(error), HTTPStatus.INTERNAL_SERVER_ERROR, "response_format")
 
     return create_audio_speech
 
@@ -134,14 +112,18 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
     if missing := await serving._check_model(request):
         text = f"the model {shown(request.model)} does not exist; see /v1/models"
         raise RefusedError(text, "model", HTTPStatus(missing.code))
-    voice = resolve(state.voice_presets, request.voice)
+    recording = await reference_audio(request.ref_audio) if request.ref_audio else None
+    if recording:
+        voice = Voice("ref_audio", request.ref_text or "", b"")
+    else:
+        voice = resolve(state.voice_presets, request.voice)
     tokenizer = await serving.engine_client.get_tokenizer(None)
     special = special_tokens_of(tokenizer)
     voice = replace(voice, transcript=clean(voice.transcript, special))
     text, scene = _plain(request, special)
-    prompt, length = await _prompt(serving, tokenizer, voice, text, scene)
+    prompt, length = await build_prompt(serving, tokenizer, voice, text, scene, recording)
     settings = sampling_settings(request, text, serving.max_model_len - length)
-    params = _sampling_params(serving, settings, tokenizer)
+    params = sampling_params(serving, settings, tokenizer)
     # The client's own id may be one that is still in use, and an abort is by id.
     request_id = f"audiospeech-{serving._base_request_id(raw_request)}-{uuid.uuid4().hex[:8]}"
     serving._log_inputs(request_id, text, params, None, None)
@@ -154,6 +136,21 @@ async def _answer(request: SpeechRequest, raw_request: Request) -> Response:
         raise
 
 
+async def reference_audio(value: str) -> Any:
+    """Return samples and rate of a recording: base64, a data: URL, or an allowed https: URL.
+
+    Raises:
+        RefusedError: it cannot be used.
+    """
+    url = value if ":" in value[:16] else f"data:audio/any;base64,{value}"
+    try:
+        if url[:5].lower() == "file:":
+            raise ValueError("is not base64, a data: or an https: URL")
+        return await media.fetch_audio_async(None, url)
+    except ValueError as error:
+        raise RefusedError(f"ref_audio: {error}", "ref_audio") from None
+
+
 async def _begun(speech: _Speech, pcm: AsyncGenerator[bytes, None]) -> Response:
     """Return the answer once the first of it, or all of it, is there."""
     request = speech.request
@@ -161,14 +158,15 @@ async def _begun(speech: _Speech, pcm: AsyncGenerator[bytes, None]) -> Response:
     form = {"rate": speech.serving.audio_tokenizer.sampling_rate, "speed": request.speed}
     if not request.stream:
         speech.body = pcm
-        spoken = b"".join([piece async for piece in pcm])
+        spoken = b"".join([chunk async for chunk in pcm])
         content = await containers.whole(spoken, request.response_format, **form)
-        return Response(content, media_type=media_type)
+        headers = {FINISH_REASON: speech.finished()}
+        return Response(content, media_type=media_type, headers=headers)
     speech.body = body = containers.stream(pcm, request.response_format, **form)
     first = await anext(body)
     if request.stream_format == "sse":
-        return _Answer(_events(speech, first, body), speech, "text/event-stream")
-    return _Answer(_chained(first, body), speech, media_type)
+        return _Answer(events(speech, first, body), speech, "text/event-stream")
+    return _Answer(chained(first, body), speech, media_type)
 
 
 def _plain(request: SpeechRequest, special: tuple[str, ...]) -> tuple[str, str]:
@@ -177,103 +175,6 @@ def _plain(request: SpeechRequest, special: tuple[str, ...]) -> tuple[str, str]:
     if is_blank(text):
         raise RefusedError("input: the text has nothing but special tokens", "input")
     return text, clean(request.instructions or "", special).strip()
-
-
-def system_message(voice: Voice, scene: str) -> str:
-    """Return the system message for a voice and the description of a scene, which may be empty."""
-    if not scene:
-        return voice.system_prompt or CLONE_PROMPT
-    start, end = SCENE_TOKENS
-    return f"{voice.system_prompt or SCENE_PROMPT}\n\n{start}\n{scene}\n{end}"
-
-
-def messages(voice: Voice, text: str, scene: str) -> list[dict[str, str]]:
-    """Return the conversation that has this text spoken next.
-
-    A voice with a system prompt is described by it and has no recording.
-    """
-    recorded = [
-        {"role": "user", "content": voice.transcript},
-        {"role": "assistant", "content": RECORDING},
-    ]
-    return [
-        {"role": "system", "content": system_message(voice, scene)},
-        *([] if voice.system_prompt else recorded),
-        {"role": "user", "content": text},
-    ]
-
-
-async def _prompt(
-    serving: Any, tokenizer: Any, voice: Voice, text: str, scene: str
-) -> tuple[Any, int]:
-    """Return what the engine is given, and how many tokens of its context that takes."""
-    from vllm.inputs import TokensPrompt
-
-    def tokens() -> list[int]:
-        spelled = tokenizer.apply_chat_template(
-            messages(voice, text, scene),
-            chat_template=serving.get_chat_template(),
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        return list(tokenizer.encode(spelled, add_special_tokens=False))
-
-    loop = asyncio.get_running_loop()
-    # In the one thread that may use the tokenizer: fast tokenizers are not for two at a time.
-    ids = await loop.run_in_executor(serving._tokenizer_executor, tokens)
-    prompt, length = TokensPrompt(prompt_token_ids=ids), len(ids)
-    if not voice.system_prompt:
-        recording = await loop.run_in_executor(None, _samples, voice.audio)
-        prompt["multi_modal_data"] = {"audio": [recording]}
-        samples, rate = recording
-        length += FEWEST_TOKENS + math.ceil(len(samples) / rate * FRAMES_PER_SECOND)
-    return prompt, length
-
-
-@functools.lru_cache(maxsize=64)
-def _samples(wav: bytes) -> Any:
-    """Return samples and sample rate of a recording, read as the server reads any audio."""
-    from vllm.multimodal.audio import AudioMediaIO
-
-    return AudioMediaIO().load_bytes(wav)
-
-
-def _sampling_params(serving: Any, settings: dict[str, Any], tokenizer: Any) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    vocabulary = tokenizer.get_vocab()
-    ends = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
-    ends.add(serving.model_config.hf_config.audio_eos_token_id)
-    return SamplingParams.from_optional(
-        **settings, stop_token_ids=sorted(ends), output_kind=RequestOutputKind.DELTA
-    )
-
-
-def sampling_settings(request: SpeechRequest, text: str, room: int) -> dict[str, Any]:
-    """Return how a request wants its codes drawn, by the names of vLLM's SamplingParams.
-
-    `room` is how many tokens the context has left. Raises RefusedError if the speech does not fit.
-    """
-    extra = {
-        name: value
-        for name in ("ras_win_len", "ras_win_max_num_repeat")
-        if (value := getattr(request, name)) is not None
-    }
-    least = FEWEST_TOKENS if request.max_tokens else least_tokens(text)
-    if least > room:
-        raise RefusedError(
-            f"input: speech of this text takes {least} tokens or more, and the prompt leaves "
-            f"{max(room, 0)} of the model's context; send the text in parts",
-            "input",
-        )
-    return {
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "top_k": request.top_k or -1,
-        "seed": request.seed,
-        "max_tokens": min(request.max_tokens or default_max_tokens(text), room),
-        "extra_args": extra or None,
-    }
 
 
 @dataclass
@@ -286,6 +187,7 @@ class _Speech:
     decoder: AudioDecoder = field(init=False)
     input_tokens: int = 0
     output_tokens: int = 0
+    finish_reason: str = "stop"
     body: AsyncGenerator[bytes, None] | None = None
 
     def __post_init__(self) -> None:
@@ -304,12 +206,16 @@ class _Speech:
                 self.input_tokens = len(output.prompt_token_ids or ())
                 [completion] = output.outputs
                 self.output_tokens += len(completion.token_ids)
+                if completion.finish_reason == "length":
+                    self.finish_reason = "length"
                 if completion.finish_reason == "abort":
                     raise RuntimeError("the engine gave the request up")
                 if pcm := await self.decoder.feed(completion.mm_token_ids or ()):
                     yield pcm
         if pcm := await self.decoder.finish():
             yield pcm
+        if self.decoder.ended:  # the limit only cut what follows the audio
+            self.finish_reason = "stop"
 
     async def _outputs(self, prompt: Any, params: Any) -> AsyncGenerator[Any, None]:
         """Give what the engine says; a prompt that it does not take is the client's affair."""
@@ -322,6 +228,14 @@ class _Speech:
             yield first
             async for output in outputs:
                 yield output
+
+    def finished(self) -> str:
+        """Log how the speech ended, and return it: "stop" by itself, "length" by a limit."""
+        seconds = self.decoder.frames / FRAMES_PER_SECOND
+        how = "by itself" if self.finish_reason == "stop" else "by max_tokens or the context"
+        level = logging.INFO if self.finish_reason == "stop" else logging.WARNING
+        log.log(level, "Speech %s ended %s after %.1f s", self.request_id, how, seconds)
+        return self.finish_reason
 
     async def end(self) -> None:
         """Let the engine and the encoder go, whatever they are at."""
@@ -336,42 +250,31 @@ class _Answer(StreamingResponse):
     def __init__(
         self, content: AsyncGenerator[bytes, None], speech: _Speech, media_type: str
     ) -> None:
-        super().__init__(content, media_type=media_type)
+        super().__init__(content, media_type=media_type, headers={"Trailer": FINISH_REASON})
         self._speech = speech
+        self._scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
+        self._scope = scope
         try:
             await super().__call__(scope, receive, send)
         except Exception as error:
             log.warning("The answer to %s broke off: %r", self._speech.request_id, error)
-            errors.cut(scope)
+            error_format.cut(scope)
             raise
         finally:
             with anyio.CancelScope(shield=True):
                 await self._speech.end()
 
+    async def stream_response(self, send: Send) -> None:
+        """Send the body, and after it how the speech ended."""
+        content = self.body_iterator
 
-async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for piece in rest:
-        yield piece
+        async def with_trailer() -> AsyncGenerator[Any, None]:
+            async for chunk in content:
+                yield chunk
+            set_trailers(self._scope, {FINISH_REASON: self._speech.finished()})
 
-
-async def _events(
-    speech: _Speech, first: bytes, rest: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
-    """Give the file as OpenAI's server-sent events."""
-    async for piece in _chained(first, rest):
-        audio = base64.b64encode(piece).decode()
-        yield _event({"type": "speech.audio.delta", "audio": audio})
-    usage = {
-        "input_tokens": speech.input_tokens,
-        "output_tokens": speech.output_tokens,
-        "total_tokens": speech.input_tokens + speech.output_tokens,
-    }
-    yield _event({"type": "speech.audio.done", "usage": usage})
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(content)}\n\n".encode()
+        self.body_iterator = with_trailer()
+        await super().stream_response(send)

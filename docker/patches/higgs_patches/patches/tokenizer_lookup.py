@@ -1,22 +1,17 @@
-"""Finds the audio tokenizer without a flag, at its pinned revision.
+"""Take the weights from directories, the same ones in both processes.
 
-The server that is patched here does not start unless `--audio-tokenizer-type` names a repository:
-the flag's default is a name that was never public. `--audio-tokenizer-path` works in the process
-that answers requests, but not in the engine's, and its revision cannot be given.
+The fork cannot start unless `--audio-tokenizer-type` names a repository: the flag's default is a
+name that was never public. `--audio-tokenizer-path` works in the process that answers requests, but
+not in the engine's.
 
-Instead the tokenizer's directory is looked up once, before the engine starts, and both processes
-use that directory:
+The image's entrypoint downloads all weights before the server starts. So the server takes
+directories only, and both processes use the same one:
 
-    --audio-tokenizer-type      repository or local directory; default: the image's (`image`)
-    --audio-tokenizer-revision  its commit, tag or branch; default: the image's, for its repository
-    --audio-tokenizer-path      local directory; wins over the type
+    --audio-tokenizer-type, --audio-tokenizer-path   directory of the audio tokenizer
+    --semantic-model-path                            directory of another semantic model (HuBERT)
+                                                     than the one in its model.pth
 
-The tokenizer's semantic model (HuBERT) is part of its model.pth, see `audio_tokenizer`; another can
-be given by --semantic-model-path and --semantic-model-revision.
-
-What cannot be had is said in one line, and the server ends: a repository that is not there or not
-public, no connection and nothing in the cache, a directory that lacks a file. The model is looked
-for in the same way first.
+A missing directory or file ends the start with one line, before the engine is started.
 """
 
 from __future__ import annotations
@@ -29,16 +24,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgs_patches.lib import image
-from higgs_patches.lib.weights_source import Source, WeightsError
-from higgs_patches.patches.audio_tokenizer import (
-    FILES,
-    OWNER,
-    SEMANTIC_PATH,
-    SEMANTIC_REVISION,
-    TYPE_FLAG,
-    WHAT,
-)
+from higgs_patches.lib.weights import WeightsError, complete
+from higgs_patches.patch_settings import SEMANTIC_MODEL_PATH
+from higgs_patches.patches.audio_tokenizer import FILES, OWNER
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -46,17 +34,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("vllm.higgs_patches.audio_tokenizer")
 
 PATCH = {
-    "title": "Find the audio tokenizer without flags and at its pinned revision",
+    "title": "Take the audio tokenizer from one directory in both processes",
     "issues": ["https://github.com/boson-ai/higgs-audio/issues/123"],
     "why": (
         "The default of --audio-tokenizer-type is an internal name, so a server without flags asks "
         "the hub for a repository that nobody can read and ends. --audio-tokenizer-path is ignored "
         "by the engine's process, and no flag gives a revision."
     ),
-    "obsolete_when": (
-        "make_arg_parser gives --audio-tokenizer-type a public default and has a flag for its "
-        "revision, and both processes take --audio-tokenizer-path."
-    ),
+    "obsolete_when": "both processes take --audio-tokenizer-path.",
     "targets": [
         {
             "file": "vllm/entrypoints/bosonai/api_server.py",
@@ -77,80 +62,37 @@ PATCH = {
 
 
 def with_flags(original: Callable[..., ArgumentParser]) -> Callable[..., ArgumentParser]:
-    """Give the server the flags that it lacks, and a default that works."""
+    """Add the flag of the semantic model, and drop the default that cannot work."""
 
     @functools.wraps(original)
     def make_arg_parser(parser: ArgumentParser) -> ArgumentParser:
         parser = original(parser)
         parser.set_defaults(audio_tokenizer_type=None)
-        group = parser.add_argument_group("audio tokenizer")
-        group.add_argument(
-            "--audio-tokenizer-revision",
-            metavar="REVISION",
-            help="Commit, tag or branch of the audio tokenizer's repository. Default: the image's.",
-        )
-        group.add_argument(
+        parser.add_argument(
             "--semantic-model-path",
             metavar="DIRECTORY",
-            default=os.environ.get(SEMANTIC_PATH) or None,
-            help="Directory of the audio tokenizer's semantic model (HuBERT), "
-            f"if not the one in its model.pth. Default: ${SEMANTIC_PATH}.",
-        )
-        group.add_argument(
-            "--semantic-model-revision",
-            metavar="REVISION",
-            default=os.environ.get(SEMANTIC_REVISION) or None,
-            help="Commit, tag or branch of the semantic model's repository, "
-            f"if not the one in model.pth is wanted. Default: ${SEMANTIC_REVISION}.",
+            default=SEMANTIC_MODEL_PATH.read() or None,
+            help="Directory of the audio tokenizer's semantic model (HuBERT), if not the one in "
+            f"its model.pth. Default: ${SEMANTIC_MODEL_PATH.variable}.",
         )
         return parser
 
     return make_arg_parser
 
 
-def wanted(args: Namespace) -> Source:
-    """Return where the audio tokenizer comes from.
-
-    Raises:
-        WeightsError: nothing says it, or a directory is none.
-    """
-    pin = image.weights("audio-tokenizer")
-    if args.audio_tokenizer_path:
-        if not Path(args.audio_tokenizer_path).is_dir():
-            raise WeightsError(
-                f"--audio-tokenizer-path {args.audio_tokenizer_path} is no directory"
-            )
-        return Source(WHAT, args.audio_tokenizer_path, None, "--audio-tokenizer-path")
-    place = args.audio_tokenizer_type or (pin and pin.repo)
-    if not place:
-        raise WeightsError(
-            f"which audio tokenizer? Outside the image there is no default: give {TYPE_FLAG}"
-        )
-    revision = args.audio_tokenizer_revision
-    if revision is None and pin and place == pin.repo:
-        revision = pin.revision
-    return Source(WHAT, place, revision, TYPE_FLAG)
-
-
 def with_tokenizer(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Look the tokenizer up before the engine starts; what is wrong with it is said in one line."""
+    """Load the tokenizer before the engine starts; a problem with it is one line."""
     managed = contextlib.asynccontextmanager(original)
 
     @functools.wraps(original)
     async def build_async_engine_client(args: Namespace) -> AsyncIterator[Any]:
-        settings = {
-            OWNER: str(os.getpid()),
-            SEMANTIC_PATH: args.semantic_model_path,
-            SEMANTIC_REVISION: args.semantic_model_revision,
-        }
-        os.environ.update({name: value for name, value in settings.items() if value})
+        os.environ[OWNER] = str(os.getpid())
+        if args.semantic_model_path:
+            os.environ[SEMANTIC_MODEL_PATH.variable] = args.semantic_model_path
         try:
-            _check_model(args)
-            source = wanted(args)
-            directory = source.fetch(FILES)
-            log.info("Using %s, in %s", source, directory)
+            directory = _check(args)
             _load(directory)
-        except (WeightsError, image.ImageFileError) as error:
+        except WeightsError as error:
             log.error("The server cannot start: %s", error)  # noqa: TRY400 (no trace is needed)
             raise SystemExit(1) from None
         args.audio_tokenizer_type, args.audio_tokenizer_path = str(directory), None
@@ -160,10 +102,22 @@ def with_tokenizer(original: Callable[..., Any]) -> Callable[..., Any]:
     return build_async_engine_client
 
 
-def _check_model(args: Namespace) -> None:
-    """Say in one line what vLLM says in a hundred. It knows more places than the hub: let it."""
-    if "://" not in args.model and not Path(args.model).is_file():
-        Source("model", args.model, args.revision, "--model").fetch(["config.json"])
+def _check(args: Namespace) -> Path:
+    """Return the tokenizer's directory.
+
+    Raises:
+        WeightsError: weights are not in a directory.
+    """
+    if "://" not in args.model and not Path(args.model).is_file():  # vLLM knows these, too
+        complete("model", args.model, ["config.json"])
+    tokenizer = args.audio_tokenizer_path or args.audio_tokenizer_type
+    if not tokenizer:
+        raise WeightsError("expected --audio-tokenizer-path with the audio tokenizer's directory")
+    directory = complete("audio tokenizer", tokenizer, FILES)
+    if args.semantic_model_path:
+        complete("semantic model", args.semantic_model_path, ["config.json"])
+    log.info("Using the audio tokenizer in %s", directory)
+    return directory
 
 
 def _load(directory: Path) -> None:

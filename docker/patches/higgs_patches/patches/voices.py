@@ -1,12 +1,12 @@
-"""The voices that a request can ask for: read, checked, reloaded, listed.
+"""Read, check, reload and list the voices that a request can ask for.
 
-The server that is patched here reads its voices in a loop without a pause, which keeps one CPU core
-busy for nothing; it finds out that a voice cannot be used only when a request asks for it, answers
-500 then, and speaks with another voice when it does not know a name.
+The fork reads its voices in a loop without a pause, which keeps one CPU core busy. It only
+notices a voice that cannot be used when a request asks for it, answers 500 then, and speaks with
+another voice when it does not know a name.
 
-Instead the voices are read before the server takes requests (`voice_library`), and again every
+Instead the voices are read before the server takes requests (`lib.voices.library`), and again every
 `--voice-presets-refresh-interval` seconds if a file has changed (0: never). `--voice-presets-dir`
-names a directory of one's own voices, which are added to the shipped ones.
+names a directory of custom voices, which are added to the shipped ones.
 
 GET /v1/audio/voices answers as Open WebUI and other clients of OpenAI's API read it:
 
@@ -26,10 +26,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from higgs_patches.lib.voice import UnknownVoiceError, Voice, Voices, resolve
-from higgs_patches.lib.voice_library import VoiceLibrary
-
-__all__ = ["UnknownVoiceError", "Voice", "Voices", "resolve"]
+from higgs_patches.lib.voices.library import VoiceLibrary
+from higgs_patches.lib.voices.voice import Voice, Voices, resolve
 
 log = logging.getLogger("vllm.higgs_patches.voices")
 
@@ -89,7 +87,7 @@ def with_voices(original: Callable[..., Awaitable[None]]) -> Callable[..., Await
         library = VoiceLibrary(Path(args.voice_presets_dir), shipped)
         library.refresh()
         if not library.voices:
-            log.error("There is no voice to speak with: %s", library.voices.problem)
+            log.error("No voice can be used: %s", library.voices.problem)
         state.voice_library = library
         await original(engine_client, audio_tokenizer, model_config, state, args)
         state.voice_presets = library.voices
@@ -124,7 +122,7 @@ def tts_voice_raw(
         A WAV file in base64, its transcript, and the system prompt if the voice has one.
 
     Raises:
-        UnknownVoiceError: there is no such voice; the route answers 400.
+        UnknownVoiceError: the voice is unknown; the route answers 400.
     """
     del self, voice_presets_dir
     found = resolve(voice_presets, voice)

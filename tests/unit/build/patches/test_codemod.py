@@ -59,7 +59,7 @@ def test_source_of_a_function_is_without_the_comments_above_it() -> None:
     assert source_of("Thing").startswith("class Thing(Base):")
 
 
-def test_source_does_not_depend_on_what_stands_around_it() -> None:
+def test_source_does_not_depend_on_its_surroundings() -> None:
     moved = "import sys\n\n" + SOURCE.replace("# Above.", "# Another comment.\n# And another.")
     for name in ("function", "Thing.method", "Optional"):
         assert find(moved, {name}) == find(SOURCE, {name})
@@ -125,5 +125,5 @@ def test_replace_an_imported_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "Thing.nothing", "method"])
-def test_a_name_that_is_not_there_changes_nothing(name: str) -> None:
+def test_an_unknown_name_changes_nothing(name: str) -> None:
     assert swap(SOURCE, [Swap(name, "replace", "m", "x")]) == SOURCE

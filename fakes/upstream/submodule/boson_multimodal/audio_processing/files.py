@@ -1,9 +1,8 @@
-"""Puts a tone into the sound formats of OpenAI's API, each as one whole file.
+"""Write samples as a file of each audio format of OpenAI's API.
 
-Standard library only, so nothing here can compress. FLAC holds the samples as they are. MP3, AAC
-and Opus repeat one block of a tone that ffmpeg has encoded, of which a whole number of periods
-fills a block: 500 Hz at 32 kbit/s without a bit reservoir, 468.75 Hz at 32 kbit/s, 500 Hz at
-16 kbit/s.
+Standard library only, so nothing here can compress, and a text of any length needs a file of its
+length. FLAC holds the samples as they are. MP3, AAC and Opus repeat one block of a tone, which
+fakes/encode_blocks.py has encoded.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from collections.abc import Callable, Iterator
 RATE = 24_000
 
 _MP3 = base64.b64decode(
-    "//NExAAKitoUALgPJPhEArBgYl4R6dQYZZ//f/1v8TjH///idv///X///4nb///yj///+Cgf9aYgpqKZlxiYGAAAAAAA"
-    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "//NExAAGCDoAAAUuAMIrwYGgeEfcsGGtf7/6////////////9aYgpqKZlxiYGAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 )
 _AAC = base64.b64decode(
-    "//FYQBWf/AD6N5DWdDmlyCVxmYS6Z+f/7ev/v/PGX4+I338fNdbr7+lXfbd9b13wqQAwMDAzNRMwu65WL1B6lAEvlbXW"
-    "aYUZpTCjMu6wkJtcJCQkJCbsxPATHfgSiTHeiTB06AG6QN0gdMAryaYFgkAkJCQAKAKAC/LQL8tAroAbwFgOnIFeTEDc"
-    "A3hMBMd+IHfid6BMTid6BISExKBKBOJKAEoEoHe7h3u4Dg=="
+    "//FYQBYf/ADsMRDWdowMgiafGfn/o/6/+f6Hc8uZJIuX9+78AGBgYGN8R4yyCHOxSKYnyRBWMt7DkMD57J+WsPU2BJ4Vn5"
+    "LRsWI4/CkqcwjBYSKHtQ66cMcMcMcGdnZ2fHDHDHCmtnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2cyZ2dnZ2dnZ2dnZ2dnZ2e6ub"
+    "q5urm6ubq5urlJFJFJFJFJFJFJFJFJFJFJFJFJF5555557g="
 )
-_OPUS = base64.b64decode("+LwUwcdO3qoP6zSqJA8UTiv/IyJShVH1U7AqVk1YqRs1ZjOmjSODoQ==")
+_OPUS = base64.b64decode("mLBFbiljntKq+IlzMCQp+rPf62qiZwCJS8QNC6UOS3jhTCD/RUtl4Q==")
 
 
 def mp3(samples: bytes) -> bytes:
@@ -40,7 +39,7 @@ def opus(samples: bytes) -> bytes:
     """Return an Ogg Opus file as long as these samples."""
     count = _blocks(samples, 480)
     head = struct.pack("<8sBBHIHB", b"OpusHead", 1, 1, 312, RATE, 0, 0)
-    tags = struct.pack("<8sI8sI", b"OpusTags", 8, b"stand-in", 0)
+    tags = struct.pack("<8sI8sI", b"OpusTags", 8, b"fakefork", 0)
     pages = [_page(0, 2, 0, [head]), _page(1, 0, 0, [tags])]
     for number, first in enumerate(range(0, count, 5), 2):  # 0.1 s in a page
         last = min(first + 5, count)

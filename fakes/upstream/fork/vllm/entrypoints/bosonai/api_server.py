@@ -1,9 +1,9 @@
-"""Stands for the speech server: the same module path, flags and routes, and a tone for a voice.
+"""A fake speech server with the real one's module path, flags and routes.
 
 It shows that an image starts, answers and ends as the real one should. It loads no weights and
-needs no GPU. Standard library only, apart from what proves that the image is complete. What the
-real server does by a middleware it does itself: it answers /ping, tells the start code that it is
-ready, and finishes what is running when it is told to take nothing new.
+needs no GPU. It uses the standard library only, besides one module of each layer that proves the
+image complete. The real server's middleware is built in: it answers /ping, tells the entrypoint
+that it is ready, and finishes running requests when it is told to drain.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MODEL = "higgs-audio-v2"
 SLOWEST, FASTEST = 0.25, 4.0
 HEADER = 44
 """Bytes before the samples of a WAV file."""
-PIECE, PAUSE = 24_000, 0.02
-"""PCM comes in pieces of half a second, in bytes, with a pause in seconds after each."""
+CHUNK, PAUSE = 24_000, 0.02
+"""Bytes of a chunk of streamed PCM, half a second, and seconds of the pause after it."""
 
-Speak = Callable[[str], bytes]
+Speak = Callable[[str, str], bytes]
 Encoders = Mapping[str, tuple[str, Callable[[bytes], bytes]]]
 
 
@@ -42,19 +42,19 @@ class BadRequest(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """The HTTP server, and what it answers from.
+    """The HTTP server.
 
     Args:
         address: host and port; port 0 takes a free one.
-        speak: turns a text into a WAV file.
+        speak: turns a text and a voice into a WAV file.
         voices: name to transcript.
-        version: what /version answers.
-        model: the name that /v1/models answers.
-        encoders: formats besides wav: Content-Type, and what makes a file of samples.
+        version: answer of /version.
+        model: name in /v1/models.
+        encoders: formats besides wav: Content-Type and encoder.
     """
 
     daemon_threads = True
-    allow_reuse_port = True  # the start code answers on the port until this server does
+    allow_reuse_port = True  # the entrypoint answers on the port until this server does
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Server(ThreadingHTTPServer):
         self._changed = threading.Condition()
 
     def begin(self) -> bool:
-        """Count a request as running; False if none are taken any more."""
+        """Count a request as running; False while draining."""
         with self._changed:
             self.running += not self.draining
             return not self.draining
@@ -84,10 +84,10 @@ class Server(ThreadingHTTPServer):
             self._changed.notify_all()
 
     def follow(self, control: socket.socket) -> None:
-        """Say that it is ready; when told so, take nothing new and say when nothing runs."""
+        """Report readiness; when told to drain, refuse requests and report when none runs."""
         control.sendall(b"ready\n")
-        while b"drain" not in (said := control.recv(64)):
-            if not said:
+        while b"drain" not in (command := control.recv(64)):
+            if not command:
                 return
         with self._changed:
             self.draining = True
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/version":
             self._json(200, dict(self.server.version))
         elif path == "/v1/models":
-            model = {"id": self.server.model, "object": "model", "owned_by": "stand-in"}
+            model = {"id": self.server.model, "object": "model", "owned_by": "fake-fork"}
             self._json(200, {"object": "list", "data": [model]})
         elif path == "/v1/audio/voices":
             self._json(200, {"voices": sorted(self.server.voices)})
@@ -130,8 +130,8 @@ class Handler(BaseHTTPRequestHandler):
             if self.path.partition("?")[0] != "/v1/audio/speech":
                 self._error(404, f"there is no {self.path}")
                 return
-            text, form = self._request(body)
-            self._speech(self.server.speak(text), form)
+            text, voice, form = self._request(body)
+            self._speech(self.server.speak(text, voice), form)
         except BadRequest as error:
             self._error(400, str(error))
         finally:
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(length)
 
     def _speech(self, wav: bytes, form: str) -> None:
-        """Send a sound in a format; raw samples come in pieces."""
+        """Send a sound in a format; raw samples are streamed in chunks."""
         if form == "wav":
             self._send(200, wav, "audio/wav")
             return
@@ -160,14 +160,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for start in range(HEADER, len(wav), PIECE):
-            piece = wav[start : start + PIECE]
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        for start in range(HEADER, len(wav), CHUNK):
+            chunk = wav[start : start + CHUNK]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             time.sleep(PAUSE)
         self.wfile.write(b"0\r\n\r\n")
 
-    def _request(self, body: bytes) -> tuple[str, str]:
-        """Return text and format of a request for speech."""
+    def _request(self, body: bytes) -> tuple[str, str, str]:
+        """Return text, voice and format of a request for speech."""
         try:
             request = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -176,9 +176,11 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest("the body is not a JSON object")
         text, voice = request.get("input"), request.get("voice", next(iter(self.server.voices)))
         if not isinstance(text, str) or not text.strip():
-            raise BadRequest("input must be a text that is not empty")
+            raise BadRequest("input must be text that is not blank")
         if len(text) > LONGEST_TEXT:
-            raise BadRequest(f"input has {len(text)} characters, {LONGEST_TEXT} are the most")
+            raise BadRequest(
+                f"expected at most {LONGEST_TEXT} characters of input, got {len(text)}"
+            )
         if not isinstance(voice, str) or voice not in self.server.voices:
             raise BadRequest(f"voice {voice!r} is unknown; there are {sorted(self.server.voices)}")
         known = ["wav", *self.server.encoders]
@@ -189,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest(f"speed must be between {SLOWEST} and {FASTEST}")
         if (model := request.get("model", self.server.model)) != self.server.model:
             raise BadRequest(f"model {model!r} is unknown; there is {self.server.model!r}")
-        return text, form
+        return text, voice, form
 
     def _json(self, status: int, value: dict[str, Any]) -> None:
         self._send(status, json.dumps(value).encode(), "application/json")
@@ -222,7 +224,7 @@ def load_voices(folder: Path) -> dict[str, str]:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the few flags that matter here; the real server's others are accepted and ignored."""
+    """Read the few flags that matter here; the real server's other flags are ignored."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 (as the real server)
     parser.add_argument("--port", type=int, default=8000)
@@ -234,7 +236,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     options = parse(arguments)
-    # One thing from each layer of the image: wheel, fork, submodule, packages.
+    # One module from each layer of the image: wheel, fork, submodule, packages.
     tone = importlib.import_module("boson_multimodal.audio_processing.tone")
     files = importlib.import_module("boson_multimodal.audio_processing.files")
     version = {

@@ -1,0 +1,68 @@
+"""Where compiled GPU kernels are stored: beside the weights, so that they outlive the container.
+
+Compiling takes 40 to 70 s. The kernels depend on the code of the image, so each tag has a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from higgs_runtime import cache, log
+from higgs_runtime.container import is_executable
+from higgs_runtime.settings import Settings
+
+FOLDERS = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+}
+"""Variables that name a cache of compiled code, with its folder."""
+
+
+def variables(
+    settings: Settings, environment: Mapping[str, str], tag: str, home: str
+) -> dict[str, str]:
+    """Return the variables that locate the caches; those that are set keep their value.
+
+    Args:
+        settings: the settings.
+        environment: the container's variables.
+        tag: the image's immutable tag.
+        home: a writable folder, used if nothing can be stored beside the weights.
+    """
+    hf_home = cache.hub_home(settings.hf_home, environment)
+    beside = hf_home if settings.hf_home else hf_home.parent  # a volume may be mounted at HF_HOME
+    if not _is_usable(beside):
+        beside = Path(home, ".cache")
+    folder = beside / "higgs-image" / tag
+    return {
+        name: environment.get(name, "").strip() or str(folder / part)
+        for name, part in FOLDERS.items()
+    }
+
+
+def _is_usable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK) and is_executable(folder)
+
+
+def discard_damaged(root: Path) -> None:
+    """Remove compiled graphs whose index is damaged, as after a crash: the server would not start.
+
+    Args:
+        root: value of VLLM_CACHE_ROOT.
+    """
+    for index in root.glob("torch_compile_cache/*/rank_*/vllm_compile_cache.py"):
+        import ast
+
+        try:
+            damaged = not isinstance(ast.literal_eval(index.read_text()), dict)
+        except (ValueError, SyntaxError, OSError):
+            damaged = True
+        if damaged:
+            log.warning(f"{index} is damaged: compiling again")
+            shutil.rmtree(index.parent, ignore_errors=True)

@@ -1,0 +1,84 @@
+"""Answers of a registry that are errors: refused, unavailable, or a definitive answer."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from higgs_image.errors import (
+    HiggsError,
+    RegistryAuthError,
+    RegistryError,
+    RegistryNotFoundError,
+    RegistryUnavailableError,
+)
+
+FINAL = frozenset({400, 405, 406, 409, 410, 411, 413, 414, 415, 422, 431, 451, 501})
+"""Answers that another attempt does not change; 401, 403 and 404 have errors of their own."""
+
+_UPLOAD_CODES = re.compile(r"BLOB_UPLOAD_(UNKNOWN|INVALID)|BLOB_UNKNOWN|MANIFEST_BLOB_UNKNOWN")
+"""A part of an upload is not (or not yet) known: sent again from the start it can succeed."""
+
+
+@dataclass(frozen=True)
+class RegistryResponse:
+    """The answer to one request.
+
+    Attributes:
+        status: HTTP status code.
+        headers: without regard to case.
+        body: all of it.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError:
+    """Turn an error status into an error: refused, unavailable, or a definitive answer."""
+    text = answer.body.decode(errors="replace")[:2000]
+    try:
+        first = json.loads(text)["errors"][0]
+        detail = f"{first.get('code', '')} {first.get('message', '')}".strip()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        detail = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+    said = f"{what}: {answer.status}" + (f" {detail}" if detail else "")
+    limited = "Retry-After" in answer.headers or "TOOMANYREQUESTS" in text
+    if answer.status in (401, 403) and not limited:
+        return RegistryAuthError(f"{host} refused the login for {said}", login_hint(host))
+    if _UPLOAD_CODES.search(text) and answer.status in (400, 404):
+        return RegistryUnavailableError(f"{host} lost a part of {said}", "run again")
+    if answer.status == 404:
+        return RegistryNotFoundError(f"{said} was not found", "check the name and the tag")
+    if answer.status in FINAL:
+        return RegistryError(f"{host} refused {said}", "correct what it names")
+    error = RegistryUnavailableError(
+        f"{host} did not answer as expected to {said}",
+        "run again when it does: what has arrived is not sent again",
+    )
+    error.retry_after = seconds_of(answer.headers.get("Retry-After", ""))
+    return error
+
+
+def login_hint(host: str) -> str:
+    """Return what to do when a registry refuses the credentials."""
+    return (
+        f"docker login {host}, or set REGISTRY_USER and REGISTRY_PASSWORD; on ghcr.io the "
+        "token needs write:packages (in Actions: permissions: packages: write)"
+    )
+
+
+def seconds_of(retry_after: str) -> float:
+    """Return the seconds in a Retry-After header, which is a number or a date; 0 without one."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        when = email.utils.parsedate_to_datetime(retry_after)
+    except (TypeError, ValueError):
+        return 0.0
+    return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())

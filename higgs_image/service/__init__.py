@@ -1,0 +1,1 @@
+"""The image running on this machine: start, status, logs, stop."""

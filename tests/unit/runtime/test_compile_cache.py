@@ -1,0 +1,58 @@
+"""Compiled kernels are stored beside the weights, by image tag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from higgs_runtime import compile_cache, settings
+
+from tests.unit.runtime.conftest import IMAGE
+
+
+def variables(home: str = "/home/me", **environment: str) -> dict[str, str]:
+    chosen = settings.read([], environment, IMAGE)
+    return compile_cache.variables(chosen, environment, IMAGE.tag, home)
+
+
+def test_caches_are_beside_the_weights_by_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("higgs_runtime.cache.VOLUMES", (str(tmp_path / "workspace"),))
+    monkeypatch.setattr("os.path.ismount", lambda path: path == str(tmp_path / "workspace"))
+    (tmp_path / "workspace").mkdir()
+    folder = tmp_path / "workspace/.cache/higgs-image" / IMAGE.tag
+    assert variables() == {
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+    }
+    assert not folder.exists(), "nothing is created before the checks"
+    own = variables(HF_HOME=str(tmp_path / "hf"), TRITON_CACHE_DIR="/mine")
+    assert own["VLLM_CACHE_ROOT"] == f"{tmp_path}/hf/higgs-image/{IMAGE.tag}/vllm"
+    assert own["TRITON_CACHE_DIR"] == "/mine"
+
+
+@pytest.mark.parametrize("reason", ["read-only", "noexec"])
+def test_home_is_used_if_the_volume_is_not_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    if reason == "read-only":
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    else:
+        monkeypatch.setattr(compile_cache, "is_executable", lambda folder: False)
+    found = variables(HF_HOME=str(tmp_path))
+    assert found["VLLM_CACHE_ROOT"] == f"/home/me/.cache/higgs-image/{IMAGE.tag}/vllm"
+
+
+@pytest.mark.parametrize("content", ["{1: ", "", "[]", "import os"])
+def test_damaged_index_of_compiled_graphs_is_discarded(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = (tmp_path / f"torch_compile_cache/{x}/rank_0_0" for x in ("good", "bad"))
+    for folder, text in ((good, "{(None, 0, 'inductor'): ('h', 'p')}"), (bad, content)):
+        folder.mkdir(parents=True)
+        (folder / "vllm_compile_cache.py").write_text(text)
+    compile_cache.discard_damaged(tmp_path)
+    assert (good / "vllm_compile_cache.py").exists() and not bad.exists()
+    assert "is damaged: compiling again" in capsys.readouterr().out
