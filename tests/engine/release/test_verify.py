@@ -1,4 +1,4 @@
-"""What can be said of a released image: signatures, contents, and a build of the same lock."""
+"""What verify finds of a released image: signatures, contents, and a build of the same lock."""
 
 from __future__ import annotations
 

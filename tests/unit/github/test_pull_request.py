@@ -1,4 +1,4 @@
-"""A pull request with newer pins: a real git remote, and a stand-in of GitHub's API."""
+"""A pull request with newer pins: a real git remote, and a fake of GitHub's API."""
 
 from __future__ import annotations
 

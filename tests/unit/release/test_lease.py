@@ -199,8 +199,8 @@ def test_a_killed_move_is_settled_by_another_run(who: str, step: int) -> None:
         ends = record_tags.outcomes(registry.records)
         assert None not in ends.values()
         done = [tag for tag, end in ends.items() if end == records.DONE]
-        told = [registry.records[tag].digest for tag in done]
-        assert told == [new for _, _, new in registry.moves], (order, results)
+        recorded = [registry.records[tag].digest for tag in done]
+        assert recorded == [new for _, _, new in registry.moves], (order, results)
 
 
 def alone(registry: Registry) -> FakeStore:
