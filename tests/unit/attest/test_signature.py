@@ -55,7 +55,7 @@ def test_a_workflow_is_believed_by_issuer_and_name_with_the_public_log() -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("output", "kind"),
     [
         ("Error: no matching signatures: invalid signature", SigningError),
         ("Error: no signatures found", SigningError),
@@ -67,8 +67,8 @@ def test_a_workflow_is_believed_by_issuer_and_name_with_the_public_log() -> None
         ("Error: reading key: open cosign.key: decrypt failed", SigningError),
     ],
 )
-def test_what_cosign_says(said: str, kind: type[Exception]) -> None:
-    error = signature.explain(said, "verify", "ghcr.io/acme/image@sha256:1")
+def test_cosign_output_becomes_an_error(output: str, kind: type[Exception]) -> None:
+    error = signature.explain(output, "verify", "ghcr.io/acme/image@sha256:1")
     assert type(error) is kind and error.hint
 
 

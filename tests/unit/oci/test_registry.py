@@ -99,7 +99,7 @@ CALLS: dict[str, Callable[[RegistryClient], object]] = {
 
 @pytest.mark.parametrize("call", [x for x in CALLS if x != "HEAD"])
 @pytest.mark.parametrize("status", [408, 421, 425, 429, 500, 502, 503, 504, 507, 520, 599])
-def test_what_is_not_known_to_be_final_is_tried_again(serve: Serve, call: str, status: int) -> None:
+def test_unknown_failures_are_retried(serve: Serve, call: str, status: int) -> None:
     left = [1]
 
     def answer(_: BaseHTTPRequestHandler) -> Answer:
@@ -111,7 +111,7 @@ def test_what_is_not_known_to_be_final_is_tried_again(serve: Serve, call: str, s
 
 
 @pytest.mark.parametrize("status", sorted(registry_errors.FINAL))
-def test_what_is_final_is_asked_once(serve: Serve, status: int) -> None:
+def test_final_answers_are_not_retried(serve: Serve, status: int) -> None:
     fake = serve(lambda _: (status, {}, error("MANIFEST_INVALID")))
     with pytest.raises(RegistryError, match="MANIFEST_INVALID injected"):
         fake.client().put_manifest("custom", b"{}", "x")
@@ -242,7 +242,7 @@ def secured(serve: Serve, tmp_path: Path) -> tuple[FakeRegistry, Path]:
     return fake, tmp_path / "cert.pem"
 
 
-def test_certificate_that_is_not_trusted_is_final_with_the_way_to_trust_it(
+def test_untrusted_certificate_is_final_and_the_hint_says_how_to_trust_it(
     secured: tuple[FakeRegistry, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake, certificate = secured

@@ -60,7 +60,7 @@ def test_registry_and_name_are_joined(host: str, name: str, joined: str) -> None
         ("-oProxy.x", "a;b"),
     ],
 )
-def test_what_is_no_registry(host: str, name: str) -> None:
+def test_malformed_names_are_usage_errors(host: str, name: str) -> None:
     with pytest.raises(UsageError, match=r"is not a (registry|name)") as caught:
         reference.repository(host, name)
     assert "REGISTRY=" in caught.value.hint
@@ -314,7 +314,7 @@ ERRORS: dict[str, tuple[str, type[HiggsError]]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_skopeo_says_becomes_an_error(name: str) -> None:
+def test_skopeo_output_becomes_an_error(name: str) -> None:
     text, kind = ERRORS[name]
     noise = 'time="2026-11-23T05:53:42Z" level=warning msg="Failed, retrying in 1s ... (1/3)"\n'
     error = oci_skopeo.explain(noise + fatal(text) + "\n", "r.example/a:t")

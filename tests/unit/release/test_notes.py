@@ -17,6 +17,7 @@ from higgs_image.release.notes import Release
 from higgs_image.release.policy import Known
 from higgs_image.release.records import Promote, Push
 from higgs_image.smoke import record as smoke_record
+from higgs_image.verdict import Verdict
 
 DIGEST, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 LABEL = "org.higgs-image."
@@ -67,9 +68,10 @@ def test_force_rehearsal_and_overrides_are_shown() -> None:
 
 def smoke(**changes: Any) -> bytes:
     record = smoke_record.Record(
-        smoke_record.SCHEMA, "inconclusive", "speech-wav: no GPU",
-        smoke_record.Image("image", DIGEST), smoke_record.Device("gpu", "NVIDIA L40S"), NOW, 1.0,
-        [smoke_record.Check("speech-wav", "inconclusive", True, "no GPU",
+        smoke_record.SCHEMA, Verdict.INCONCLUSIVE, "speech-wav: no GPU",
+        smoke_record.SmokeImage("image", DIGEST),
+        smoke_record.SmokeDevice("gpu", "NVIDIA L40S"), NOW, 1.0,
+        [smoke_record.CheckResult("speech-wav", Verdict.INCONCLUSIVE, True, "no GPU",
                             measured={"first_audio_s": 0.5, "spoken": True, "text": "x"})],
     )  # fmt: skip
     return msgspec.json.encode(msgspec.structs.replace(record, **changes))
@@ -80,7 +82,7 @@ def test_smoke_record_counts_for_its_own_digest_only() -> None:
     with pytest.raises(UsageError, match="not of"):
         evidence.load_smoke(smoke(), OLD)
     with pytest.raises(UsageError, match="names no digest"):
-        evidence.load_smoke(smoke(image=smoke_record.Image("image", None)))
+        evidence.load_smoke(smoke(image=smoke_record.SmokeImage("image", None)))
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff"])
@@ -91,7 +93,7 @@ def test_malformed_smoke_record_is_a_usage_error(data: bytes) -> None:
 
 def test_smoke_record_that_contradicts_its_checks_is_refused() -> None:
     with pytest.raises(UsageError):
-        evidence.load_smoke(smoke(verdict="pass"))
+        evidence.load_smoke(smoke(verdict=Verdict.PASS))
 
 
 def test_figures_are_numbers_by_check_and_name() -> None:
