@@ -115,7 +115,7 @@ def run(
         seconds={name: round(value, 2) for name, value in seconds.items()},
         proved=proved(lockfile.load(place.lock_file), report, figures),
         unproved=[
-            "the download of the fork, its packages and the vllm wheel, and an image of 3 GB",
+            "the download of the fork, its packages and the vllm wheel, and an image of 2 GB",
             "the speech server itself: model code, weights, a GPU, and how it sounds",
             "a registry with TLS and a login",
         ],
