@@ -91,11 +91,19 @@ class CheckedProgram(Program):
 
     def parse_tasks(self) -> None:
         """Parse the tasks and their flags."""
+        words = self.core.unparsed
+        if len(words) > 1 and words[1] in ("--help", "-h") and words[0] in self._task_names():
+            # Else a task with a positional argument would take it for that one's value.
+            self.args["help"].value, self.core.unparsed = words[0], []
         try:
             super().parse_tasks()
         except ParseError as error:
             hint = "./inv --list shows the tasks, ./inv --help TASK its flags"
             raise Exit(f"error: {error}\n  hint: {hint}", UsageError.exit_code) from None
+
+    def _task_names(self) -> set[str]:
+        known: Mapping[str, list[str]] = self.collection.task_names
+        return {*known, *(alias for aliases in known.values() for alias in aliases)}
 
 
 def install() -> None:

@@ -145,3 +145,13 @@ def test_refused_by_the_real_command() -> None:
 
 def test_numbers_arrive_as_numbers() -> None:
     assert whole_number(0).parse("007", "--last") == 7
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("name", ["promote", "verify", "smoke-pushed", "record", "build"])
+def test_help_behind_a_task_is_shown(name: str, flag: str) -> None:
+    """Also where the task has a positional argument, whose value it would be for Invoke."""
+    command = [sys.executable, "-m", "invoke", name, flag]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ") and "Docstring:" in done.stdout
