@@ -44,14 +44,14 @@ def builder() -> str | None:
     if version.code != 0:
         raise EngineError(
             "docker has no buildx plugin",
-            "install docker-buildx (Debian 13: apt-get install docker-buildx; or ./inv engine)",
+            "install docker-buildx (on Debian as root: ./inv install-docker)",
         )
     info = process.run(["docker", "info", "--format", "{{json .DriverStatus}}"])
     if info.code != 0 or info.out.strip() in ("", "null"):  # some clients end with 0 even so
         why = info.err.strip().splitlines()
         raise EngineError(
             f"no container engine answers: {why[-1] if why else info.out.strip()}",
-            "start Docker; on Debian as root: ./inv engine",
+            "start Docker; on Debian as root: ./inv install-docker",
         )
     if "io.containerd.snapshotter" in info.out:
         return None
@@ -184,13 +184,13 @@ _RULES = (
     Rule(
         r"failed to resolve source metadata", RegistryUnavailableError,
         "the base image's registry did not answer: {last}",
-        "run again when it does, or give another with --base-image (./inv base makes one)",
+        "run again when it does, or give another with --base-image (see ./inv build-base-image)",
     ),
     Rule(
         r"cannot connect to the docker daemon|closing transport|error reading from server: eof",
         EngineError,
         "the engine stopped during the build: {last}",
-        "start Docker (./inv engine), then run again" + _LOG,
+        "start Docker (./inv install-docker), then run again" + _LOG,
     ),
     Rule(
         r"^(?P<line>.*(temporary failure (in name )?resol|could not resolve|error resolving dns"

@@ -135,11 +135,11 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
         resolve(f"r.example/b:c@sha256:{'401' * 21}4: not found"),
         RegistryNotFoundError, ["does not exist"], "--base-image",
     ),
-    "no engine": (recorded("noengine"), EngineError, ["/run/absent.sock"], "./inv engine"),
+    "no engine": (recorded("noengine"), EngineError, ["/run/absent.sock"], "./inv install-docker"),
     "engine ends": (
         "#9 1.2 working\nERROR: failed to receive status: rpc error: code = Unavailable desc = "
         "error reading from server: EOF",
-        EngineError, ["stopped during the build"], "./inv engine",
+        EngineError, ["stopped during the build"], "./inv install-docker",
     ),
     "apt has no network": (
         recorded("apt"), NetworkError,
