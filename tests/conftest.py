@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 _PERSONAL = (
     "GITHUB_STEP_SUMMARY", "REGISTRY", "IMAGE_NAME", "COMPRESSION", "DEVICE_CLASS", "BASE_IMAGE",
     "EXTRA_CA", "HIGGS_DEBUG", "HIGGS_STANDIN", "COSIGN_KEY", "COSIGN_PASSWORD", "PYTHONPATH",
-    "COLUMNS", "FORCE_COLOR",
+    "COLUMNS", "FORCE_COLOR", "IMAGEIO_FFMPEG_EXE",
 )  # fmt: skip
 """Variables that a person or a workflow may have set, and that would change what tests see."""
 
@@ -47,7 +47,7 @@ _TOGETHER = ("test_compose", "test_demo", "test_service", "test_tasks")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests one worker has to run: the real image's, and those of _TOGETHER."""
     for item in items:
-        suite = item.path.relative_to(TESTS).parts[0]
+        suite = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if suite in ("fork", "gpu"):
             item.add_marker(pytest.mark.xdist_group("real"))
         elif suite == "engine" and item.path.stem in _TOGETHER:
@@ -99,6 +99,7 @@ def machine() -> facts.Machine:
     What is missing is installed on Debian as root, as `./inv test` does before any test runs. In
     CI a missing tool is an error; elsewhere the tests that need it are skipped.
     """
+    refused = ""
     try:
         docker_install.run(
             Workspace.default(), registry=True, signing=True, dry_run=not debian.may_install()
@@ -106,13 +107,11 @@ def machine() -> facts.Machine:
     except HiggsError as error:
         if debian.in_ci():
             raise
-        reason = error.message
-    else:
-        reason = "missing on this machine"
+        refused = error.message
     found = facts.probe()
     lack = install_plan.missing(found, registry=False)
     if found.engine is None or lack:
-        pytest.skip("; ".join(lack.values()) or reason)
+        pytest.skip(refused or "; ".join(lack.values()) or "no engine answers")
     return found
 
 

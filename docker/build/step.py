@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from device_code.cut import cut_all
+
 # Written by package managers and different at every run.
 LEFTOVERS = (
     "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/aux-cache",
@@ -91,7 +93,7 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
 
     Args:
         layer: folder with requirements.txt, and optionally strip.txt, remove.txt, links.txt
-            (patterns relative to `site`; links as `NAME PATTERN`) and wheels/.
+            (patterns relative to `site`; links as `NAME PATTERN`), gpus.txt and wheels/.
         site: the environment's site-packages.
         uv: the installer.
     """
@@ -117,9 +119,20 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
     for pattern in lines(layer / "strip.txt"):
         for path in matching(site, pattern):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)
+    if gpus := lines(layer / "gpus.txt"):
+        cut_device_code(site, gpus)
     for line in lines(layer / "links.txt"):
         name, pattern = line.split()
         Path("/usr/local/bin", name).symlink_to(matching(site, pattern)[0])
+
+
+def cut_device_code(site: Path, gpus: list[str]) -> None:
+    """Leave out of all libraries the code that none of the GPUs is given, and say so."""
+    report = cut_all(site, gpus)
+    for name, (before, after) in report["cut"].items():
+        print(f"device code: {name} {before / 1e6:.1f} -> {after / 1e6:.1f} MB")
+    for name, reason in report["left_whole"].items():
+        print(f"device code: {name} is left whole: {reason}")
 
 
 def matching(site: Path, pattern: str) -> list[Path]:

@@ -161,9 +161,11 @@ def make(root: Path, image: layout.Image, name: str) -> bytes:
     top = Component(
         name=name, version=version, type=ComponentType.CONTAINER, bom_ref=image.digest,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=image.digest[7:])],
-        properties=[Property(name=LABEL + "lock-sha256", value=image.labels[LABEL + "lock-sha256"])]
-        if LABEL + "lock-sha256" in image.labels
-        else [],
+        properties=[
+            Property(name=name, value=image.labels[name])
+            for name in (LABEL + "lock-sha256", LABEL + "gpus")
+            if name in image.labels
+        ],
     )  # fmt: skip
     created = image.labels.get("org.opencontainers.image.created", "1970-01-01T00:00:00+00:00")
     bom = Bom(

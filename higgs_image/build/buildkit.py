@@ -44,7 +44,7 @@ def builder() -> str | None:
     if version.code != 0:
         raise EngineError(
             "docker has no buildx plugin",
-            "install docker-buildx (on Debian as root: ./inv install-docker)",
+            "install docker-buildx; on Debian as root: ./inv install-docker",
         )
     info = process.run(["docker", "info", "--format", "{{json .DriverStatus}}"])
     if info.code != 0 or info.out.strip() in ("", "null"):  # some clients end with 0 even so
@@ -184,7 +184,7 @@ _RULES = (
     Rule(
         r"failed to resolve source metadata", RegistryUnavailableError,
         "the base image's registry did not answer: {last}",
-        "run again when it does, or give another with --base-image (see ./inv build-base-image)",
+        "run again when it does, or give another with --base-image (./inv base makes one)",
     ),
     Rule(
         r"cannot connect to the docker daemon|closing transport|error reading from server: eof",

@@ -11,6 +11,9 @@ import msgspec
 
 from higgs_image.errors import LockError
 
+Gpu = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+"""A compute capability, such as 8.9."""
+
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -54,11 +57,19 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The decoded docker/layers.toml."""
+    """The decoded docker/layers.toml.
+
+    Attributes:
+        layer: layers of Python packages, in their order.
+        wheel: the layer of the vllm wheel.
+        budget: of the whole image.
+        gpus: compute capabilities that libraries keep code for; none: they keep all.
+    """
 
     layer: list[Layer]
     wheel: WheelLayer
     budget: Budget
+    gpus: list[Gpu] = []
 
 
 def load(path: Path) -> Layers:

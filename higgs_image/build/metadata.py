@@ -10,19 +10,20 @@ from higgs_image.labels import LABEL
 from higgs_image.lockfile import Lock
 
 
-def image_json(lock: Lock, patched: Patched, overrides: Overrides) -> str:
-    """Return what the image knows about itself at run time: weights, patches, origin."""
+def image_json(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) -> str:
+    """Return what the image knows about itself at run time: weights, patches, GPUs, origin."""
     facts = {
         "tag": lock.tag + overrides.mark,
         "lock_sha256": lock.sha256,
         "fork": {"url": lock.fork.url, "commit": lock.fork.commit},
         "weights": {x.role: {"repo": x.repo, "revision": x.revision} for x in lock.weights},
         "patches": patched.patches,
+        "gpus": gpus,
     }
     return json.dumps(facts, indent=1) + "\n"
 
 
-def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]:
+def labels(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) -> dict[str, str]:
     """Return the image's labels: OCI's standard annotation keys first, then our own."""
     base = overrides.base_image or lock.base.reference
     name, _, digest = base.partition("@")
@@ -48,6 +49,7 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides) -> dict[str, str]
         LABEL + "wheel-sha256": lock.wheel.sha256,
         LABEL + "requirements-sha256": lock.python.requirements_sha256,
         LABEL + "patches": " ".join(f"{x['name']}@{x['sha256'][:7]}" for x in patched.patches),
+        LABEL + "gpus": " ".join(gpus),
     }
     standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
     return standard | {k: v for k, v in own.items() if v} | overrides.labels()

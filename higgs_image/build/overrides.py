@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,22 @@ from higgs_image.labels import LABEL
 
 @dataclass(frozen=True)
 class Overrides:
-    """What makes a build different from what the lock says; it is never released.
+    """What makes a build different from what the lock says.
+
+    Such a build is never released, unless it only has the code for fewer GPUs.
 
     Attributes:
         base_image: reference used instead of the locked base.
         extra_ca: PEM file with CA certificates that the build steps trust.
         without: names of patches that are left out.
+        gpus: compute capabilities, such as 8.9, of an image for fewer GPUs; none: all of
+            docker/layers.toml.
     """
 
     base_image: str | None = None
     extra_ca: Path | None = None
     without: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is more than a reference in the Dockerfile, or not a file of CAs."""
@@ -40,9 +46,23 @@ class Overrides:
 
     @property
     def mark(self) -> str:
-        """End of the tag: `-dev-` and seven digits that stand for the overrides; empty if none."""
+        """End of the tag: GPUs as in `-sm89`, then `-dev-` and digits that stand for the rest."""
+        gpus = "".join(f"-sm{gpu.replace('.', '')}" for gpu in self.gpus)
         what = repr((self.base_image, sorted(self.labels().items())))
-        return f"-dev-{sha256_bytes(what.encode())[:7]}" if self.labels() else ""
+        return gpus + (f"-dev-{sha256_bytes(what.encode())[:7]}" if self.labels() else "")
+
+    def gpus_of(self, supported: Sequence[str]) -> list[str]:
+        """Return the GPUs that the image has code for.
+
+        Raises:
+            UsageError: one of them is not supported.
+        """
+        if unknown := [gpu for gpu in self.gpus if gpu not in supported]:
+            raise UsageError(
+                f"--gpus {unknown[0]}: the image does not support this compute capability",
+                f"use one or more of {', '.join(supported)} (gpus in docker/layers.toml)",
+            )
+        return list(self.gpus or supported)
 
     def labels(self) -> dict[str, str]:
         """Return the labels that record the overrides in the image."""

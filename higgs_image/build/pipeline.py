@@ -128,6 +128,7 @@ def plan(request: BuildRequest) -> BuildPlan:
     lockfile.require_consistent(locked, workspace.root)
     model.load_locked(locked, request.overrides.without)
     tag = image.tag_of(locked, request.compression, request.overrides)
+    request.overrides.gpus_of(layers.load(workspace.layers_file).gpus)
     base = request.overrides.base_image or locked.base.reference
     sources = "is verified" if (workspace.source / "fork").exists() else "is fetched"
     last = workspace.read_state(f"build-{request.compression}")

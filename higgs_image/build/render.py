@@ -23,6 +23,7 @@ def compute(
 ) -> Files:
     """Return every file of the context. Reads only; the same inputs give the same bytes."""
     plan = layers.load(workspace.layers_file)
+    gpus = overrides.gpus_of(plan.gpus)
     locked = lockfile.requirements(lock.file(lock.python.requirements).read_text())
     spread = layers.distribute(locked, plan.layer)
     files: Files = {}
@@ -38,6 +39,8 @@ def compute(
             patterns: list[str] = getattr(layer, key)
             if patterns:
                 text(f"layers/{name}/{key}.txt", "\n".join(patterns) + "\n")
+        if gpus:
+            text(f"layers/{name}/gpus.txt", "\n".join(gpus) + "\n")
 
     used = [layer for layer in plan.layer if layer.name in spread]
     for layer in used:
@@ -81,7 +84,7 @@ def compute(
         files[name] = (path.read_bytes(), 0o644)
     text(
         "layers/code/usr/share/higgs-image/image.json",
-        metadata.image_json(lock, patched, overrides),
+        metadata.image_json(lock, patched, overrides, gpus),
     )
     for name in ("LICENSE", "NOTICE"):
         text(f"layers/code/usr/share/doc/higgs-image/{name}", (workspace.root / name).read_text())
@@ -93,13 +96,14 @@ def compute(
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
-    text("Dockerfile", _dockerfile(workspace, lock, used, overlays, patched, overrides))
+    text("Dockerfile", _dockerfile(workspace, lock, gpus, used, overlays, patched, overrides))
     return dict(sorted(files.items()))
 
 
 def _dockerfile(
     workspace: Workspace,
     lock: Lock,
+    gpus: list[str],
     used: list[layers.Layer],
     overlays: list[str],
     patched: Patched,
@@ -122,7 +126,7 @@ def _dockerfile(
             python=lock.python.version,
             layers=[{"name": x.name, "reason": x.reason} for x in used] + [wheel],
             overlays=overlays,
-            labels=metadata.labels(lock, patched, overrides),
+            labels=metadata.labels(lock, patched, overrides, gpus),
         )
     except jinja2.TemplateError as error:
         frames = traceback.extract_tb(error.__traceback__)

@@ -25,7 +25,7 @@ from higgs_image.doctor.model import (
     DEADLINE_SECONDS,
     INFO_SECONDS,
     Check,
-    Diagnosis,
+    DoctorReport,
     Finding,
     Subject,
     one,
@@ -40,7 +40,7 @@ from higgs_image.workspace import Workspace
 
 def examine(
     workspace: Workspace, *, registry: str = "", name: str = "image", base_image: str = ""
-) -> Diagnosis:
+) -> DoctorReport:
     """Run all checks in parallel.
 
     Args:
@@ -55,7 +55,7 @@ def examine(
     except HiggsError:
         lock = None
     subject = Subject(workspace, lock, info, refusal, registry, name, base_image)
-    return Diagnosis(tuple(run_checks(CHECKS, subject, DEADLINE_SECONDS)))
+    return DoctorReport(tuple(run_checks(CHECKS, subject, DEADLINE_SECONDS)))
 
 
 def run_checks(checks: dict[str, Check], subject: Subject, seconds: float) -> list[Finding]:

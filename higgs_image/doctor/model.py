@@ -39,7 +39,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DoctorReport:
     """All findings, in the order of the checks."""
 
     findings: tuple[Finding, ...]

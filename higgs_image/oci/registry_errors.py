@@ -47,18 +47,18 @@ def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError
         detail = f"{first.get('code', '')} {first.get('message', '')}".strip()
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         detail = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
-    said = f"{what}: {answer.status}" + (f" {detail}" if detail else "")
+    summary = f"{what}: {answer.status}" + (f" {detail}" if detail else "")
     limited = "Retry-After" in answer.headers or "TOOMANYREQUESTS" in text
     if answer.status in (401, 403) and not limited:
-        return RegistryAuthError(f"{host} refused the login for {said}", login_hint(host))
+        return RegistryAuthError(f"{host} refused the login for {summary}", login_hint(host))
     if _UPLOAD_CODES.search(text) and answer.status in (400, 404):
-        return RegistryUnavailableError(f"{host} lost a part of {said}", "run again")
+        return RegistryUnavailableError(f"{host} lost a part of {summary}", "run again")
     if answer.status == 404:
-        return RegistryNotFoundError(f"{said} was not found", "check the name and the tag")
+        return RegistryNotFoundError(f"{summary} was not found", "check the name and the tag")
     if answer.status in FINAL:
-        return RegistryError(f"{host} refused {said}", "correct what it names")
+        return RegistryError(f"{host} refused {summary}", "correct what it names")
     error = RegistryUnavailableError(
-        f"{host} did not answer as expected to {said}",
+        f"{host} did not answer as expected to {summary}",
         "run again when it does: what has arrived is not sent again",
     )
     error.retry_after = seconds_of(answer.headers.get("Retry-After", ""))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from higgs_image.errors import UsageError
@@ -50,10 +48,7 @@ def load_smoke(data: bytes, digest: str | None = None) -> smoke_record.Record:
     Raises:
         UsageError: it is malformed, contradicts itself, or is of another image.
     """
-    with tempfile.TemporaryDirectory(prefix="higgs-smoke-") as folder:
-        path = Path(folder) / SMOKE
-        path.write_bytes(data)
-        record = smoke_record.load(path)
+    record = smoke_record.decode(data, SMOKE)
     if record.image.digest is None:
         raise UsageError(
             f"the smoke test of {record.image.reference} names no digest",

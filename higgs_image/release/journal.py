@@ -1,6 +1,6 @@
 """The journal: what happened to a repository's images, kept beside them in the same registry.
 
-Each record is an OCI artifact under a tag of its own (see `record_tags`), which is written once. A
+Each record is an OCI artifact under a separate tag (see `record_tags`), written once. A
 copy of everything that this machine wrote is appended to `build/journal/`.
 """
 

@@ -2,7 +2,7 @@
 
 A registry has no compare-and-swap: the last writer of a tag wins, unseen. But it shows everybody
 the list of tags, and that is enough. A run that wants to move a tag first writes a record that
-announces it (a tag of its own, so nobody overwrites anything), then reads the list:
+announces it (under a separate tag, so nothing is overwritten), then reads the list:
 
 - nobody else's announcement is open: the right is ours, until we write how it ended;
 - another open one has a smaller name: we withdraw ("lost") and say who was first;
@@ -67,7 +67,7 @@ class TagStore(Protocol):
         """Return an announcement."""
 
     def write(self, record: Move | Outcome, tag: str) -> None:
-        """Write a record under a tag of its own; return when the registry shows it."""
+        """Write a record under a separate tag; return when the registry shows it."""
 
     def digest(self, tag: str) -> str | None:
         """Return what a floating tag names."""
@@ -105,7 +105,7 @@ class RegistryTagStore:
         return record
 
     def write(self, record: Move | Outcome, tag: str) -> None:
-        """Write a record under a tag of its own; return when the registry shows it."""
+        """Write a record under a separate tag; return when the registry shows it."""
         files = self._files if isinstance(record, Promote | Rollback) else {}
         self._history.write(record, files, tag)
         if tag not in self._history.tags():

@@ -127,6 +127,7 @@ def document(
             if before and before.get(name) != value
         },
         "overrides": known.labels.get(LABEL + "overrides", "").split(),
+        "gpus": known.labels.get(LABEL + "gpus", "").split(),
         "patches": new.patches,
         "patches_gone": [x for x in old.patches if x not in new.patches] if old else [],
         "size": new.size,

@@ -234,7 +234,7 @@ def now() -> datetime.datetime:
 
 
 _DECODER = msgspec.json.Decoder(Record)
-"""Made once, when the module is loaded: see docs/adr/0011-decoders-before-threads.md."""
+"""Made once, when the module is loaded: see docs/upstream.md."""
 
 
 def encode(record: Record) -> dict[str, str]:

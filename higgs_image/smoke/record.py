@@ -169,17 +169,30 @@ def load(path: Path) -> Record:
         raise UsageError(
             f"{path}: {error.strerror or error}", "pass the record of a smoke test"
         ) from None
+    return decode(data, str(path))
+
+
+def decode(data: bytes, source: str) -> Record:
+    """Decode a record as `load` does.
+
+    Args:
+        data: its JSON.
+        source: where it is from, for messages.
+
+    Raises:
+        UsageError: it is malformed, of another schema, or contradicts itself.
+    """
     hint = "run invoke smoke again"
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema != SCHEMA:
-            raise UsageError(f"{path}: expected schema {SCHEMA}, got {schema}", hint)
+            raise UsageError(f"{source}: expected schema {SCHEMA}, got {schema}", hint)
         record = msgspec.json.decode(data, type=Record)
     except msgspec.DecodeError as error:  # its subclass ValidationError names the place
-        raise UsageError(f"{path}: {error}", hint) from None
+        raise UsageError(f"{source}: {error}", hint) from None
     if record.verdict != overall(record.checks)[0]:
         raise UsageError(
-            f"{path}: says {record.verdict}, its checks say {overall(record.checks)[0]}", hint
+            f"{source}: says {record.verdict}, its checks say {overall(record.checks)[0]}", hint
         )
     verdict, reason = overall(record.checks, REQUIRED[record.device.kind])
     if verdict != record.verdict:

@@ -9,6 +9,7 @@ from invoke.context import Context
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+from higgs_image.tasks.values import matching
 
 if TYPE_CHECKING:
     from higgs_image.build.overrides import Overrides
@@ -18,11 +19,19 @@ _OVERRIDES = {
     "extra_ca": "PEM file with CA certificates that the build must trust, such as a proxy's "
     "(the result is marked -dev)",
     "without": "leave this patch out; can be given several times (the result is marked -dev)",
+    "gpus": "compute capabilities, such as 8.9 or 8.6,8.9: a smaller image for these GPUs only "
+    "(the tag gets -sm89)",
 }
+
+_GPUS = {"gpus": matching(r"\d+\.\d(,\d+\.\d)*", "compute capabilities, such as 8.9 or 8.6,8.9")}
 
 
 def _overrides(
-    c: Context, base_image: str | None, extra_ca: str | None, without: list[str]
+    c: Context,
+    base_image: str | None,
+    extra_ca: str | None,
+    without: list[str],
+    gpus: str | None,
 ) -> Overrides:
     from higgs_image.build.overrides import Overrides
 
@@ -30,6 +39,7 @@ def _overrides(
         setting(c, "base_image", base_image) or None,
         existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
         tuple(sorted(set(without))),
+        tuple(sorted(set(gpus.split(",")))) if gpus else (),
     )
 
 
@@ -66,6 +76,7 @@ def patches(_: Context, without: list[str], diff: bool = False, json: bool = Fal
 
 
 @task(
+    values=_GPUS,
     iterable=["without"],
     help={
         "check": "write nothing; show how build/context differs from what the lock and templates "
@@ -82,13 +93,14 @@ def render(
     diff: bool = False,
     base_image: str | None = None,
     extra_ca: str | None = None,
+    gpus: str | None = None,
     json: bool = False,
 ) -> None:
     """Render the Dockerfile and a minimal build context into build/context."""
     from higgs_image.build import stages
 
     with output(json) as out:
-        overrides = _overrides(c, base_image, extra_ca, without)
+        overrides = _overrides(c, base_image, extra_ca, without, gpus)
         if check or diff:
             drift = stages.compare_context(current_workspace(), overrides)
             if check and drift.diff and not json:
@@ -101,7 +113,7 @@ def render(
             out.result(context, str(context.path))
 
 
-@task(iterable=["without"], help={
+@task(values=_GPUS, iterable=["without"], help={
     "push": "send the image to the registry under its immutable tag and read it back",
     "registry": "registry and path to push to (default: REGISTRY, then invoke.yaml)",
     "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
@@ -120,6 +132,7 @@ def build(
     compression: str | None = None,
     base_image: str | None = None,
     extra_ca: str | None = None,
+    gpus: str | None = None,
     load: bool = True,
     no_cache: bool = False,
     dry_run: bool = False,
@@ -135,7 +148,7 @@ def build(
             name=setting(c, "image_name", name),
             registry=setting(c, "registry", registry) if push else None,
             compression=setting(c, "compression", compression),
-            overrides=_overrides(c, base_image, extra_ca, without),
+            overrides=_overrides(c, base_image, extra_ca, without, gpus),
             load=load,
             no_cache=no_cache,
         )

@@ -22,14 +22,14 @@ def doctor(c: Context, registry: str | None = None, json: bool = False) -> None:
     from higgs_image.doctor import examination
 
     with output(json) as out:
-        diagnosis = examination.examine(
+        report = examination.examine(
             current_workspace(),
             registry=setting(c, "registry", registry),
             name=setting(c, "image_name"),
             base_image=setting(c, "base_image"),
         )
-        out.result({"ok": diagnosis.ok, "findings": diagnosis.findings}, diagnosis.text())
-    sys.exit(0 if diagnosis.ok else 1)
+        out.result({"ok": report.ok, "findings": report.findings}, report.text())
+    sys.exit(0 if report.ok else 1)
 
 
 @task(

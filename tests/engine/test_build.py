@@ -39,6 +39,9 @@ from .conftest import MakeStandin
 
 pytestmark = pytest.mark.engine
 
+ALONE = pytest.mark.xdist_group("test_tasks")
+"""No cache: BuildKit runs a step once for two such builds, and killing one fails the other."""
+
 
 def edit(workspace: Workspace, pattern: str, replacement: str) -> None:
     """Change versions.lock by hand."""
@@ -120,6 +123,7 @@ def test_a_push_of_a_damaged_layout_names_the_blob_and_not_the_registry(
         skopeo.push(built, target)
 
 
+@ALONE
 def test_two_builds_of_one_lock_give_one_digest(
     workspace: Workspace, overrides: Overrides, tmp_path: Path
 ) -> None:
@@ -305,6 +309,7 @@ with output():
 """
 
 
+@ALONE
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("moment", ["stable", "exporting layers"])
 def test_an_interrupted_build_is_completed_by_the_next(

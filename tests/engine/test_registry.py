@@ -157,7 +157,7 @@ def test_failures_that_pass_are_retried(
     assert pushed.digest == built.image.digest
 
 
-def test_a_failure_that_stays_is_reported_with_a_way_out(
+def test_lasting_failure_is_reported_with_a_hint(
     proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     proxy.faults = [Fault("PUT", "/manifests/", 503)]
@@ -176,7 +176,7 @@ def test_a_reset_in_the_middle_of_a_blob(
     assert pushed.digest == built.image.digest
 
 
-def test_a_transfer_that_is_stuck_is_given_up_and_tried_again(
+def test_stuck_transfer_is_retried(
     proxy: FaultProxy,
     built: BuiltImage,
     request: pytest.FixtureRequest,
@@ -190,7 +190,7 @@ def test_a_transfer_that_is_stuck_is_given_up_and_tried_again(
     assert time.monotonic() - started < 30
 
 
-def test_the_next_run_sends_only_what_is_missing(
+def test_next_run_sends_only_missing_layers(
     proxy: FaultProxy, built: BuiltImage, request: pytest.FixtureRequest
 ) -> None:
     where = target(proxy.address, request)
@@ -227,7 +227,7 @@ def test_nothing_listens(built: BuiltImage, request: pytest.FixtureRequest) -> N
         skopeo.push(built, target("127.0.0.1:1", request))
 
 
-def test_a_registry_that_lies_about_what_it_stored(
+def test_read_back_of_another_digest_is_a_conflict(
     served: LocalRegistry, proxy: FaultProxy, built: BuiltImage, tmp_path: Path,
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -35,6 +35,10 @@ class LaggingProxy(FaultProxy):
         # For each tag: its digest (None: absent) before a write, and until when reads say so.
         self._before: dict[tuple[str, str], tuple[str | None, float]] = {}
 
+    def __enter__(self) -> LaggingProxy:
+        super().__enter__()
+        return self
+
     @classmethod
     def between(cls, upstream: str, least: float, most: float, seed: int = 1) -> LaggingProxy:
         """Return one whose lag is chosen anew for each write."""

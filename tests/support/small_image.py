@@ -41,7 +41,7 @@ Version: 1
 
 
 def files(lock: Lock, ssl: str = "3.0.15-1", content: str = "1") -> list[dict[str, str]]:
-    """Layers of an image that has what the stand-in's lock says."""
+    """Layers of an image that has what the fake fork's lock says."""
     site = f"opt/venv/lib/python{lock.python.version}/site-packages"
     packages = {"vllm": "0.8.3", "six": "1.17.0", "iniconfig": "2.1.0"}
     metadata = {
@@ -138,14 +138,21 @@ def make(
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     image = layout.read(folder, digest)
     layout.keep_only(folder, image, tag or lock.tag)
-    said = folder / "provenance.json"
+    provenance = folder / "provenance.json"
     subject = [{"name": "_", "digest": {"sha256": digest[7:]}}]
     statement = {"_type": "https://in-toto.io/Statement/v0.1",
                  "predicateType": "https://slsa.dev/provenance/v0.2", "subject": subject,
                  "predicate": {"builder": {"id": ""}, "buildType": "x"}}  # fmt: skip
-    said.write_text(json.dumps(statement))
+    provenance.write_text(json.dumps(statement))
     return BuiltImage(
-        image, folder, tag or lock.tag, "gzip", False, False, checkout=checkout, provenance=said
+        image,
+        folder,
+        tag or lock.tag,
+        "gzip",
+        False,
+        False,
+        checkout=checkout,
+        provenance=provenance,
     )
 
 

@@ -210,3 +210,43 @@ def test_folders_of_killed_runs_are_removed_and_those_of_running_ones_kept(
     with workspace.scratch("first") as first, workspace.scratch("second") as second:
         assert first.is_dir()
         assert sorted((workspace.build / "tmp").iterdir()) == [first, second]
+
+
+SCRATCH = """
+import sys, time
+from pathlib import Path
+from higgs_image.workspace import Workspace
+with Workspace(Path(sys.argv[1]), Path(), Path()).scratch("verify") as folder:
+    (folder / "layer").write_bytes(bytes(1000))
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_scratch_of_a_killed_run_is_removed_by_the_next(workspace: Workspace) -> None:
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", SCRATCH, str(workspace.build)],
+            stdout=subprocess.PIPE, text=True, cwd=PROJECT,
+        )  # fmt: skip
+        assert child.stdout
+        return child, Path(child.stdout.readline().strip())
+
+    (dead, left), (alive, used) = start(), start()
+    try:
+        dead.kill()
+        dead.wait()
+        assert (left / "layer").is_file(), "nobody has removed it yet"
+        with workspace.scratch("verify") as folder:
+            assert folder.is_dir() and folder.is_relative_to(workspace.build)
+            assert not left.exists() and (used / "layer").is_file()
+        assert not folder.exists()
+    finally:
+        alive.kill()
+        alive.wait()
+
+
+def test_scratch_is_removed_after_an_error(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="x"), workspace.scratch("verify") as folder:
+        raise ValueError("x")
+    assert not folder.exists()

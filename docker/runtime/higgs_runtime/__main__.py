@@ -16,6 +16,7 @@ from higgs_runtime import (
     command,
     compile_cache,
     container,
+    device_code,
     flags,
     gpu,
     hooks,
@@ -95,7 +96,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     if chosen.device == "gpu":
         for folder in compiled.values():
             container.require_executable(Path(folder))
-    machine = _check_gpus(chosen, environment)
+    machine = _check_gpus(chosen, environment, facts)
     hf_home = cache.hub_home(chosen.hf_home, environment)
     os.environ["HF_HOME"] = str(hf_home)  # before huggingface_hub is imported
     state = ServerState()
@@ -147,12 +148,15 @@ def _exit_now(number: int, frame: object) -> None:
     os._exit(0)
 
 
-def _check_gpus(chosen: Settings, environment: Mapping[str, str]) -> nvml.GpuMachine | None:
+def _check_gpus(
+    chosen: Settings, environment: Mapping[str, str], facts: image.ImageFacts
+) -> nvml.GpuMachine | None:
     if chosen.device == "cpu":
         log.info("HIGGS_DEVICE=cpu: GPUs are not checked")
         return None
     machine = nvml.probe(environment)
-    for error in gpu.check(machine, chosen.tensor_parallel_size):
+    size = chosen.tensor_parallel_size
+    for error in [*gpu.check(machine, size), *device_code.check(machine, size, facts)]:
         if not chosen.force:
             raise error
         log.warning(f"{error.message}; continuing because HIGGS_FORCE is set")

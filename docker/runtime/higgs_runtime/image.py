@@ -31,6 +31,7 @@ class ImageFacts(NamedTuple):
         audio_tokenizer: the codec between audio and tokens.
         semantic_model: the codec's semantic model, if it is a separate repository.
         patches: names of the patches applied to the server.
+        gpus: compute capabilities that the image has code for; empty: those of all GPUs.
     """
 
     tag: str
@@ -38,6 +39,7 @@ class ImageFacts(NamedTuple):
     audio_tokenizer: PinnedRepo
     semantic_model: PinnedRepo | None
     patches: frozenset[str] = frozenset()
+    gpus: frozenset[str] = frozenset()
 
 
 def read() -> ImageFacts:
@@ -59,4 +61,5 @@ def read() -> ImageFacts:
         audio_tokenizer=weights["audio-tokenizer"],
         semantic_model=weights.get("semantic-model"),
         patches=frozenset(patch["name"] for patch in facts["patches"]),
+        gpus=frozenset(facts.get("gpus", ())),
     )

@@ -1,4 +1,4 @@
-"""What the release tests share: a registry, the stand-in's lock, and a hand for releasing."""
+"""What the release tests share: a registry, the fake fork's lock, and a helper that releases."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .conftest import Release
 pytestmark = pytest.mark.engine
 
 
-def test_old_images_go_with_what_is_about_them(
+def test_old_images_are_deleted_with_their_attestations(
     release: Release, repository: Repository, tmp_path: Path
 ) -> None:
     tags = [f"2026010{number}-abcdef0-000000{number}" for number in range(6)]
@@ -48,7 +48,7 @@ def test_old_images_go_with_what_is_about_them(
     assert "it was promoted" in again.text() and release.rollback().digest == digests[0]
 
 
-def test_nothing_goes_while_a_promotion_is_under_way(
+def test_cleanup_stops_while_a_promotion_is_under_way(
     release: Release, repository: Repository
 ) -> None:
     digest = release.push("1", tag="20260101-abcdef0-0000001")

@@ -169,7 +169,7 @@ def test_a_test_on_a_cpu_alone_is_not_enough(release: Release) -> None:
     )
 
 
-def test_an_image_whose_immutable_tag_was_moved_is_refused(
+def test_promote_refuses_an_image_whose_immutable_tag_moved(
     release: Release, repository: Repository
 ) -> None:
     first, second = release.push("1"), release.push("2")
@@ -422,12 +422,12 @@ def test_concurrent_promotions_have_one_winner(
     ]
     for child in children:
         child.start()
-    told = dict(results.get(timeout=60) for _ in children)
+    results_by_digest = dict(results.get(timeout=60) for _ in children)
     for child in children:
         child.join()
-    winners = [digest for digest, said in told.items() if said == "won"]
-    losers = [said for said in told.values() if said.startswith("lost")]
-    assert len(winners) == 1 and len(losers) == 1, told
+    winners = [digest for digest, result in results_by_digest.items() if result == "won"]
+    losers = [result for result in results_by_digest.values() if result.startswith("lost")]
+    assert len(winners) == 1 and len(losers) == 1, results_by_digest
     assert release.custom() == winners[0]
     moves = [x for x in Journal(repository).read() if isinstance(x.record, records.Promote)]
     assert None not in [x.outcome for x in moves]

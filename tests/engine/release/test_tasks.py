@@ -1,4 +1,4 @@
-"""What the workflows run, in a fresh clone, on the stand-in and a local registry."""
+"""What the workflows run, in a fresh clone, on the fake fork and a local registry."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fresh_clone(goal: Path) -> Path:
 
 @dataclass
 class Clone:
-    """A fresh clone, the stand-in, and what a workflow's environment says.
+    """A fresh clone, the fake fork, and what a workflow's environment says.
 
     Attributes:
         root: the clone.
@@ -127,7 +127,7 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
     assert built["smoke"] == {"device_type": "cpu", "verdict": "pass"} and built["moved"] is None
     assert custom(clone) is None
 
-    # A stand-in without a test on a GPU is refused; in a rehearsal the CPU is enough.
+    # A fake fork without a test on a GPU is refused; in a rehearsal the CPU is enough.
     refused = clone.run(step("promote"), DIGEST=first, REASON="")
     assert refused.returncode == ReleaseRefusedError.exit_code, refused.stderr
     assert "no smoke test on a gpu" in refused.stderr and "fake fork" in refused.stderr
@@ -160,11 +160,11 @@ def test_the_workflows_from_build_to_cleanup(clone: Clone, base: str) -> None:
     assert back["moved"]["digest"] == first == custom(clone)
     assert second in back["moved"]["undo"]
 
-    said = clone.json("./inv history")["entries"]
-    assert [x["record"]["event"] for x in said] == [
+    found = clone.json("./inv history")["entries"]
+    assert [x["record"]["event"] for x in found] == [
         "push", "smoke", "promote", "push", "smoke", "promote", "rollback",
     ]  # fmt: skip
-    assert said[-1]["record"]["reason"] == "it hums"
+    assert found[-1]["record"]["reason"] == "it hums"
     assert "rolls back custom" in clone.run("./inv history").stdout
 
     plan = clone.json(step("cleanup", "plan"))
@@ -189,7 +189,7 @@ def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_
     assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     assert found["rebuild"]["image"] == found["rebuild"]["rebuilt"] == released, done.stderr
-    # Behind a proxy or on another base it is not what the lock alone gives: said as well.
+    # Behind a proxy or on another base it is not what the lock alone gives: reported as well.
     pins = next(x for x in found["verification"]["findings"] if x["check"] == "pins")
     wrong = clone.environment.get("EXTRA_CA") is not None
     assert (pins["verdict"] == "fail") == wrong

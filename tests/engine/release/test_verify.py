@@ -1,4 +1,4 @@
-"""What can be said of a released image: signatures, contents, and a build of the same lock."""
+"""What verify finds of a released image: signatures, contents, and a build of the same lock."""
 
 from __future__ import annotations
 
@@ -273,9 +273,7 @@ def test_the_first_difference_is_named(
     assert "ANOTHER digest" in found.text()
 
 
-def test_a_file_is_named_before_what_was_compiled_from_it(
-    release: Release, two: tuple[str, Path]
-) -> None:
+def test_source_file_is_named_before_its_bytecode(release: Release, two: tuple[str, Path]) -> None:
     _, folder = two
     files = {"a/__pycache__/m.pyc": "1", "a/m.py": "1"}
     layers = [*small_image.files(release.lock), files]

@@ -142,6 +142,8 @@ def test_a_package_without_a_layer_is_refused() -> None:
         ("budget_mb = 10\n", "", "budget_mb"),
         ("[budget]", "[budgets]", "budgets"),
         ("[wheel]", "[wheel", "line"),
+        ("[[layer]]", 'gpus = ["89"]\n[[layer]]', "gpus[0]"),
+        ("[[layer]]", "gpus = [8.9]\n[[layer]]", "gpus[0]"),
     ],
 )
 def test_malformed_file(tmp_path: Path, old: str, new: str, part: str) -> None:

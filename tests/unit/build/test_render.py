@@ -68,6 +68,10 @@ def test_context_is_minimal(project: Project, source: Source) -> None:
         "build/certificates.sh": "0o644",
         "build/constraints.txt": "0o644",
         "build/step.py": "0o644",
+        **{
+            f"build/device_code/{path.name}": "0o644"
+            for path in (PROJECT / "docker/build/device_code").glob("*.py")
+        },
         "installer/requirements.txt": "0o644",
         f"layers/assets/{SITE}/vllm/entrypoints/bosonai/voices/en_woman.wav": "0o644",
         f"layers/assets/{SITE}/vllm/tools/run.sh": "0o755",
@@ -103,6 +107,33 @@ def test_lists_of_a_layer(project: Project, source: Source) -> None:
     assert files["layers/packages/strip.txt"][0] == b"c.so\n"
     assert files["layers/packages/links.txt"][0] == b"x y/z-*\n"
     assert "layers/torch/remove.txt" not in files
+
+
+def test_gpus_of_the_image(project: Project, source: Source) -> None:
+    layers = project.workspace.layers_file
+    layers.write_text('gpus = ["8.6", "9.0"]\n' + layers.read_text())
+    files = compute(project, source)
+    for layer in ("torch", "packages", "vllm"):
+        assert files[f"layers/{layer}/gpus.txt"] == (b"8.6\n9.0\n", 0o644)
+    assert labels_of(dockerfile(project, source))["org.higgs-image.gpus"] == "8.6 9.0"
+    facts = json.loads(files["layers/code/usr/share/higgs-image/image.json"][0])
+    assert facts["gpus"] == ["8.6", "9.0"]
+
+
+def test_an_image_for_fewer_gpus(project: Project, source: Source) -> None:
+    layers = project.workspace.layers_file
+    layers.write_text('gpus = ["8.6", "8.9", "9.0"]\n' + layers.read_text())
+    overrides = Overrides(gpus=("8.6", "8.9"))
+    files = compute(project, source, overrides)
+    assert files["layers/torch/gpus.txt"][0] == b"8.6\n8.9\n"
+    facts = json.loads(files["layers/code/usr/share/higgs-image/image.json"][0])
+    assert facts["gpus"] == ["8.6", "8.9"]
+    assert facts["tag"] == f"{project.load().tag}-sm86-sm89"
+    assert overrides.labels() == {}, "it can be released"
+    assert Overrides("debian:12", gpus=("8.9",)).mark.startswith("-sm89-dev-")
+    with pytest.raises(UsageError, match=r"--gpus 7\.5: the image does not support") as caught:
+        compute(project, source, Overrides(gpus=("8.9", "7.5")))
+    assert "8.6, 8.9, 9.0" in caught.value.hint
 
 
 def test_local_wheel(project: Project, source: Source, tmp_path: Path) -> None:

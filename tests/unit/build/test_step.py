@@ -6,6 +6,8 @@ import hashlib
 import importlib.util
 import os
 import py_compile
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +16,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from device_code import library
 
 from higgs_image import process
 from higgs_image.workspace import PROJECT
+from tests.support import fat_binaries
 from tests.unit.conftest import write
 
 STEP = PROJECT / "docker" / "build" / "step.py"
@@ -265,6 +269,7 @@ def install(
     write(layer, {f"{name}.txt": text for name, text in lists.items()})
     recipe = layer.parent / "build"
     write(recipe, {"step.py": STEP.read_text(), "constraints.txt": ""})
+    shutil.copytree(STEP.with_name("device_code"), recipe / "device_code", dirs_exist_ok=True)
     site = environment / f"lib/python3.{sys.version_info.minor}/site-packages"
     script = (
         f"import sys; sys.path.insert(0, {str(recipe)!r}); import step; from pathlib import Path;"
@@ -340,10 +345,53 @@ def test_an_outdated_package_list_fails_the_step(environment: Path, tmp_path: Pa
     assert "higgs_tiny/no-such-file matches nothing" in done.stderr
 
 
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_libraries_keep_the_code_for_the_gpus(
+    step: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = fat_binaries.container(
+        fat_binaries.entry("sm_75", 100_000), fat_binaries.entry("sm_80", 8000)
+    )
+    odd = fat_binaries.container(fat_binaries.entry("sm_80", kind=3))
+    for name, content in (("a", data), ("b", odd)):
+        fat_binaries.library(tmp_path / name, [content]).rename(tmp_path / f"{name}.so.1")
+    (tmp_path / "link.so").symlink_to("a.so.1")
+    step.cut_device_code(tmp_path, ["8.9"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("device code: a.so.1 0.1 -> 0.0 MB")
+    assert re.fullmatch(
+        "device code: b.so.1 is left whole: unknown format at 0x[0-9a-f]+: kind 3", said[1]
+    )
+    assert library.names(tmp_path / "a.so.1") == ["sm_80"]
+    assert (tmp_path / "link.so").is_symlink()
+    step.cut_device_code(tmp_path, ["8.9"])
+    assert capsys.readouterr().out.splitlines() == said[1:], "the next layer's step"
+
+
+def test_a_layer_without_gpus_is_not_cut(environment: Path, tmp_path: Path) -> None:
+    """Nothing but docker/layers.toml decides: without gpus.txt, all code stays."""
+    digest = wheel(tmp_path / "wheels")
+    content = fat_binaries.library(
+        tmp_path / "so", [fat_binaries.container(*map(fat_binaries.entry, ("sm_75", "sm_80")))]
+    ).read_bytes()
+    [site] = environment.glob("lib/*/site-packages")
+    for lists, expected in (({}, ["sm_75", "sm_80"]), ({"gpus": "8.0\n9.0\n"}, ["sm_80"])):
+        (site / "a.so").write_bytes(content)
+        done = install(
+            environment,
+            tmp_path / "layer",
+            tmp_path / "wheels",
+            requirements=f"higgs-tiny==1.0 --hash=sha256:{digest}\n",
+            **lists,
+        )
+        assert done.returncode == 0, done.stderr
+        assert library.names(site / "a.so") == expected
+
+
 def test_standard_library_only() -> None:
     """It runs with the base image's Python, where nothing is installed."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", STEP, "--help"], capture_output=True, text=True
+        [sys.executable, "-E", "-s", "-S", STEP, "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
     assert "finish LAYER" in done.stdout or "{finish,packages,bytecode,overlay}" in done.stdout

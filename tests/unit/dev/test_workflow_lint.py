@@ -55,7 +55,9 @@ def test_nothing_is_permitted_that_a_job_does_not_name(name: str) -> None:
 
 
 @each_job
-def test_a_job_may_only_what_it_needs(name: str, job: str, body: dict[str, Any]) -> None:
+def test_jobs_have_only_the_permissions_they_need(
+    name: str, job: str, body: dict[str, Any]
+) -> None:
     written = {scope for scope, value in body["permissions"].items() if value == "write"}
     assert written <= set(MAY_WRITE[name])
     assert set(body["permissions"].values()) <= {"read", "write"}

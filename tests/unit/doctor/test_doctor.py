@@ -21,7 +21,7 @@ import pytest
 from higgs_image import lockfile
 from higgs_image.build import image, source
 from higgs_image.doctor import engine, examination, model, network, pins
-from higgs_image.doctor.model import Check, Diagnosis, Finding, Subject
+from higgs_image.doctor.model import Check, DoctorReport, Finding, Subject
 from higgs_image.errors import EngineError
 from higgs_image.files import sha256_bytes
 from higgs_image.process import Completed
@@ -84,15 +84,15 @@ def test_the_table_counts_and_shows_remedies() -> None:
         Finding("gpu", INCONCLUSIVE, "none", "get one"),
         Finding("skopeo", FAIL, "missing", "install it"),
     )
-    text = Diagnosis(findings).text()
+    text = DoctorReport(findings).text()
     assert "fail          skopeo  missing\n" in text
     assert "                      hint: install it\n" in text
     assert text.endswith("1 failed, 1 inconclusive, of 3 checks")
-    assert not Diagnosis(findings).ok
+    assert not DoctorReport(findings).ok
 
 
 def test_inconclusive_does_not_fail_and_goes_into_json() -> None:
-    diagnosis = Diagnosis((Finding("gpu", INCONCLUSIVE, "none"),))
+    diagnosis = DoctorReport((Finding("gpu", INCONCLUSIVE, "none"),))
     assert diagnosis.ok
     assert json.loads(json.dumps(plain(diagnosis)))["findings"][0]["verdict"] == "inconclusive"
 

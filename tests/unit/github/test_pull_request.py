@@ -1,4 +1,4 @@
-"""A pull request with newer pins: a real git remote, and a stand-in of GitHub's API."""
+"""A pull request with newer pins: a real git remote, and a fake of GitHub's API."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_repository_that_lets_no_workflow_open_one(checkout: Path, api: Api) -
     assert "Workflow permissions" in caught.value.hint
 
 
-def test_a_remote_that_is_gone(checkout: Path, api: Api) -> None:
+def test_missing_remote_is_an_error(checkout: Path, api: Api) -> None:
     (checkout / "versions.lock").write_text("new\n")
     git(checkout, "remote", "set-url", "origin", str(checkout / "nowhere"))
     with pytest.raises(NetworkError, match="git push failed"):

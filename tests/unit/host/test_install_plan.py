@@ -147,18 +147,18 @@ def test_registry_and_cosign_are_optional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message", "way_out"),
+    ("change", "message", "hint"),
     [
         ({"privileged": False}, "this container may not mount", "--privileged"),
         ({"data_root_type": "overlay"}, "overlay file system", "-v engine-data:/var/lib/docker"),
     ],
 )
 def test_unsuitable_container_is_refused(
-    change: dict[str, object], message: str, way_out: str
+    change: dict[str, object], message: str, hint: str
 ) -> None:
     with pytest.raises(EngineError, match=message) as caught:
         install_plan.plan(but(BARE, **change))
-    assert way_out in caught.value.hint
+    assert hint in caught.value.hint
     assert install_plan.plan(but(READY, **change)) == install_plan.InstallPlan()
 
 

@@ -60,7 +60,7 @@ def test_registry_and_name_are_joined(host: str, name: str, joined: str) -> None
         ("-oProxy.x", "a;b"),
     ],
 )
-def test_what_is_no_registry(host: str, name: str) -> None:
+def test_malformed_names_are_usage_errors(host: str, name: str) -> None:
     with pytest.raises(UsageError, match=r"is not a (registry|name)") as caught:
         reference.repository(host, name)
     assert "REGISTRY=" in caught.value.hint
@@ -277,6 +277,24 @@ ERRORS: dict[str, tuple[str, type[HiggsError]]] = {
         PING + 'Get "http://127.0.0.1:5997/v2/": read tcp 127.0.0.1:47796->127.0.0.1:5997: read: '
         "connection reset by peer", RegistryUnavailableError,
     ),
+    "HTTP/2 GOAWAY": (
+        COPY + "http2: server sent GOAWAY and closed the connection; LastStreamID=1999, "
+        "ErrCode=NO_ERROR", RegistryUnavailableError,
+    ),
+    "HTTP/2 INTERNAL_ERROR": (
+        COPY + "stream error: stream ID 7; INTERNAL_ERROR; received from peer",
+        RegistryUnavailableError,
+    ),
+    "upload lost": (COPY + "blob upload unknown to registry", RegistryUnavailableError),
+    "anything new": (COPY + "the flux capacitor is empty", RegistryUnavailableError),
+    "certificate": (
+        PING + 'Get "https://r.example/v2/": tls: failed to verify certificate: x509: certificate '
+        "signed by unknown authority", RegistryError,
+    ),
+    "manifest refused": (
+        "writing manifest: uploading manifest t to r.example/a: manifest invalid: no",
+        RegistryError,
+    ),
     "cut off": (COPY + 'Patch "http://r.example/v2/": EOF', RegistryUnavailableError),
     "no such tag": (MANIFEST + "manifest unknown", RegistryNotFoundError),
     "no such repository": (
@@ -296,7 +314,7 @@ ERRORS: dict[str, tuple[str, type[HiggsError]]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_skopeo_says_becomes_an_error(name: str) -> None:
+def test_skopeo_output_becomes_an_error(name: str) -> None:
     text, kind = ERRORS[name]
     noise = 'time="2026-11-23T05:53:42Z" level=warning msg="Failed, retrying in 1s ... (1/3)"\n'
     error = oci_skopeo.explain(noise + fatal(text) + "\n", "r.example/a:t")

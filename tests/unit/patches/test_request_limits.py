@@ -16,7 +16,7 @@ import uvicorn
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
 
-from higgs_patches.lib.http_trailers import TrailerProtocol
+from higgs_patches.lib.http_protocol import ServerProtocol
 from higgs_patches.patches import request_limits
 from higgs_patches.patches.request_limits import (
     WholeBody,
@@ -153,7 +153,7 @@ def test_the_parser_with_limits_is_used() -> None:
 
     served = with_limited_headers(serve_http)
     found = asyncio.run(served("app", host="x", timeout_keep_alive=5))
-    assert found == {"host": "x", "http": TrailerProtocol, "timeout_keep_alive": 90}
+    assert found == {"host": "x", "http": ServerProtocol, "timeout_keep_alive": 90}
 
 
 def test_idle_connection_is_closed_after_the_set_time(monkeypatch: pytest.MonkeyPatch) -> None:

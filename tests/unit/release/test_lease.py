@@ -175,7 +175,7 @@ def steps(order: tuple[str, ...]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
-def test_exactly_one_of_two_wins_in_every_order(first: str) -> None:
+def test_exactly_one_of_two_moves_wins_in_every_order(first: str) -> None:
     for order in orders():
         registry, results = race(steps(order), first)
         winners = [who for who, result in results.items() if isinstance(result, str)]
@@ -188,7 +188,7 @@ def test_exactly_one_of_two_wins_in_every_order(first: str) -> None:
 
 @pytest.mark.parametrize("step", range(1, 12))
 @pytest.mark.parametrize("who", ["a", "b"])
-def test_whatever_dies_another_run_repairs_it(who: str, step: int) -> None:
+def test_a_killed_move_is_settled_by_another_run(who: str, step: int) -> None:
     for order in itertools.islice(orders(), 0, None, 29):
         registry, results = race(steps(order), "a", kill=(who, step))
         if any(isinstance(x, AssertionError) for x in results.values()):
@@ -199,8 +199,8 @@ def test_whatever_dies_another_run_repairs_it(who: str, step: int) -> None:
         ends = record_tags.outcomes(registry.records)
         assert None not in ends.values()
         done = [tag for tag, end in ends.items() if end == records.DONE]
-        told = [registry.records[tag].digest for tag in done]
-        assert told == [new for _, _, new in registry.moves], (order, results)
+        recorded = [registry.records[tag].digest for tag in done]
+        assert recorded == [new for _, _, new in registry.moves], (order, results)
 
 
 def alone(registry: Registry) -> FakeStore:
@@ -231,7 +231,7 @@ def test_a_tag_that_was_moved_by_hand_is_not_overwritten() -> None:
     assert list(record_tags.outcomes(registry.records).values()) == [records.LOST]
 
 
-def test_an_announcement_that_is_too_old_moves_nothing() -> None:
+def test_an_old_announcement_moves_nothing() -> None:
     registry = Registry()
     with pytest.raises(PromotionConflictError, match="more than"):
         lease.move(

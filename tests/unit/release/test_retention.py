@@ -52,7 +52,7 @@ def planned(
     return [x.digest for x in found.delete], {x.digest: why for x, why in found.keep}
 
 
-def test_the_newest_stay_and_the_others_go() -> None:
+def test_newest_images_stay() -> None:
     gone, kept = planned([image(3), image(1), image(2)], keep_last=2)
     assert gone == [digest(1)]
     assert set(kept.values()) == {"among the last 2"}
@@ -65,7 +65,7 @@ def test_newest_is_by_push_where_the_journal_knows_it() -> None:
     assert gone == [digest(2)] and kept[first.digest] == "among the last 1"
 
 
-def test_what_was_promoted_pinned_or_is_named_stays() -> None:
+def test_promoted_pinned_and_named_images_stay() -> None:
     versions = [image(number) for number in range(1, 8)]
     versions[0] = image(1, "custom")
     versions[1] = image(2, "custom-zstd")
@@ -253,7 +253,7 @@ class Ghcr:
         return {"mediaType": "application/vnd.oci.image.manifest.v1+json"}
 
 
-def test_what_an_index_names_is_found_out(hub: GitHub) -> None:
+def test_children_of_an_index_stay(hub: GitHub) -> None:
     hub.versions = {
         1: (digest(1), ["20260101-abcdef0-1234567"]),
         2: (digest(2), []),
@@ -266,7 +266,7 @@ def test_what_an_index_names_is_found_out(hub: GitHub) -> None:
     assert [x.digest for x in plan.delete] == [digest(3)]
 
 
-def test_what_github_keeps_does_not_hold_up_the_others(hub: GitHub) -> None:
+def test_a_refused_deletion_does_not_stop_the_others(hub: GitHub) -> None:
     repository: Any = Ghcr()
     store = image_store.GitHubStore(repository)
     hub.popular = {2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from higgs_runtime import errors, gpu
+from higgs_runtime import device_code, errors, gpu
 from higgs_runtime import nvml as nvml_module
 from higgs_runtime.nvml import GpuMachine
 
@@ -154,6 +155,26 @@ def test_tensor_parallel(probe: Probe) -> None:
     assert gpu.check(probe(DRIVER, H100, RTX_5090), 1) == []
 
 
+def test_a_gpu_that_the_image_has_no_code_for(probe: Probe) -> None:
+    facts = conftest.IMAGE._replace(
+        tag="20260102-1234567-89abcde-sm86-sm89-dev-1234567", gpus=frozenset({"8.9", "8.6"})
+    )
+    assert device_code.check(probe(DRIVER, RTX_4090), 1, facts) == []
+    assert device_code.check(probe(DRIVER, RTX_4090, H100), 1, facts) == []
+    [found] = device_code.check(probe(DRIVER, RTX_4090, H100), 2, facts)
+    assert found.message == (
+        "NVIDIA H100 80GB HBM3 has compute capability 9.0, and this image has code for 8.6, 8.9 "
+        "only"
+    )
+    assert "the tag 20260102-1234567-89abcde-dev-1234567, which has code for all" in found.hint
+    whole = conftest.IMAGE._replace(gpus=frozenset({"8.0", "8.6"}))
+    [found] = device_code.check(probe(DRIVER, RTX_4090), 1, whole)
+    assert "rent a GPU" in found.hint and "8.0, 8.6" in found.hint
+    assert device_code.check(probe(DRIVER, RTX_4090), 1, conftest.IMAGE) == []
+    unknown = probe(DRIVER, "gpu=NVIDIA H100 MIG 3g.40gb,0,0,0,0")
+    assert device_code.check(unknown, 1, facts) == []
+
+
 def test_no_gpu(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.NoGpuError, match="shows no GPU to this container"):
         probe(DRIVER)
@@ -236,6 +257,16 @@ def test_refusal_is_one_line_and_an_exit_code_before_any_download(
     assert found == code, line
     assert line.startswith("higgs: ERROR: ") and "; hint: " in line
     assert not (image_file.parent / "hf").exists()
+
+
+def test_an_image_for_other_gpus_refuses_to_start(nvml: Path, image_file: Path) -> None:
+    facts = json.loads(image_file.read_text()) | {"gpus": ["8.9"], "tag": "20260102-a-b-sm89"}
+    image_file.write_text(json.dumps(facts))
+    found, line, _ = start(nvml, image_file, DRIVER, H100, PORT="18997")
+    assert found == errors.UnsupportedGpuError.exit_code
+    assert line.startswith("higgs: ERROR: NVIDIA H100") and "pull the tag 20260102-a-b," in line
+    found, line, _ = start(nvml, image_file, DRIVER, RTX_4090, PORT="18997", HIGGS_OFFLINE="1")
+    assert found == errors.NotCachedError.exit_code, line
 
 
 def test_force_overrides_a_refusal(nvml: Path, image_file: Path) -> None:

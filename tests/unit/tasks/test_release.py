@@ -1,15 +1,21 @@
-"""`invoke release` itself: how it ends where it leaves the moving tag alone."""
+"""`invoke release`: its exit code, and what it refuses first."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from invoke.context import Context
 
+from higgs_image.errors import UsageError
 from higgs_image.oci.skopeo import Pushed
 from higgs_image.release import pipeline
+from higgs_image.release.promote import PromotionConditions
 from higgs_image.release.smoke_pushed import DeviceVerdict
 from higgs_image.tasks.release import release
 from higgs_image.verdict import Verdict
+from higgs_image.workspace import Workspace
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -17,7 +23,7 @@ DIGEST = "sha256:" + "a" * 64
 @pytest.mark.parametrize(
     ("verdict", "code"), [(Verdict.PASS, 0), (Verdict.FAIL, 1), (Verdict.INCONCLUSIVE, 41)]
 )
-def test_a_build_that_does_not_speak_is_a_failed_job(
+def test_exit_code_follows_the_smoke_verdict(
     verdict: Verdict, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY", "127.0.0.1:1")
@@ -37,3 +43,21 @@ def test_a_build_that_does_not_speak_is_a_failed_job(
     with pytest.raises(SystemExit) as ended:
         release(Context(), promote=False)
     assert ended.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        (PromotionConditions(rehearsal=True), "--rehearsal is for registries on loopback"),
+        (PromotionConditions(force=True), "--force needs a reason"),
+    ],
+)
+@pytest.mark.parametrize("step", [pipeline.run, pipeline.plan])
+def test_contradicting_conditions_are_refused_before_anything_is_built(
+    conditions: PromotionConditions, message: str, step: Callable[..., object], tmp_path: Path
+) -> None:
+    nowhere = Workspace(tmp_path / "build", tmp_path / "no.lock", tmp_path / "no.toml")
+    request = pipeline.ReleaseRequest(nowhere, "ghcr.io/acme/image", conditions=conditions)
+    with pytest.raises(UsageError, match=message):
+        step(request)
+    assert not (tmp_path / "build").exists()

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from higgs_patches.lib.errors import error_response
-from higgs_patches.lib.http_trailers import TrailerProtocol
+from higgs_patches.lib.http_protocol import ServerProtocol
 
 PATCH = {
     "title": "Limit the size of a request",
@@ -137,6 +137,6 @@ def with_limited_headers(original: Callable[..., Any]) -> Callable[..., Any]:
     async def serve_http(*args: Any, **kwargs: Any) -> Any:
         keep_alive = int(os.environ.get("HIGGS_KEEP_ALIVE_SECONDS") or 90)
         changed = {"timeout_keep_alive": keep_alive}  # after the caller's, which is 5 s
-        return await original(*args, **{"http": TrailerProtocol, **kwargs, **changed})
+        return await original(*args, **{"http": ServerProtocol, **kwargs, **changed})
 
     return serve_http

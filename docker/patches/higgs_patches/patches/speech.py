@@ -28,7 +28,7 @@ from higgs_patches.lib.audio import FRAMES_PER_SECOND, containers
 from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
 from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
 from higgs_patches.lib.errors import RefusedError, error_response, shown
-from higgs_patches.lib.http_trailers import set_trailers
+from higgs_patches.lib.http_protocol import set_trailers
 from higgs_patches.lib.special_tokens import clean, special_tokens_of
 from higgs_patches.lib.speech_events import chained, events
 from higgs_patches.lib.speech_length import is_blank

@@ -1,7 +1,8 @@
-"""Trailers on the wire, by the real HTTP server."""
+"""What goes over the wire, by the real HTTP server."""
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from higgs_patches.lib.http_trailers import TrailerProtocol, set_trailers
+from higgs_patches.lib.http_protocol import ServerProtocol, set_trailers
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -24,7 +25,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    config = uvicorn.Config(app, port=0, http=TrailerProtocol, lifespan="off", log_level="error")
+    config = uvicorn.Config(app, port=0, http=ServerProtocol, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -61,3 +62,17 @@ def test_answers_without_trailers_have_none(port: int) -> None:
     both = ask(port, "/cut", "/").lower()
     assert both.count(b"x-finish-reason") == 1
     assert both.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("request_", [b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n"])
+def test_what_is_not_http_gets_an_error_in_the_form_of_all_others(
+    port: int, request_: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(request_)
+        data = b""
+        while chunk := connection.recv(65_536):
+            data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == 400

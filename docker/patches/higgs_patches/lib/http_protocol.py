@@ -1,12 +1,15 @@
-"""HTTP trailers: headers after the body of a streamed answer."""
+"""uvicorn's HTTP/1.1, with trailers, and with errors in the form of all others."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import h11
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from higgs_patches.lib.errors import error_body
 
 _TRAILERS = "higgs.trailers"
 
@@ -18,8 +21,8 @@ def set_trailers(scope: Scope, headers: dict[str, str]) -> None:
     )
 
 
-class TrailerProtocol(H11Protocol):
-    """uvicorn's protocol for HTTP/1.1, which has no trailers, with trailers."""
+class ServerProtocol(H11Protocol):
+    """Sends trailers, which are headers after a streamed body, and JSON to what is not HTTP."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,3 +37,12 @@ class TrailerProtocol(H11Protocol):
             return send(event)
 
         connection.send = send_with_trailers
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, and close the connection."""
+        body = json.dumps(error_body(msg, 400)).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        head = h11.Response(status_code=400, headers=[*headers, ("connection", "close")])
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

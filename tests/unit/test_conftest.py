@@ -1,0 +1,71 @@
+"""What tests/conftest.py does for every suite, seen from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from higgs_image.workspace import PROJECT
+
+
+def pytest_on(folder: Path, source: str, **env: str) -> str:
+    """Run pytest with the conftest on one test file, and return its output."""
+    (folder / "test_it.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider",
+         "--rootdir", folder, folder / "test_it.py"],
+        cwd=PROJECT, env=os.environ | env, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_each_skip_reason_has_one_line(tmp_path: Path) -> None:
+    source = """
+import pytest
+
+@pytest.fixture
+def engine():
+    pytest.skip("needs an engine")
+
+@pytest.mark.parametrize("number", range(30))
+def test_engine(engine, number):
+    pass
+
+@pytest.mark.skipif(True, reason="needs a GPU")
+def test_gpu():
+    pass
+"""
+    shown = pytest_on(tmp_path, source)
+    assert "   30  needs an engine\n    1  needs a GPU\n31 skipped" in shown
+    assert shown.count("needs an engine") == 1
+
+
+def test_a_machines_own_settings_do_not_matter(tmp_path: Path) -> None:
+    """Not its umask, locale, proxies, variables of this project, or another ffmpeg on PATH."""
+    other = tmp_path / "bin" / "ffmpeg"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    expected = os.path.realpath(imageio_ffmpeg.get_ffmpeg_exe())
+    source = f"""
+import os, shutil
+
+def test_environment(ffmpeg_on_path):
+    assert "REGISTRY" not in os.environ and os.environ["LC_ALL"] == "C.UTF-8"
+    assert "127.0.0.1" in os.environ["no_proxy"].split(",")
+    assert os.umask(0) == 0o022
+    assert os.path.realpath(shutil.which("ffmpeg")) == {expected!r}
+"""
+    umask = os.umask(0o077)
+    try:
+        shown = pytest_on(
+            tmp_path, source, REGISTRY="ghcr.io/x", LC_ALL="C", no_proxy="a.example",
+            PATH=f"{other.parent}:{os.environ['PATH']}",
+        )  # fmt: skip
+    finally:
+        os.umask(umask)
+    assert "1 passed" in shown, shown
