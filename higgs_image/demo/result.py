@@ -64,7 +64,7 @@ class DemoResult:
             f"start it:      docker run --rm --publish 127.0.0.1:8000:8000 {variables} "
             f"{self.reference}",
             f"its registry:  {self.registry}",
-            "the real one:  see README.md, invoke build",
+            "real image:    ./inv build (see README.md)",
         ])  # fmt: skip
 
 
