@@ -20,7 +20,8 @@ TESTS = Path(__file__).parent
 
 _PERSONAL = (
     "GITHUB_STEP_SUMMARY", "REGISTRY", "IMAGE_NAME", "COMPRESSION", "DEVICE_CLASS", "BASE_IMAGE",
-    "EXTRA_CA", "HIGGS_DEBUG", "HIGGS_STANDIN", "COSIGN_KEY", "COSIGN_PASSWORD", "PYTHONPATH",
+    "EXTRA_CA", "HIGGS_DEBUG", "HIGGS_FAKE_FORK", "HIGGS_STANDIN", "COSIGN_KEY",
+    "COSIGN_PASSWORD", "PYTHONPATH",
     "COLUMNS", "FORCE_COLOR", "IMAGEIO_FFMPEG_EXE",
 )  # fmt: skip
 """Variables that a person or a workflow may have set, and that would change what tests see."""

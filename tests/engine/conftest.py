@@ -32,7 +32,7 @@ def forget_images(prefix: str) -> None:
         subprocess.run(["docker", "image", "rm", *names], capture_output=True)
 
 
-MakeStandin = Callable[..., Workspace]
+MakeFakeFork = Callable[..., Workspace]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,13 +62,13 @@ def overrides() -> Overrides:
 
 
 @pytest.fixture
-def make_standin(tmp_path: Path, base: str) -> MakeStandin:
-    """Return a function that makes a fake fork on the base image: `make_standin("name")`.
+def make_fake_fork(tmp_path: Path, base: str) -> MakeFakeFork:
+    """Return a function that makes a fake fork on the base image: `make_fake_fork("name")`.
 
     `changes` are further files in the fork's commit.
     """
 
-    def make(name: str = "standin", changes: dict[str, str] | None = None) -> Workspace:
+    def make(name: str = "fake-fork", changes: dict[str, str] | None = None) -> Workspace:
         return fake_fork.make(tmp_path / name, base, changes=changes)
 
     return make

@@ -35,7 +35,7 @@ from higgs_image.oci import layout, skopeo
 from higgs_image.oci import reference as oci_reference
 from higgs_image.workspace import Workspace
 
-from .conftest import MakeStandin
+from .conftest import MakeFakeFork
 
 pytestmark = pytest.mark.engine
 
@@ -57,8 +57,8 @@ def docker(*arguments: str) -> str:
 
 
 @pytest.fixture
-def workspace(make_standin: MakeStandin) -> Workspace:
-    return make_standin()
+def workspace(make_fake_fork: MakeFakeFork) -> Workspace:
+    return make_fake_fork()
 
 
 def test_one_digest_in_layout_registry_and_engine(
@@ -189,12 +189,12 @@ def test_labels_are_set_and_no_leftovers_are_in_the_image(
 
 
 def test_a_changed_file_sends_one_small_layer(
-    make_standin: MakeStandin, overrides: Overrides, registry_for_all: LocalRegistry
+    make_fake_fork: MakeFakeFork, overrides: Overrides, registry_for_all: LocalRegistry
 ) -> None:
     target = oci_reference.repository(registry_for_all.address, "small-change")
-    built = image.build(make_standin("one"), overrides=overrides)
+    built = image.build(make_fake_fork("one"), overrides=overrides)
     skopeo.push(built, target)
-    other = make_standin("two", changes={"vllm/entrypoints/bosonai/more.py": "VALUE = 1\n"})
+    other = make_fake_fork("two", changes={"vllm/entrypoints/bosonai/more.py": "VALUE = 1\n"})
     changed = image.build(other, overrides=overrides)
     pairs = zip(built.image.layers, changed.image.layers, strict=True)
     assert [old.name for old, new in pairs if old.digest != new.digest] == ["code"]
@@ -203,13 +203,13 @@ def test_a_changed_file_sends_one_small_layer(
 
 
 def test_a_change_of_the_same_size_is_built(
-    make_standin: MakeStandin, overrides: Overrides
+    make_fake_fork: MakeFakeFork, overrides: Overrides
 ) -> None:
     """BuildKit compares sizes and dates of the context's files, not what is in them."""
     digests = set()
     for value in (1, 2, 3):
         changes = {"vllm/entrypoints/bosonai/more.py": f"VALUE = {value}\n"}
-        digests.add(image.build(make_standin("same", changes), overrides=overrides).image.digest)
+        digests.add(image.build(make_fake_fork("same", changes), overrides=overrides).image.digest)
     assert len(digests) == 3
 
 
@@ -221,8 +221,8 @@ def test_a_wheel_with_another_hash_is_refused(workspace: Workspace, overrides: O
     assert image.current(workspace, "gzip") is None
 
 
-def test_changed_kernels_are_refused(make_standin: MakeStandin, overrides: Overrides) -> None:
-    workspace = make_standin("kernels", changes={"csrc/kernel.cu": "// another kernel\n"})
+def test_changed_kernels_are_refused(make_fake_fork: MakeFakeFork, overrides: Overrides) -> None:
+    workspace = make_fake_fork("kernels", changes={"csrc/kernel.cu": "// another kernel\n"})
     with pytest.raises(KernelsChangedError, match="csrc"):
         image.build(workspace, overrides=overrides)
 

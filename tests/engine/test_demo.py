@@ -25,7 +25,7 @@ from higgs_image.smoke import leftovers, limits
 from higgs_image.smoke.checks.model import TEXT
 from higgs_image.workspace import PROJECT
 
-from .conftest import MakeStandin
+from .conftest import MakeFakeFork
 
 pytestmark = pytest.mark.engine
 
@@ -98,12 +98,12 @@ def test_whole_demo_then_again(
 
 @pytest.fixture
 def reference(
-    make_standin: MakeStandin, registry_for_all: LocalRegistry, overrides: Overrides
+    make_fake_fork: MakeFakeFork, registry_for_all: LocalRegistry, overrides: Overrides
 ) -> str:
     """An image of a fake fork that the engine has pulled."""
     report = publish.build_and_push(
         pipeline.BuildRequest(
-            make_standin(), "demo-test", registry=registry_for_all.address, overrides=overrides,
+            make_fake_fork(), "demo-test", registry=registry_for_all.address, overrides=overrides,
             load=False,
         )
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_another_image_is_refused(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = publish.build_and_push(
-        pipeline.BuildRequest(fake_fork.workspace_in(tmp_path / "standin"), "demo-test",
+        pipeline.BuildRequest(fake_fork.workspace_in(tmp_path / "fake-fork"), "demo-test",
                          overrides=Overrides(extra_ca=demo.environment_ca(os.environ)), load=False)
     )  # fmt: skip
     assert report.skipped
@@ -140,11 +140,11 @@ def test_a_server_that_fails_shows_its_log(
     content: str,
     message: str,
     tmp_path: Path,
-    make_standin: MakeStandin,
+    make_fake_fork: MakeFakeFork,
     registry_for_all: LocalRegistry,
     overrides: Overrides,
 ) -> None:
-    broken = make_standin("broken", {SERVER + path: content})
+    broken = make_fake_fork("broken", {SERVER + path: content})
     report = publish.build_and_push(
         pipeline.BuildRequest(broken, "demo-test", registry=registry_for_all.address,
                          overrides=overrides, load=False)

@@ -17,7 +17,7 @@ from higgs_image.errors import NetworkError
 from higgs_image.host import apt
 from higgs_image.workspace import Workspace
 
-from .conftest import MakeStandin
+from .conftest import MakeFakeFork
 
 pytestmark = pytest.mark.engine
 
@@ -68,10 +68,10 @@ def name_snapshot(workspace: Workspace, url: str) -> None:
 
 
 def test_packages_come_from_the_locked_archive(
-    make_standin: MakeStandin, overrides: Overrides, archive: Archive
+    make_fake_fork: MakeFakeFork, overrides: Overrides, archive: Archive
 ) -> None:
     gateway = docker_gateway()
-    workspace = make_standin()
+    workspace = make_fake_fork()
     name_snapshot(workspace, f"http://{gateway}:{archive.port}")
     built = image.build(workspace, overrides=overrides, no_cache=True)
     assert any(path.endswith(".deb") for path in archive.asked)
@@ -81,9 +81,9 @@ def test_packages_come_from_the_locked_archive(
 
 
 def test_unreachable_snapshot_fails_without_fallback(
-    make_standin: MakeStandin, overrides: Overrides
+    make_fake_fork: MakeFakeFork, overrides: Overrides
 ) -> None:
-    workspace = make_standin()
+    workspace = make_fake_fork()
     name_snapshot(workspace, "http://127.0.0.1:1")
     with pytest.raises(NetworkError):
         image.build(workspace, overrides=overrides, no_cache=True)

@@ -1,6 +1,6 @@
 """The real engine on a CPU, in this process: what it answers, and that nothing ends it.
 
-Runs inside the image (see test_engine_inside.py), on the stand-in for a GPU and its weights, whose
+Runs inside the image (see test_engine_inside.py), on the CPU device with random weights, whose
 logits are left random: here speech does not end by itself. Numbers have 32 bits instead of 16, so
 that company in a batch changes no code. The codec is a stub: nobody listens here.
 """
@@ -44,7 +44,7 @@ def init(codec: Any, *_: Any, **__: Any) -> None:
     )  # fmt: skip
 
 
-init.higgs_cpu = True  # type: ignore[attr-defined]  # the stand-in leaves it alone
+init.higgs_cpu = True  # type: ignore[attr-defined]  # the CPU device leaves it alone
 
 
 def encode(codec: Any, audio: Any, *_: Any) -> Any:

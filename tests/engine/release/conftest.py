@@ -45,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return fake_fork.make(tmp_path_factory.mktemp("standin"))
+    return fake_fork.make(tmp_path_factory.mktemp("fake-fork"))
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def clone(
     served: LocalRegistry,
 ) -> Clone:  # fmt: skip
     root = fresh_clone(tmp_path_factory.mktemp("clone"))
-    folder = tmp_path_factory.mktemp("standin")
+    folder = tmp_path_factory.mktemp("fake-fork")
     fake_fork.make(folder, base, root=root)
     environment = {"HIGGS_FAKE_FORK": str(folder), "REGISTRY": served.address}
     if overrides.extra_ca:
@@ -177,7 +177,7 @@ def test_the_same_lock_in_another_clone_gives_the_same_digest(clone: Clone, tmp_
     released = clone.json(step("build"))["digest"]
     other = Clone(fresh_clone(tmp_path / "other"), clone.environment | {"HIGGS_FAKE_FORK": ""})
     folder = Path(clone.environment["HIGGS_FAKE_FORK"])
-    again = tmp_path / "standin"
+    again = tmp_path / "fake-fork"
     # Its lock names repositories by their folder, so they stay where they are.
     again.mkdir()
     for name in ("versions.lock", "layers.toml", "requirements.in", "requirements.txt",

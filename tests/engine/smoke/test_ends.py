@@ -15,7 +15,7 @@ from higgs_image.smoke import device
 from higgs_image.smoke.record import Record
 from higgs_image.workspace import Workspace
 from tests.broken import extended
-from tests.engine.conftest import MakeStandin
+from tests.engine.conftest import MakeFakeFork
 from tests.engine.smoke.conftest import Smoke, evidence, failed
 from tests.unit.runtime.conftest import DRIVER, L40S, RTX_4080, RTX_5090, T4, nvml
 
@@ -175,11 +175,11 @@ def test_nothing_to_start(
 
 
 def test_an_image_that_is_not_a_server(
-    image: str, smoke: Smoke, make_standin: MakeStandin, monkeypatch: pytest.MonkeyPatch,
+    image: str, smoke: Smoke, make_fake_fork: MakeFakeFork, monkeypatch: pytest.MonkeyPatch,
     workspace: Workspace,
 ) -> None:  # fmt: skip
     """Weights are made in the image itself, by what its server needs."""
-    workspace.lock_file.write_bytes(make_standin("other").lock_file.read_bytes())
+    workspace.lock_file.write_bytes(make_fake_fork("other").lock_file.read_bytes())
     monkeypatch.setattr(device, "is_fake_fork", lambda _: False)
     assert re.search(r"cannot make weights in .*No module named 'torch'", told(smoke(image)))
 

@@ -18,7 +18,7 @@ from higgs_image.smoke import leftovers
 from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import PROJECT, Workspace
 from tests.broken import variant
-from tests.engine.conftest import MakeStandin
+from tests.engine.conftest import MakeFakeFork
 from tests.engine.smoke.conftest import Smoke, containers
 
 pytestmark = pytest.mark.engine
@@ -173,9 +173,9 @@ session.run(fake_fork.workspace_in(folder), session.SmokeOptions(sys.argv[2], "c
 
 @pytest.mark.parametrize("pause", [0.0, 1.0])
 def test_ctrl_c_while_weights_are_made(
-    pause: float, tmp_path: Path, image: str, make_standin: MakeStandin, workspace: Workspace
+    pause: float, tmp_path: Path, image: str, make_fake_fork: MakeFakeFork, workspace: Workspace
 ) -> None:
-    (tmp_path / "versions.lock").write_bytes(make_standin("other").lock_file.read_bytes())
+    (tmp_path / "versions.lock").write_bytes(make_fake_fork("other").lock_file.read_bytes())
     with start(WEIGHTS, tmp_path, image) as child:
         time.sleep(pause)
         assert ended(child, signal.SIGINT, 20)
@@ -183,9 +183,9 @@ def test_ctrl_c_while_weights_are_made(
 
 
 def test_half_made_weights_of_a_killed_run_are_removed_by_the_next(
-    tmp_path: Path, image: str, make_standin: MakeStandin, workspace: Workspace
+    tmp_path: Path, image: str, make_fake_fork: MakeFakeFork, workspace: Workspace
 ) -> None:
-    (tmp_path / "versions.lock").write_bytes(make_standin("other").lock_file.read_bytes())
+    (tmp_path / "versions.lock").write_bytes(make_fake_fork("other").lock_file.read_bytes())
     for number, left in ((signal.SIGKILL, 1), (signal.SIGINT, 0)):
         with start(WEIGHTS, tmp_path, image) as child:
             assert ended(child, number, 20)

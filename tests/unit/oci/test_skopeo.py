@@ -1,4 +1,4 @@
-"""The registry's names, credentials, errors and patience, without a registry."""
+"""The registry's names, credentials, errors and timeouts, without a registry."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ def test_only_transient_failures_are_tried_again(
     assert len(skopeo()) == calls
 
 
-# --- patience
+# --- timeouts
 
 
 def test_attempts_wait_longer_each_time(

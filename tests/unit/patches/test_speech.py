@@ -1,6 +1,6 @@
 """A speech request from its prompt to its end, however it ends.
 
-The engine is a stand-in that says what each test needs; the real one is asked in tests/fork.
+The engine is a fake that answers what each test needs; tests/fork asks the real one.
 """
 
 from __future__ import annotations
