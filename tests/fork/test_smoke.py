@@ -91,7 +91,7 @@ NEIGHBOURS = {"health", "models", "speech-pcm", "speech-wav", "speech-mp3", "bad
     ("status", "reason"),
     [
         (401, r"status 21 before it was healthy: the hub requires a login for \S+, .*set HF_TOKEN"),
-        (404, r"status 22 before it was healthy: the hub does not have \S+ at \w+ \(404\): "),
+        (404, r"status 22 before it was healthy: the hub does not have \S+ at \w+ \(404\); hint: "),
     ],
 )
 def test_a_refusal_of_the_hub_is_reported(
