@@ -87,7 +87,7 @@ class ReadinessMiddleware:
         await send({"type": "http.response.body", "body": body})
 
     async def _unhealthy(self, scope: Scope) -> bytes:
-        """Return the body of the server's /health if its status is not 200; empty if it is."""
+        """Return the body of the server's /health if that is an error; else nothing."""
         status = 500
         chunks: list[bytes] = []
 
@@ -101,7 +101,7 @@ class ReadinessMiddleware:
 
         asked = {**scope, "method": "GET", "path": "/health", "raw_path": b"/health"}
         await self._app(asked, receive, send)
-        return b"" if status == 200 else b"".join(chunks) or b"{}"
+        return b"" if status < 400 else b"".join(chunks) or b"{}"
 
     def _warm_up_first(self, scope: Scope, send: Send) -> Send:
         """Return a `send` that warms up before it reports that the application has started."""
