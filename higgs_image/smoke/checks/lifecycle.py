@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 from higgs_image import retry
@@ -35,7 +36,7 @@ def voices(image: ImageUnderTest) -> Measured:
 def stop(image: ImageUnderTest) -> Measured:
     """SIGTERM ends it in time, with exit code 0."""
     started = time.monotonic()
-    image.server.container.kill("SIGTERM")
+    image.server.send(signal.SIGTERM)
 
     def ended() -> bool:
         return bool(image.server.state()["Status"] != "running")

@@ -10,8 +10,8 @@ from typing import Any
 from higgs_image.smoke import audio, limits
 from higgs_image.smoke.audio_structure import BadAudioError
 from higgs_image.smoke.client import TimedAnswer, TimedClient
-from higgs_image.smoke.container import ServerContainer
 from higgs_image.smoke.record import DeviceType, Measured
+from higgs_image.smoke.server import RunningServer
 from higgs_image.smoke.sound import Sound
 
 MODEL = "higgs-audio-v2"
@@ -59,7 +59,7 @@ class ImageUnderTest:
         memory_mb: the largest memory that was seen.
     """
 
-    server: ServerContainer
+    server: RunningServer
     folder: Path
     device: DeviceType
     voice: str = ""
