@@ -162,7 +162,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101
+    assert isinstance(error, HTTPException)  # noqa: S101 (as above)
     detail = str(error.detail)
     if detail == "There was an error parsing the body":  # FastAPI's
         detail = f"the body is not JSON: {_unreadable(error.__cause__)}"
