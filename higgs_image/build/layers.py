@@ -26,6 +26,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         packages: names or patterns of the requirements in it.
         budget_mb: compressed size that it may have, in MB (10^6 bytes).
         remove: patterns below site-packages that are deleted.
+        stub: patterns of shared libraries that are replaced by stubs.
         strip: patterns of shared objects whose symbol tables are stripped.
         links: command name to the pattern of the file that /usr/local/bin links to.
     """
@@ -35,6 +36,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: list[str]
     budget_mb: float
     remove: list[str] = []
+    stub: list[str] = []
     strip: list[str] = []
     links: dict[str, str] = {}
 
@@ -44,6 +46,7 @@ class WheelLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     budget_mb: float
     remove: list[str] = []
+    stub: list[str] = []
     strip: list[str] = []
 
 
