@@ -1,6 +1,6 @@
 """Measure how long it takes from an image's name to a server that is ready, over a slow link.
 
-    .venv/bin/python -m benchmarks.pull REGISTRY/NAME:TAG [...] [--mbit 1000] [--rounds 1] [--no-start]
+    .venv/bin/python -m benchmarks.pull REGISTRY/NAME:TAG [...] --no-start [--mbit 1000]
 
 The images are in a registry on loopback, such as `./inv install-docker --registry` starts. Each is
 pulled through a proxy that passes on so many megabits a second, by a containerd of its own with an
@@ -66,7 +66,9 @@ class SlowLink:
             client, _ = self._server.accept()
             upstream = socket.create_connection(self._upstream)
             for source, target, slow in ((upstream, client, True), (client, upstream, False)):
-                threading.Thread(target=self._pass, args=(source, target, slow), daemon=True).start()
+                threading.Thread(
+                    target=self._pass, args=(source, target, slow), daemon=True
+                ).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, slow: bool) -> None:
         read, write = os.pipe()
@@ -101,14 +103,17 @@ def containerd() -> Iterator[list[str]]:
         )
     try:
         client = ["ctr", "--address", f"{folder}/socket"]
-        wait_until(
-            lambda: subprocess.run([*client, "version"], capture_output=True).returncode == 0, 20
-        )
+        if not wait_until(lambda: _answers([*client, "version"]), 20):
+            sys.exit((folder / "log").read_text())
         yield client
     finally:
         daemon.terminate()
         daemon.wait()
         shutil.rmtree(folder)
+
+
+def _answers(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def pull(client: list[str], image: str, megabits: float) -> tuple[str, float, float]:
@@ -143,7 +148,8 @@ def start(client: list[str], name: str, mounts: dict[str, str]) -> float:
         [*command, name, "server"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
-            wait_until(lambda: _ready(port), 600)
+            if not wait_until(lambda: _ready(port), 600):
+                sys.exit(f"{name} is not ready after 600 s")
             return time.monotonic() - started
         finally:
             subprocess.run([*client, "tasks", "kill", "--signal", "SIGKILL", "server"])

@@ -119,9 +119,8 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
                 path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
     for pattern in lines(layer / "stub.txt"):
         for path in matching(site, pattern):
-            before, functions = path.stat().st_size, stub.replace(path)
-            after = path.stat().st_size
-            print(f"stub: {path.name} {before / 1e6:.1f} -> {after / 1e6:.1f} MB, {functions} functions")
+            size, functions = path.stat().st_size, stub.replace(path)
+            print(f"stub: {path.name}, {functions} functions, instead of {size / 1e6:.1f} MB")
     for pattern in lines(layer / "strip.txt"):
         for path in matching(site, pattern):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)

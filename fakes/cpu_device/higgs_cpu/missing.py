@@ -1,7 +1,7 @@
 """Operators whose CUDA code needs a library that is a stub in the image, or is removed from it.
 
-They fail here as they would on a GPU, so that every test on the CPU shows that the server calls none
-of them. The names are what `benchmarks/callers.py` finds in PyTorch; see docs/stubs.md.
+They fail here as they would on a GPU, so that every test on the CPU shows that the server calls
+none of them. The names are what `benchmarks/callers.py` finds in PyTorch; see docs/stubs.md.
 """
 
 from __future__ import annotations

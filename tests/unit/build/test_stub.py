@@ -31,8 +31,7 @@ int main(void) {
 
 def gcc(folder: Path, source: str, out: str, *flags: str) -> Path:
     (folder / "source.c").write_text(source)
-    command = ["gcc", "-w", "-o", folder / out, folder / "source.c", *flags]
-    subprocess.run(command, check=True)
+    subprocess.run(["gcc", "-w", "-o", folder / out, folder / "source.c", *flags], check=True)
     return folder / out
 
 
