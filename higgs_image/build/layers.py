@@ -59,6 +59,17 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unpacked_mb: float
 
 
+class PlainBuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Compressed sizes, in MB (10^6 bytes), of an image with the same server, plainly built."""
+
+    gzip_mb: float
+    zstd_mb: float
+
+    def megabytes(self, compression: str) -> float:
+        """Return the size with gzip or zstd."""
+        return self.gzip_mb if compression == "gzip" else self.zstd_mb
+
+
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The decoded docker/layers.toml.
 
@@ -67,12 +78,14 @@ class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wheel: the layer of the vllm wheel.
         budget: of the whole image.
         gpus: compute capabilities that libraries keep code for; none: they keep all.
+        plain: what the image's size is compared with; None: with nothing.
     """
 
     layer: list[Layer]
     wheel: WheelLayer
     budget: Budget
     gpus: list[Gpu] = []
+    plain: PlainBuild | None = None
 
 
 def load(path: Path) -> Layers:
