@@ -37,7 +37,9 @@ def mounts(source: Path) -> dict[str, Path]:
         TESTS[0],
         pytest.param(
             TESTS[1],
-            marks=pytest.mark.needs(sampling=True, scheduling=True, engine_validation=True),
+            marks=pytest.mark.needs(
+                sampling=True, scheduling=True, engine_validation=True, audio_tower=True
+            ),
         ),
     ],
 )
