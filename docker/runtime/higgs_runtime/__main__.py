@@ -194,5 +194,5 @@ def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Place
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a value with any character can be printed
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # text streams
     sys.exit(main(sys.argv[1:], os.environ))

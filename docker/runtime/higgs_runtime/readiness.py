@@ -135,7 +135,11 @@ class ReadinessMiddleware:
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Filter the access log: no polled paths, and no queries, which may hold texts or keys."""
     arguments = record.args
     if not isinstance(arguments, tuple) or len(arguments) < 5:
         return True
-    return str(arguments[2]).partition("?")[0] not in POLLED or arguments[4] not in (200, 204)
+    path, query, _ = str(arguments[2]).partition("?")
+    if query:
+        record.args = (*arguments[:2], f"{path}?...", *arguments[3:])
+    return path not in POLLED or arguments[4] not in (200, 204)

@@ -159,3 +159,12 @@ def test_polled_paths_are_not_logged(path: str, status: int, logged: bool) -> No
     assert readiness._is_worth_logging(record) == logged
     other = logging.LogRecord("uvicorn.access", 20, "", 1, "something else", None, None)
     assert readiness._is_worth_logging(other)
+
+
+@pytest.mark.parametrize("path", ["/v1/models?api_key=s3cret", "/v1/audio/speech?input=s3cret?x=?"])
+def test_a_query_is_not_logged(path: str) -> None:
+    """Some clients send their key, or their text, there."""
+    arguments = ("127.0.0.1:1", "GET", path, "1.1", 401)
+    record = logging.LogRecord("uvicorn.access", 20, "", 1, '%s - "%s %s %s" %d', arguments, None)
+    assert readiness._is_worth_logging(record)
+    assert record.getMessage() == f'127.0.0.1:1 - "GET {path.partition("?")[0]}?... 1.1" 401'

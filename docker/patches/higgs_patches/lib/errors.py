@@ -46,7 +46,7 @@ class ErrorResponse(BaseModel):
     param: str | None = None
     code: int
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
     @property
     def error(self) -> dict[str, Any]:
         """The same in the object that OpenAI's clients look for."""
