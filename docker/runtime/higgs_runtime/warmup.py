@@ -22,7 +22,7 @@ TOKENS = 64
 LONG_TEXT = (
     f"{TEXT} It goes on for longer than the others, until the chunks have their full length."
 )
-LONG_TOKENS = 160
+LONG_TOKENS = 250
 """The same for the first request: its chunks of audio grow to the length that all later ones have,
 for which the GPU's libraries choose their kernels when it first occurs."""
 FORMATS = ("pcm", "wav", "mp3")

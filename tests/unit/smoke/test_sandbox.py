@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -96,9 +95,7 @@ def test_a_missing_program_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_signals_reach_it_and_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
     script = "trap 'echo ended; exit 3' TERM; sleep 987654 & echo up; wait"
-    child = process.start(
-        place(tmp_path).command(["sh", "-c", script], tmp_path), tmp_path / "log"
-    )
+    child = process.start(place(tmp_path).command(["sh", "-c", script], tmp_path), tmp_path / "log")
     assert retry.wait_until(lambda: (tmp_path / "log").read_text() == "up\n", 20)
     time.sleep(0.2)
     child.send_signal(number)
@@ -145,7 +142,7 @@ def test_the_driver_is_found_and_nothing_else(
     monkeypatch.setattr(sandbox, "DRIVER_FOLDERS", (str(tmp_path),))
     for name in ("libcuda.so.1", "libnvidia-nvvm.so.4", "libGL.so.1"):
         (tmp_path / name).touch()
-    found = {os.path.basename(x): y for x, y in sandbox.driver_links().items()}
+    found = {Path(x).name: y for x, y in sandbox.driver_links().items()}
     assert found == {
         "libcuda.so.1": f"{tmp_path}/libcuda.so.1",
         "libcuda.so": f"{tmp_path}/libcuda.so.1",
