@@ -10,35 +10,54 @@ from typing import Any
 import numpy as np
 import pytest
 from higgs_patches.lib.audio import decoding
+from higgs_patches.lib.audio.codec_thread import BATCH_FRAMES, CodecThread, Piece
 from higgs_patches.lib.audio.decoding import AudioDecoder, NoAudioError
 
 BOOKS, BOS, EOS = 8, 1024, 1025
-PER_FRAME = 4
+PER_FRAME = 960
+HEARS = 10
+"""Frames on either side that change a frame's sound."""
+
+
+def sound(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Mix each frame's codes with its neighbours', each with a weight of its own."""
+    weights = 1 + np.arange(BOOKS)
+    frames = weights @ codes / (1024 * weights.sum())
+    mixed = np.convolve(frames, np.linspace(0.02, 0.07, 2 * HEARS + 1))
+    return np.repeat(np.rint(mixed[HEARS : HEARS + len(frames)] * 32767), PER_FRAME).astype("<i2")
 
 
 class Codec:
-    """A codec whose frames hear as far as the real one's: 10 frames before them, 11 after."""
+    """A codec whose frames hear as far as the real one's; its state is all that it was given."""
 
     num_codebooks, codebook_size, sampling_rate = BOOKS, 1024, 24_000
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
+        self.batches: list[list[int]] = []
         self.threads: set[str] = set()
         self.busy: threading.Event | None = None
 
-    def decode(self, vq_code: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
-        """Mix each frame's codes with its neighbours', each with a weight of its own."""
-        assert vq_code.shape[0] == BOOKS
-        assert vq_code.min() >= 0
-        assert vq_code.max() < 1024
-        self.lengths.append(vq_code.shape[1])
+    @property
+    def lengths(self) -> list[int]:
+        return [length for batch in self.batches for length in batch]
+
+    def decode(self, pieces: list[Piece], /) -> list[tuple[Any, Any]]:
+        assert len({piece.kind for piece in pieces}) == 1
+        self.batches.append([piece.codes.shape[1] for piece in pieces])
         self.threads.add(threading.current_thread().name)
         if self.busy:
             assert self.busy.wait(10)
-        weights = 1 + np.arange(BOOKS)
-        frames = weights @ vq_code / (1024 * weights.sum())
-        sound = np.convolve(frames, np.linspace(0.02, 0.07, 22))[11 : 11 + len(frames)]
-        return np.repeat(sound, PER_FRAME).astype(np.float32), self.sampling_rate
+        return [self.one(piece) for piece in pieces]
+
+    def one(self, piece: Piece) -> tuple[Any, Any]:
+        assert piece.codes.shape[0] == BOOKS
+        before = np.empty((BOOKS, 0), int) if piece.state is None else piece.state
+        codes = np.concatenate([before, piece.codes], axis=1)
+        assert codes.min() >= 0
+        assert codes.max() < 1024
+        first, last = (max(0, x.shape[1] - HEARS) for x in (before, codes))
+        given = sound(codes)[first * PER_FRAME :]
+        return (given, None) if piece.last else (given[: (last - first) * PER_FRAME], codes)
 
 
 def speech(frames: int, seed: int = 0) -> tuple[np.ndarray[Any, Any], list[list[int]]]:
@@ -52,8 +71,7 @@ def speech(frames: int, seed: int = 0) -> tuple[np.ndarray[Any, Any], list[list[
 
 
 def expected(codes: np.ndarray[Any, Any]) -> bytes:
-    samples, _ = Codec().decode(codes)
-    return bytes(np.rint(samples * 32767).astype("<i2").tobytes())
+    return bytes(sound(codes).tobytes())
 
 
 def stream(
