@@ -115,7 +115,7 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
+                path.unlink(missing_ok=True)  # its folder may have been removed already
     for pattern in lines(layer / "strip.txt"):
         for path in matching(site, pattern):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)
@@ -151,7 +151,7 @@ def bytecode(folder: Path) -> None:
     """Compile all modules below a folder, tests apart: the server is imported in half the time.
 
     Python compares such bytecode with its source's content, not with its date: it is the same in
-    every build, and never taken for a file that was changed or laid over. What cannot be compiled,
+    every build, and never mistaken for a changed or overlaid file. What cannot be compiled,
     such as a template for another Python, is left out.
     """
     compileall.compile_dir(

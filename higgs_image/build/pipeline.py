@@ -56,7 +56,7 @@ class BuildPlan:
     steps: list[str]
 
     def text(self) -> str:
-        """Return the plan as a person reads it."""
+        """Return the plan as text."""
         return "\n".join(["would do:", *(f"  {step}" for step in self.steps)])
 
 
@@ -92,7 +92,7 @@ class BuildReport:
     seconds: dict[str, float]
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         rows = [f"  {name:<10} {size:>8.1f} MB" for name, size in self.layers]
         unpacked = f", {self.unpacked_mb:.0f} MB unpacked" if self.unpacked_mb else ""
         lines = [

@@ -1,6 +1,6 @@
 """Renders the tables of docs/ from the code: settings and exit codes of the image and the pipeline.
 
-A table lies between two marker comments in a page whose other text is written by hand.
+A table is between two marker comments in a page whose other text is written by hand.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _marked(name: str, tables: dict[str, str]) -> str:
 
 
 def _from_image(name: str) -> ModuleType:
-    """Import a module of the image: they lie outside this package."""
+    """Import a module of the image: they are outside this package."""
     for folder in ("docker/runtime", "docker/patches"):
         if str(PROJECT / folder) not in sys.path:
             sys.path.append(str(PROJECT / folder))

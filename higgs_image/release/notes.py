@@ -79,7 +79,7 @@ def release(
 
 
 def pins(lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return the pins of a lock, by name, as a person reads them."""
+    """Return the pins of a lock by name, each as text."""
     if not lock:
         return {}
     found = {

@@ -140,7 +140,7 @@ def with_unique_id(
 
 
 def cached(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Encode an audio once: the same samples have the same codes. They lie in the CPU's memory."""
+    """Encode an audio once: the same samples have the same codes. They stay in the CPU's memory."""
     lock = threading.Lock()
 
     @functools.wraps(original)

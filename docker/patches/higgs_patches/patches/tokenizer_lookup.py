@@ -38,7 +38,7 @@ PATCH = {
     "issues": ["https://github.com/boson-ai/higgs-audio/issues/123"],
     "why": (
         "The default of --audio-tokenizer-type is an internal name, so a server without flags asks "
-        "the hub for a repository that nobody can read and ends. --audio-tokenizer-path is ignored "
+        "the hub for a private repository and exits. --audio-tokenizer-path is ignored "
         "by the engine's process, and no flag gives a revision."
     ),
     "obsolete_when": "both processes take --audio-tokenizer-path.",
