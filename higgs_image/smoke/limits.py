@@ -86,7 +86,7 @@ LIMITS: dict[str, Limit] = {
     "kv_cache_tokens": Limit(
         "tokens that the engine's cache holds, from its log", Range(low=40_000),
         Range(low=40_000),
-        "45,000 are planned for an L4 (higgs_runtime/gpu_memory.py); the CPU device has 60,000",
+        "46,000 are planned for an L4 (higgs_runtime/gpu_memory.py); the CPU device has 131,072",
     ),
     "real_time_factor": Limit(
         "time of an answer / length of its sound", Range(high=1), Range(high=5),
