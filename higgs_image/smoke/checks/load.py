@@ -129,8 +129,8 @@ def gpu_memory(image: ImageUnderTest) -> Measured:
     if not image.real:
         raise UndecidedError("the CPU device has no GPU memory")
     query = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
-    rows = [x.split(",") for x in process.ask("nvidia-smi", *query).out.splitlines()]
-    used = {int(pid): int(mib) for pid, mib in rows if mib.strip().isdecimal()}
+    listed = process.ask("nvidia-smi", *query).out
+    used = {int(pid): int(mib) for pid, mib in re.findall(r"^(\d+), (\d+)$", listed, re.MULTILINE)}
     found = [used[pid] for pid in image.server.process_ids() if pid in used]
     if len(found) < 2:
         raise UndecidedError("nvidia-smi does not list the processes of the server here")
