@@ -22,6 +22,10 @@ CREDIT = re.compile(r"insufficient (balance|funds|credit)|balance is too low|out
 _WINDOW = re.compile(r'"(?P<window>\w+)"\s*;\s*r=(?P<left>\d+)\s*;\s*t=(?P<seconds>\d+)')
 
 
+class BadRequestError(CloudRefusedError):
+    """RunPod answered 400: a rule is broken, or a GPU type has no free machine."""
+
+
 def explain(answer: http.Response, what: str) -> HiggsError:
     """Return the error that an answer means.
 
@@ -36,6 +40,8 @@ def explain(answer: http.Response, what: str) -> HiggsError:
     if answer.status == 402 or (answer.status in (400, 403) and CREDIT.search(detail)):
         return CreditError(message, "add credit at https://console.runpod.io/user/billing")
     match answer.status:
+        case 400:
+            return BadRequestError(message, "correct what it names")
         case 401:
             return CloudAuthError(
                 message, "check RUNPOD_API_KEY: make a key in RunPod's console, Settings, API Keys"

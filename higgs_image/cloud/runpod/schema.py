@@ -124,6 +124,19 @@ class ListTemplatesResponse(Answer, frozen=True, kw_only=True):
     templates: list[Template]
 
 
+class Registry(Answer, frozen=True, kw_only=True):
+    """A login for a registry that the account keeps."""
+
+    id: str
+    name: str
+
+
+class ListRegistriesResponse(Answer, frozen=True, kw_only=True):
+    """Every such login."""
+
+    registries: list[Registry]
+
+
 class CreateGpuConfig(Request, frozen=True, kw_only=True):
     """The GPU of a new pod; at most one of the CUDA limits."""
 

@@ -97,6 +97,8 @@ def start(key: str = "") -> ThreadingHTTPServer:
         key: that requests must send, except for /ping and /health.
     """
     fake = _fake_fork()
+    for _, encode in ENCODERS.values():
+        encode(bytes(9_600))  # the first use of a codec takes a moment
 
     class Handler(fake.Handler):  # type: ignore[misc, name-defined]
         def log_message(self, *_: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from higgs_image.cloud.runpod import client, schema
 from higgs_image.cloud.runpod.client import RunPodClient
+from higgs_image.cloud.runpod.problems import BadRequestError
 from higgs_image.errors import (
     CloudAuthError,
     CloudNotFoundError,
@@ -49,7 +50,7 @@ def test_life_of_a_template(account: RunPodClient, runpod: FakeRunPod) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "hint"),
     [
-        (400, CloudRefusedError, "correct what it names"),
+        (400, BadRequestError, "correct what it names"),
         (401, CloudAuthError, "check RUNPOD_API_KEY"),
         (402, CreditError, "add credit"),
         (403, CloudAuthError, "write access"),
