@@ -75,6 +75,8 @@ class FakeRunPod:
         requests: method, path and body of each that was served.
         violations: answers that break the contract; has to stay empty.
         upstream: port of a server that stands for that of every pod; 0: a stub for each.
+        watch: is told of each request, before it is served and before it is answered.
+        running: requests that are being served now, without streams.
     """
 
     def __init__(self) -> None:
@@ -89,6 +91,8 @@ class FakeRunPod:
         self.requests: list[tuple[str, str, Any]] = []
         self.violations: list[str] = []
         self.upstream = 0
+        self.running = 0
+        self.watch: Callable[[str, str, str], None] = lambda *_: None
         self._lock = threading.RLock()
         fake = self
 
@@ -240,9 +244,18 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
     def _any(self) -> None:
+        counts = not self.path.partition("?")[0].endswith("/logs")
+        self.owner.running += counts
+        try:
+            self._serve()
+        finally:
+            self.owner.running -= counts
+
+    def _serve(self) -> None:
         fake, parts = self.owner, urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(length)
+        fake.watch("before", self.command, parts.path)
         fault = fake.fault(self.command, parts.path)
         if fault and fault.delay:
             time.sleep(fault.delay)
@@ -269,6 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers = fault.headers if fault else {}
             self._send(refusal.status, "ErrorResponse", problem, headers)
             return
+        fake.watch("after", self.command, parts.path)
         if fault and fault.lost:
             self._cut()
             return
