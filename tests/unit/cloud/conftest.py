@@ -1,29 +1,5 @@
-"""A fake RunPod for each test, and short waits between attempts."""
+"""What the tests of rented GPUs share: a fake RunPod for each."""
 
-from __future__ import annotations
+from tests.support.runpod.fixtures import account, runpod
 
-from collections.abc import Iterator
-
-import pytest
-
-from higgs_image import retry
-from higgs_image.cloud.runpod import client
-from higgs_image.cloud.runpod.client import RunPodClient
-from tests.support.runpod.server import FakeRunPod
-
-
-@pytest.fixture
-def runpod(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunPod]:
-    monkeypatch.setattr(retry, "WAIT", 0.01)
-    monkeypatch.setattr(client, "SECONDS", 5.0)
-    with FakeRunPod() as fake:
-        for name, value in fake.environment().items():
-            monkeypatch.setenv(name, value)
-        yield fake
-        assert fake.violations == []
-
-
-@pytest.fixture
-def account(runpod: FakeRunPod) -> RunPodClient:
-    """A client of the fake RunPod."""
-    return client.from_environment()
+__all__ = ["account", "runpod"]
