@@ -87,8 +87,8 @@ class Repository:
 
     def digest(self, what: str) -> str | None:
         """Return the digest of a tag's (or digest's) manifest; None if there is none."""
-        found = self._client.manifest(what)
-        return None if found is None else f"sha256:{sha256_bytes(found[0])}"
+        found = self._read(what)
+        return None if found is None else found[0]
 
     def manifest(self, what: str) -> dict[str, Any] | None:
         """Return a manifest; None if there is none.
@@ -98,17 +98,14 @@ class Repository:
         """
         if what in self._known:
             return self._known[what]
-        found = self._client.manifest(what)
+        found = self._read(what)
         if found is None:
             return None
-        digest = f"sha256:{sha256_bytes(found[0])}"
+        digest, document = found
         if what.startswith("sha256:") and digest != what:
             raise RegistryConflictError(
                 f"{self.reference(what)} was answered with another manifest, {digest}", _DAMAGED
             )
-        document: dict[str, Any] = json.loads(found[0])
-        if what.startswith("sha256:"):
-            self._known[what] = document
         return document
 
     def is_public(self, digest: str) -> bool:
@@ -118,6 +115,16 @@ class Repository:
             return anonymous.manifest(digest) is not None
         except RegistryAuthError:
             return False
+
+    def _read(self, what: str) -> tuple[str, dict[str, Any]] | None:
+        """Return digest and content of a manifest; None if there is none."""
+        found = self._client.manifest(what)
+        if found is None:
+            return None
+        digest = f"sha256:{sha256_bytes(found[0])}"
+        document: dict[str, Any] = json.loads(found[0])
+        self._known[digest] = document  # a list of digests is often followed by their manifests
+        return digest, document
 
     def config(self, digest: str) -> dict[str, Any]:
         """Return an image's configuration.

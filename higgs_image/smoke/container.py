@@ -205,7 +205,7 @@ def created(spec: ContainerSpec, *, keep: bool = False) -> Iterator[DockerContai
     container = DockerContainer(
         spec.image,
         docker_client_kw={"environment": docker_environment()},
-        command=list(spec.arguments) or None,  # type: ignore[arg-type]
+        command=list(spec.arguments) or None,  # type: ignore[arg-type]  # docker takes a list, too
         env=environment,
         **settings,
     )

@@ -53,7 +53,8 @@ def ping_file() -> Path:
 
 def write_ping_url(settings: Settings) -> None:
     """Write the URL for the HEALTHCHECK."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared only)
+    host = loopback.get(settings.host, settings.host)
     own_port = settings.health_port != settings.port
     scheme = "https" if "--ssl-certfile" in settings.given and not own_port else "http"
     host = f"[{host}]" if ":" in host else host
