@@ -57,17 +57,17 @@ def history(repository: Repository) -> Journal:
 
 
 @pytest.fixture
-def target(account: RunPodClient, described: TemplateDescription) -> TemplateTarget:
+def follower(account: RunPodClient, described: TemplateDescription) -> TemplateTarget:
     return TemplateTarget(account, described)
 
 
-def plan(history: Journal, target: TemplateTarget, what: str = "custom") -> TemplatePlan:
-    image = image_rules.find(history, what, target.description)
-    return template.plan(target.account, target.description, image)
+def plan(history: Journal, follower: TemplateTarget, what: str = "custom") -> TemplatePlan:
+    image = image_rules.find(history, what, follower.description)
+    return template.plan(follower.account, follower.description, image)
 
 
-def apply(history: Journal, target: TemplateTarget, what: str = "custom") -> AppliedTemplate:
-    return template.apply(target.account, history, plan(history, target, what))
+def apply(history: Journal, follower: TemplateTarget, what: str = "custom") -> AppliedTemplate:
+    return template.apply(follower.account, history, plan(history, follower, what))
 
 
 def only(runpod: FakeRunPod) -> dict[str, Any]:
@@ -83,11 +83,11 @@ def writes(runpod: FakeRunPod) -> list[tuple[str, Any]]:
 
 
 def test_the_template_names_exactly_the_promoted_image(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     digest = release.push("1")
     release.promote(digest)
-    done = apply(history, target)
+    done = apply(history, follower)
     assert only(runpod)["image"] == f"{release.target}:{release.lock.tag}-1@{digest}" == done.image
     assert only(runpod)["startJupyter"] is False and only(runpod)["startSsh"] is False
     assert only(runpod)["env"] == {"HIGGS_API_KEY": "{{ RUNPOD_SECRET_higgs_api_key }}"}
@@ -98,66 +98,66 @@ def test_the_template_names_exactly_the_promoted_image(
 
 
 def test_applying_twice_changes_nothing(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     release.promote(release.push("1"))
-    apply(history, target)
+    apply(history, follower)
     before = list(writes(runpod))
-    done = apply(history, target)
+    done = apply(history, follower)
     assert (done.record, done.changed) == ("", ()) and writes(runpod) == before
 
 
 def test_only_what_differs_is_sent(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     release.promote(release.push("1"))
-    apply(history, target)
+    apply(history, follower)
     only(runpod).update(disk=99, startSsh=True)
-    planned = plan(history, target)
+    planned = plan(history, follower)
     assert [x.text() for x in planned.changes] == ["disk: 99 -> 20", "startSsh: True -> False"]
     with pytest.raises(TemplateDriftError, match="disk: 99 -> 20; startSsh: True -> False"):
         template.require_agreement(planned)
-    done = apply(history, target)
+    done = apply(history, follower)
     assert writes(runpod)[-1] == ("PATCH", {"disk": 20, "startSsh": False})
     assert done.changed == ("disk", "startSsh")
-    template.require_agreement(plan(history, target))
+    template.require_agreement(plan(history, follower))
 
 
 def test_a_value_that_somebody_typed_is_not_shown(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     release.promote(release.push("1"))
-    apply(history, target)
+    apply(history, follower)
     only(runpod)["env"] = {"HIGGS_API_KEY": "hunter2hunter2", "HF_TOKEN": "hf_hunter2"}
-    text = plan(history, target).text()
+    text = plan(history, follower).text()
     assert "hunter2" not in text
     assert "env.HF_TOKEN: (another value) -> nothing" in text
     assert "env.HIGGS_API_KEY: (another value) -> {{ RUNPOD_SECRET_higgs_api_key }}" in text
 
 
 def test_a_missing_template_is_drift(
-    release: Release, history: Journal, target: TemplateTarget
+    release: Release, history: Journal, follower: TemplateTarget
 ) -> None:
     release.promote(release.push("1"))
     with pytest.raises(TemplateDriftError, match="has no template 'Higgs Audio v2'"):
-        template.require_agreement(plan(history, target))
+        template.require_agreement(plan(history, follower))
 
 
 def test_two_templates_of_the_name_are_refused(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     release.promote(release.push("1"))
-    apply(history, target)
+    apply(history, follower)
     runpod.templates["other"] = only(runpod) | {"id": "other"}
     with pytest.raises(UsageError, match="RunPod has 2 templates"):
-        plan(history, target)
+        plan(history, follower)
 
 
 def test_a_field_that_runpod_ignores_is_noticed(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     release.promote(release.push("1"))
-    apply(history, target)
+    apply(history, follower)
     only(runpod)["disk"] = 99
 
     def restore(when: str, method: str, path: str) -> None:
@@ -166,41 +166,45 @@ def test_a_field_that_runpod_ignores_is_noticed(
 
     runpod.watch = restore
     with pytest.raises(CloudRefusedError, match="reads back otherwise: disk: 99 -> 20"):
-        apply(history, target)
+        apply(history, follower)
 
 
 def test_the_floating_tag_can_be_named_instead(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     release.promote(release.push("1"))
-    policy = msgspec.structs.replace(target.description.image, reference="floating")
-    floating = msgspec.structs.replace(target.description, image=policy)
-    apply(history, replace(target, description=floating))
+    policy = msgspec.structs.replace(follower.description.image, reference="floating")
+    floating = msgspec.structs.replace(follower.description, image=policy)
+    apply(history, replace(follower, description=floating))
     assert only(runpod)["image"] == f"{release.target}:custom"
 
 
 # The image
 
 
-def test_a_missing_tag(history: Journal, target: TemplateTarget) -> None:
+def test_a_missing_tag(history: Journal, follower: TemplateTarget) -> None:
     with pytest.raises(RegistryNotFoundError, match=":custom was not found"):
-        plan(history, target)
+        plan(history, follower)
 
 
 def test_an_image_that_is_not_public(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod,
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     release.promote(release.push("1"))
     monkeypatch.setattr(Repository, "is_public", lambda *_: False)
     with pytest.raises(RegistryAuthError, match="is not public: the provider cannot pull it"):
-        plan(history, target)
-    image = msgspec.structs.replace(target.description.image, registry_login="reg_1")
-    private = replace(target, description=msgspec.structs.replace(target.description, image=image))
+        plan(history, follower)
+    image = msgspec.structs.replace(follower.description.image, registry_login="reg_1")
+    private = replace(
+        follower, description=msgspec.structs.replace(follower.description, image=image)
+    )
     apply(history, private)
     assert only(runpod)["registry"] == "reg_1"
     image = msgspec.structs.replace(image, registry_login="reg_2")
-    private = replace(target, description=msgspec.structs.replace(target.description, image=image))
+    private = replace(
+        follower, description=msgspec.structs.replace(follower.description, image=image)
+    )
     with pytest.raises(UsageError, match=r"no registry login 'reg_2'; available: reg_1 \(ghcr\)"):
         plan(history, private)
 
@@ -211,11 +215,11 @@ def test_an_image_that_is_not_public(
 )
 def test_gpus_without_code_in_the_image_are_refused(
     has: str, allowed: list[str], missing: str, release: Release, history: Journal,
-    target: TemplateTarget,
+    follower: TemplateTarget,
 ) -> None:  # fmt: skip
     release.promote(release.push("1", more={"org.higgs-image.gpus": has} if has else {}))
-    gpu = msgspec.structs.replace(target.description.gpu, capabilities=allowed)
-    other = replace(target, description=msgspec.structs.replace(target.description, gpu=gpu))
+    gpu = msgspec.structs.replace(follower.description.gpu, capabilities=allowed)
+    other = replace(follower, description=msgspec.structs.replace(follower.description, gpu=gpu))
     with pytest.raises(ReleaseRefusedError, match=f"compute capability {missing}"):
         plan(history, other)
 
@@ -223,39 +227,41 @@ def test_gpus_without_code_in_the_image_are_refused(
 # Promotion and rollback
 
 
-def promote(release: Release, history: Journal, target: TemplateTarget, digest: str,
+def promote(release: Release, history: Journal, follower: TemplateTarget, digest: str,
             conditions: PromotionConditions = GPU) -> AppliedTemplate:  # fmt: skip
     workspace = replace(release.workspace, build=release.folder / "build")
-    _, _, applied = promotion.promote_with_template(history, digest, conditions, workspace, target)
+    _, _, applied = promotion.promote_with_template(
+        history, digest, conditions, workspace, follower
+    )
     return applied
 
 
-def roll_back(history: Journal, target: TemplateTarget) -> AppliedTemplate:
+def roll_back(history: Journal, follower: TemplateTarget) -> AppliedTemplate:
     steps = rollback.plan_rollback(history, "it hums", "custom")
-    return promotion.roll_back_with_template(history, steps, GPU, target)[1]
+    return promotion.roll_back_with_template(history, steps, GPU, follower)[1]
 
 
 def test_tag_and_template_go_together(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     first, second = release.push("1"), release.push("2")
-    assert first in promote(release, history, target, first).image
-    assert second in promote(release, history, target, second).image
+    assert first in promote(release, history, follower, first).image
+    assert second in promote(release, history, follower, second).image
     assert writes(runpod)[-1] == ("PATCH", {"image": only(runpod)["image"]})
     assert release.custom() == second
-    assert first in roll_back(history, target).image and release.custom() == first
-    template.require_agreement(plan(history, target))
+    assert first in roll_back(history, follower).image and release.custom() == first
+    template.require_agreement(plan(history, follower))
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_no_template_names_an_untested_image(
-    force: bool, release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    force: bool, release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     good, untested = release.push("1"), release.push("2", smoke="gpu fail")
-    promote(release, history, target, good)
+    promote(release, history, follower, good)
     conditions = PromotionConditions(force=force, reason="now" if force else "")
     with pytest.raises(ReleaseRefusedError, match="ended with fail"):
-        promote(release, history, target, untested, conditions)
+        promote(release, history, follower, untested, conditions)
     assert release.custom() == good and good in only(runpod)["image"]
 
 
@@ -265,27 +271,27 @@ def test_no_template_names_an_untested_image(
     ids=["no access", "RunPod is away"],
 )
 def test_the_tag_stays_where_the_template_cannot_be_read(
-    fault: ApiFault, release: Release, history: Journal, target: TemplateTarget,
+    fault: ApiFault, release: Release, history: Journal, follower: TemplateTarget,
     runpod: FakeRunPod,
 ) -> None:  # fmt: skip
     digest = release.push("1")
     runpod.faults = [fault]
     with pytest.raises((CloudAuthError, CloudUnavailableError)):
-        promote(release, history, target, digest)
+        promote(release, history, follower, digest)
     assert release.custom() is None
 
 
 def test_a_template_that_cannot_be_written_is_finished_later(
-    release: Release, history: Journal, target: TemplateTarget, runpod: FakeRunPod
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod
 ) -> None:
     first, second = release.push("1"), release.push("2")
-    promote(release, history, target, first)
-    key = replace(target.account, key=READ_ONLY)
+    promote(release, history, follower, first)
+    key = replace(follower.account, key=READ_ONLY)
     with pytest.raises(CloudAuthError, match=f"custom is {second}, its template is not") as found:
-        promote(release, history, replace(target, account=key), second)
+        promote(release, history, replace(follower, account=key), second)
     assert "./inv template-apply" in found.value.hint
     assert first in only(runpod)["image"], "it still names an image that passed"
-    assert second in apply(history, target).image
+    assert second in apply(history, follower).image
 
 
 # A pod's record
@@ -372,11 +378,11 @@ def test_the_whole_way_on_the_command_line(
 
 
 def test_a_registry_of_this_machine_is_not_for_runpod(
-    release: Release, history: Journal, target: TemplateTarget
+    release: Release, history: Journal, follower: TemplateTarget
 ) -> None:
     account = RunPodClient("rpa_x")
     with pytest.raises(UsageError, match="is on this machine"):
-        replace(target, account=account).plan(history, "custom", GPU)
+        replace(follower, account=account).plan(history, "custom", GPU)
 
 
 def test_a_pod_takes_the_image_by_its_digest(
