@@ -99,7 +99,8 @@ def read(source: IO[bytes]) -> bytes:
 
 def main() -> None:
     """Do one job."""
-    out, source = sys.stdout.buffer, sys.stdin.buffer
+    out = open(1, "wb", closefd=False)  # noqa: SIM115, PTH123 (PYTHONUNBUFFERED writes in part)
+    source = sys.stdin.buffer
     job = msgspec.msgpack.decode(read(source), type=Job)
     come_first()
     job.workload.item(0)  # what is loaded once
@@ -128,6 +129,7 @@ def main() -> None:
         lag = load.lag.result(late, load.dropped)
         results = [measure(x, opens, job.buffer_s) for x in load.exchanges]
     write(out, Done(results, lag))
+
 
 if __name__ == "__main__":
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
