@@ -5,6 +5,7 @@ const KEY = "higgs-api-key";
 const HINTS = {
   0: "Check that the server runs and that this device is online.",
   401: "Enter the API key that the server was started with.",
+  404: "The server no longer has it: start again.",
   413: "Shorten the text, or send a shorter recording.",
   429: "The server is busy. Try again in a moment.",
   502: "The service runs, but the speech server behind it does not answer.",

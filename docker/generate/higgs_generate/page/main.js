@@ -1,7 +1,6 @@
 /** The page: connects the form, the request, the player and the history. */
 
 import { apiKey, onMissingKey, send } from "./api.js";
-import { curlLine, fileName } from "./curl.js";
 import { Deck, setIcon } from "./deck.js";
 import * as history from "./history.js";
 import { askForKey, prepareKey } from "./key.js";
@@ -10,9 +9,10 @@ import { Reference } from "./reference.js";
 import { watchServer } from "./server.js";
 import { blame, blameNone, chosenVoice, fill, OWN, request } from "./settings.js";
 import { Speech } from "./speech.js";
+import { showDownload, showFigures, showProgress, showResult } from "./result.js";
 import { soundOf, TakeList } from "./takes.js";
+import { count, expectedSeconds, sentence } from "./text.js";
 import { showVoices } from "./voices.js";
-import { clock } from "./waveform.js";
 
 const by = (id) => document.getElementById(id);
 const deck = new Deck();
@@ -20,19 +20,13 @@ const reference = new Reference(playAside);
 const list = new TakeList({ open, reuse, resume, removed });
 
 let speech = null; // what is being made
-let shown = null; // the take in the player
 let longest = 200_000;
 let again = () => {};
-let addresses = [];
 
 // What is said to a screen reader
 
 function say(text) {
   by("status").textContent = text;
-}
-
-function sentence(message) {
-  return message.charAt(0).toUpperCase() + message.slice(1);
 }
 
 function showError(error) {
@@ -74,11 +68,6 @@ deck.player.addEventListener("ended", () => deck.draw());
 
 // Making speech
 
-function expectedSeconds(text) {
-  const dense = (text.match(/[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]/g) ?? []).length;
-  return dense / 4.5 + (text.length - dense) / 15 + 0.5;
-}
-
 async function start(event) {
   event?.preventDefault();
   if (speech) return;
@@ -111,7 +100,6 @@ async function resume(take) {
 
 async function make(take, made, recorded) {
   speech = made;
-  shown = take;
   showResult(take);
   setBusy(true);
   deck.load(made.recording, expectedSeconds(take.body.text));
@@ -119,7 +107,12 @@ async function make(take, made, recorded) {
   showFigures({});
   say("Making speech");
   by("result").scrollIntoView({ block: "nearest" });
-  made.addEventListener("progress", () => showProgress(made));
+  made.addEventListener("progress", () => {
+    const { characters, characters_done: said, audio_seconds: seconds, pieces, pieces_done: done } = made.job;
+    showProgress(made);
+    if (said) deck.expected = (seconds / said) * characters;
+    if (done && done === Math.ceil(pieces / 2)) say("Half of the text is made");
+  });
   made.addEventListener("resumed", () => showProgress(made));
   made.addEventListener("broken", () => {
     by("progress-row").hidden = false;
@@ -182,60 +175,9 @@ function clearMessages() {
   by("error").hidden = true;
 }
 
-// Showing what was made
-
-function showFigures({ first, total, seconds }) {
-  const text = (value, unit = " s") => (value === undefined || value === null ? "–" : `${value.toFixed(2)}${unit}`);
-  by("first-sound").textContent = text(first);
-  by("total").textContent = text(total);
-  by("sound").textContent = text(seconds);
-  by("factor").textContent = text(total && seconds ? total / seconds : undefined, "");
-}
-
-function showProgress(made) {
-  const { pieces, pieces_done: done = 0, characters = 0, characters_done: said = 0, audio_seconds: seconds = 0 } = made.job;
-  if (!pieces) return;
-  by("progress-row").hidden = false;
-  by("progress").max = pieces;
-  by("progress").value = done;
-  const rest = said ? (made.seconds / said) * (characters - said) : 0;
-  by("progress-text").textContent = [
-    `Piece ${Math.min(done + 1, pieces)} of ${pieces}`,
-    `${count(said)} of ${count(characters)} characters`,
-    ...(rest > 5 ? [`about ${clock(rest).replace(/\.\d$/, "")} left`] : []),
-  ].join(" · ");
-  if (said) deck.expected = (seconds / said) * characters;
-  if (done === Math.ceil(pieces / 2)) say("Half of the text is made");
-}
-
-function showResult(take) {
-  by("actions").hidden = false;
-  const url = new URL("generate", document.baseURI).href;
-  by("curl-line").textContent = curlLine(take.body, { url, reference: Boolean(take.reference), key: Boolean(apiKey.get()) });
-  addresses.forEach((address) => URL.revokeObjectURL(address));
-  addresses = [];
-  offer(by("download"), null);
-  offer(by("download-reference"), take.reference);
-}
-
-function showDownload(take, recording) {
-  const { response_format: format } = take.body;
-  by("download").download = fileName(format);
-  const file = take.file ?? (format === "pcm" ? recording.pcm() : format === "wav" ? recording.wav() : null);
-  offer(by("download"), recording.length ? file : null);
-}
-
-function offer(link, blob) {
-  link.hidden = !blob;
-  if (!blob) return;
-  link.href = URL.createObjectURL(blob);
-  addresses.push(link.href);
-}
-
 function open(take) {
   if (speech) return;
   clearMessages();
-  shown = take;
   const sound = soundOf(take);
   showResult(take);
   showDownload(take, sound);
@@ -255,10 +197,6 @@ function removed(take) {
 }
 
 // The form
-
-function count(number) {
-  return number.toLocaleString("en");
-}
 
 function noteText() {
   const { value } = by("text");
