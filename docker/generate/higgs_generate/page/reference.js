@@ -82,7 +82,7 @@ export class Reference extends EventTarget {
       const level = peak > -0.1 ? "clipped: record it with less gain"
         : peak < QUIET ? "very quiet: record it closer to the microphone"
         : "good level";
-      this.#say(`${name}${clock(sound.seconds)}, peak ${peak.toFixed(0)} dB, ${level}.`);
+      this.#say(`${name}${clock(sound.seconds)}, peak ${Math.round(peak) || 0} dB, ${level}.`);
       if (sound.seconds > this.#longest) {
         this.#fail(`The recording is longer than ${this.#longest} s: choose a shorter one.`);
       } else if (sound.seconds < SHORTEST) {

@@ -59,6 +59,7 @@ export class Speech extends EventTarget {
         failures += 1;
         response = null;
         if (signal.aborted) throw new DOMException("cancelled", "AbortError");
+        if (this.job?.state === "failed") throw new RequestError(this.job.error?.message ?? this.job.error);
         if (!this.jobId || error.status || failures >= TRIES) throw understood(error);
         this.dispatchEvent(new Event("broken"));
         await pause(Math.min(8, 2 ** (failures - 1)), signal);
