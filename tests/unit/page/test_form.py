@@ -13,14 +13,14 @@ from tests.unit.page.visit import Visit
 
 def test_settings_reach_the_server(visit: Visit, site: Site) -> None:
     visit.ready()
-    visit.page.get_by_label("Mabel").check()
+    visit.page.get_by_label("Belinda").check()
     visit.page.get_by_text("More").click()
     visit.page.get_by_role("slider", name="Temperature").fill("0.9")
     visit.speak("Hello there.", Format="flac", Seed="7", Speed="1.5", **{"Top p": "0.8", "Top k": "20", "Most tokens": "300"})
     visit.finished()
     body = site.last_speech()
     expected = {
-        "input": "Hello there.", "voice": "mabel", "temperature": 0.9, "seed": 7, "speed": 1.5,
+        "input": "Hello there.", "voice": "belinda", "temperature": 0.9, "seed": 7, "speed": 1.5,
         "top_p": 0.8, "top_k": 20, "max_tokens": 300, "response_format": "flac",
     }  # fmt: skip
     assert {name: body.get(name) for name in expected} == expected
@@ -75,11 +75,11 @@ def test_escape_cancels(visit: Visit, site: Site) -> None:
 
 def test_a_failure_is_shown_with_a_hint_and_can_be_repeated(visit: Visit, site: Site) -> None:
     visit.ready()
-    site.fail(503)
+    site.behave(status=503, error="the server is starting", retry_after="5")
     visit.speak("Hello there.")
     error = visit.page.get_by_role("alert")
     expect(error).to_contain_text("Try again in a moment")
-    site.fail(0)
+    site.behave()
     error.get_by_role("button", name="Try again").click()
     visit.finished()
     expect(error).to_be_hidden()

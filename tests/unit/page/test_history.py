@@ -16,7 +16,7 @@ def test_a_take_is_kept_and_heard_after_a_reload(visit: Visit, site: Site) -> No
     visit.played()
     made, file = visit.heard(), visit.download()
     visit.page.reload()
-    site.forget()
+    site.reset()
     visit.page.get_by_role("button", name="Play: Hello there, keep this.").click()
     expect(visit.page.get_by_role("button", name="Pause")).to_be_visible()
     expect(visit.page.get_by_role("button", name="Play", exact=True)).to_be_visible()
@@ -27,7 +27,7 @@ def test_a_take_is_kept_and_heard_after_a_reload(visit: Visit, site: Site) -> No
 
 
 def test_settings_of_a_take_are_used_again(visit: Visit, site: Site) -> None:
-    visit.ready().page.get_by_label("Mabel").check()
+    visit.ready().page.get_by_label("Belinda").check()
     visit.speak("Once more.", Scene="a quiet room", Seed="5", Format="flac")
     visit.finished()
     visit.page.reload()

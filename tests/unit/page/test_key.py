@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from tests.unit.page.site import KEY, Site
+from tests.unit.page.site import KEY
 from tests.unit.page.visit import Visit
 
 

@@ -7,12 +7,12 @@ import re
 import numpy as np
 from playwright.sync_api import expect
 
-from tests.unit.page.site import Site
+from tests.unit.page.site import Site, wait
 from tests.unit.page.test_sound import trimmed, wav_samples
 from tests.unit.page.visit import Visit
 
 SENTENCE = "The keeper of the lighthouse wrote down what the sea had done that day, number {}. "
-TEXT = "".join(SENTENCE.format(number) for number in range(16))
+TEXT = "".join(SENTENCE.format(number) for number in range(8))
 
 
 def test_progress_is_shown_and_said(visit: Visit) -> None:
@@ -53,4 +53,4 @@ def test_a_deleted_text_is_deleted_on_the_server(visit: Visit, site: Site) -> No
     visit.page.get_by_role("button", name="Cancel").click()
     visit.page.get_by_role("button", name="Delete: The keeper").click()
     expect(visit.page.locator("#history li")).to_have_count(0)
-    site.wait_until(lambda: not site.jobs())
+    wait(lambda: not site.jobs())

@@ -25,7 +25,7 @@ LARGEST = 100_000
 def test_no_other_host_is_asked(visit: Visit, site: Site) -> None:
     visit.ready().speak("Hello there.", Format="mp3")
     visit.played()
-    visit.page.get_by_role("button", name="Play a preview of Mabel").click()
+    visit.page.get_by_role("button", name="Play a preview of Belinda").click()
     visit.download()
     assert visit.hosts == {site.url.split("/")[2]}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from higgs_image.audio import RATE
+from higgs_image.audio import SAMPLE_RATE as RATE
 from tests.unit.page.site import Site
 from tests.unit.page.visit import Visit
 
@@ -46,14 +46,14 @@ def pitch(samples: NDArray[np.int16]) -> float:
 def test_the_servers_voices_are_listed_with_its_default_chosen(visit: Visit, site: Site) -> None:
     visit.ready()
     names = visit.page.locator("#voices label").all_inner_texts()
-    assert names[:2] == ["Belinda", "Man (English)"]
+    assert names[:2] == ["Woman (English)", "Belinda"]
     assert names[-1] == "Own recording"
     expect(visit.page.get_by_label("Woman (English)", exact=True)).to_be_checked()
 
 
 def test_a_preview_is_heard(visit: Visit) -> None:
     visit.ready()
-    button = visit.page.get_by_role("button", name="Play a preview of Mabel")
+    button = visit.page.get_by_role("button", name="Play a preview of Belinda")
     button.click()
     expect(button.locator("use")).to_have_attribute("href", "#stop")
     expect(button.locator("use")).to_have_attribute("href", "#play")
@@ -65,7 +65,7 @@ def test_a_preview_ends_when_another_begins(visit: Visit) -> None:
     visit.ready()
     first = visit.page.get_by_role("button", name="Play a preview of Belinda")
     first.click()
-    visit.page.get_by_role("button", name="Play a preview of Mabel").click()
+    visit.page.get_by_role("button", name="Play a preview of Narrator").click()
     expect(first.locator("use")).to_have_attribute("href", "#play")
 
 
@@ -117,8 +117,8 @@ def test_a_file_that_is_not_audio_is_refused(visit: Visit, tmp_path: Path) -> No
     expect(visit.page.locator(".problem")).to_contain_text("note.wav is not audio")
 
 
-def test_a_denied_microphone_is_explained(visit_without_microphone: Visit) -> None:
-    visit = visit_without_microphone.ready()
+def test_a_denied_microphone_is_explained(browser: Browser, site: Site) -> None:
+    visit = Visit(browser, site.url).ready()
     visit.page.get_by_label("Own recording", exact=True).check()
     visit.page.get_by_role("button", name="Record").click()
     expect(visit.page.locator(".problem")).to_contain_text("microphone")
