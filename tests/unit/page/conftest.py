@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -25,13 +26,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def open_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def encoders(ffmpeg_folder: str) -> Iterator[None]:
+    """The image's ffmpeg, for the service and for the stand-in behind it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", ffmpeg_folder, prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session")
+def open_site(encoders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Site(tmp_path_factory.mktemp("jobs")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def locked_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def locked_site(encoders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Site(tmp_path_factory.mktemp("locked-jobs"), KEY) as made:
         yield made
 

@@ -21,7 +21,7 @@ from higgs_patches.lib.audio import containers
 from numpy.typing import NDArray
 
 from higgs_image import retry
-from tests.support.speech_server import RATE, Behaviour, SpeechServer, pcm_of
+from tests.support.speech_server import RATE, Behaviour, SpeechServer
 
 KEY = "a-key-of-12345"
 ROOT = Path(__file__).parents[3]
@@ -178,6 +178,6 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def sound_of(text: str) -> NDArray[np.int16]:
-    """Return the sound that the speech server makes of a text."""
-    return np.frombuffer(pcm_of(text, BEHAVIOUR), dtype="<i2")
+def seconds_of(text: str) -> float:
+    """Return how long the speech server speaks a text."""
+    return len(text) * BEHAVIOUR.per_character

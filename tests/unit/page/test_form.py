@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from tests.unit.page.visit import Visit
 
 def test_settings_reach_the_server(visit: Visit, site: Site) -> None:
     visit.ready()
-    visit.page.get_by_label("Belinda").check()
+    visit.page.get_by_label("Belinda", exact=True).check()
     visit.page.get_by_text("More").click()
     visit.page.get_by_role("slider", name="Temperature").fill("0.9")
     visit.speak("Hello there.", Format="flac", Seed="7", Speed="1.5", **{"Top p": "0.8", "Top k": "20", "Most tokens": "300"})
@@ -36,7 +37,7 @@ def test_an_empty_text_is_refused_in_the_form(visit: Visit, site: Site) -> None:
     visit.ready().speak("  \n")
     field = visit.page.get_by_label("Text", exact=True)
     expect(field).to_be_focused()
-    expect(field).to_have_accessible_description("Write what should be said.")
+    expect(field).to_have_accessible_description(re.compile("Write what should be said"))
     assert not site.speeches()
 
 
@@ -57,7 +58,7 @@ def test_a_refused_field_is_marked_and_focused(visit: Visit, label: str, value: 
 
 def test_cancel_ends_the_request_at_the_server(visit: Visit, site: Site) -> None:
     visit.ready().speak("A sentence that takes a while to speak, and then some more of it. " * 3)
-    expect(visit.page.get_by_role("button", name="Pause")).to_be_enabled()
+    visit.sounding()
     began = time.monotonic()
     visit.page.get_by_role("button", name="Cancel").click()
     site.wait_for_hang_up()
@@ -68,7 +69,7 @@ def test_cancel_ends_the_request_at_the_server(visit: Visit, site: Site) -> None
 
 def test_escape_cancels(visit: Visit, site: Site) -> None:
     visit.ready().speak("A sentence that takes a while to speak, and then some more of it. " * 3)
-    expect(visit.page.get_by_role("button", name="Pause")).to_be_enabled()
+    visit.sounding()
     visit.page.keyboard.press("Escape")
     site.wait_for_hang_up()
 

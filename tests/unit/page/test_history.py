@@ -27,7 +27,7 @@ def test_a_take_is_kept_and_heard_after_a_reload(visit: Visit, site: Site) -> No
 
 
 def test_settings_of_a_take_are_used_again(visit: Visit, site: Site) -> None:
-    visit.ready().page.get_by_label("Belinda").check()
+    visit.ready().page.get_by_label("Belinda", exact=True).check()
     visit.speak("Once more.", Scene="a quiet room", Seed="5", Format="flac")
     visit.finished()
     visit.page.reload()

@@ -128,6 +128,7 @@ async function make(take, made, recorded) {
       deck.player.pause();
       say("Cancelled");
     } else {
+      say("");
       showError(error);
     }
   } finally {
