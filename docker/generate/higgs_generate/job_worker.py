@@ -105,9 +105,11 @@ class JobWorker:
                 self._places.leave()
 
     async def _make(self, job: Job, number: int) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
-                return await self._try(job, number)
+                await self._try(job, number)
+                break
             except RefusedError as error:
                 again = isinstance(error, RetryLaterError | ServerFailedError)
                 if not again or attempt == ATTEMPTS or number in job.begun:

@@ -36,6 +36,8 @@ class ServerClient:
         self._headers = {"Content-Type": "application/json"}
         if settings.server_key:
             self._headers["Authorization"] = f"Bearer {settings.server_key}"
+        if settings.companion_token:
+            self._headers["X-Higgs-Companion"] = settings.companion_token
         self.timeout = settings.timeout
         self._model = ""
         self._session: aiohttp.ClientSession | None = None

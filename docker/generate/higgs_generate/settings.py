@@ -80,8 +80,8 @@ PARALLEL = whole_number(
     "HIGGS_GENERATE_PARALLEL", "3", "pieces of a long text that are made at once", 1, 64
 )
 JOBS_DIR: PatchSetting[str] = PatchSetting(
-    "HIGGS_GENERATE_JOBS_DIR", str(Path(tempfile.gettempdir(), f"higgs-generate-{os.getuid()}")),
-    "a folder", "finished pieces of long texts, for 24 hours", str,
+    "HIGGS_GENERATE_JOBS_DIR", "", "a folder; by default one in /tmp",
+    "finished pieces of long texts, for 24 hours", str,
 )  # fmt: skip
 JOBS_MB = whole_number(
     "HIGGS_GENERATE_JOBS_MB", "2000", "the most that these take on disk, in MB", 1, 1_000_000
@@ -103,6 +103,7 @@ class GenerateSettings(NamedTuple):
 
     Attributes:
         api_key: key that requests must send; empty: none.
+        companion_token: by which a server of the same container knows requests of this service.
         server_key: key for the server behind; empty: none.
     """
 
@@ -119,6 +120,7 @@ class GenerateSettings(NamedTuple):
     jobs_dir: str
     jobs_mb: int
     timeout: float
+    companion_token: str
 
 
 def read(environment: Mapping[str, str]) -> GenerateSettings:
@@ -139,7 +141,12 @@ def read(environment: Mapping[str, str]) -> GenerateSettings:
         long_seconds=LONG_SECONDS.read(environment),
         piece_seconds=PIECE_SECONDS.read(environment),
         parallel=PARALLEL.read(environment),
-        jobs_dir=JOBS_DIR.read(environment),
+        jobs_dir=JOBS_DIR.read(environment) or _temporary(),
         jobs_mb=JOBS_MB.read(environment),
         timeout=TIMEOUT.read(environment),
+        companion_token=environment.get("HIGGS_COMPANION_TOKEN", ""),
     )
+
+
+def _temporary() -> str:
+    return str(Path(tempfile.gettempdir(), f"higgs-generate-{os.getuid()}"))
