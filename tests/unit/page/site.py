@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import urllib.request
+import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +151,15 @@ class Site:
     def last_speech(self) -> dict[str, Any]:
         """Return the last one."""
         return self.speeches()[-1]
+
+    def recording_sent(self) -> NDArray[np.int16]:
+        """Return the recording of the last request."""
+        body = str(self.last_speech())
+        start = body.index("UklG")  # "RIFF" in base64
+        content = base64.b64decode(body[start : body.index("'", start)])
+        with wave.open(io.BytesIO(content)) as file:
+            assert file.getparams()[:3] == (1, 2, RATE)
+            return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
 
     def wait_for_hang_up(self) -> None:
         """Wait until an answer was given up, and none is being made."""

@@ -17,7 +17,13 @@ def test_settings_reach_the_server(visit: Visit, site: Site) -> None:
     visit.page.get_by_label("Belinda", exact=True).check()
     visit.page.get_by_text("More").click()
     visit.page.get_by_role("slider", name="Temperature").fill("0.9")
-    visit.speak("Hello there.", Format="flac", Seed="7", Speed="1.5", **{"Top p": "0.8", "Top k": "20", "Most tokens": "300"})
+    visit.speak(
+        "Hello there.",
+        Format="flac",
+        Seed="7",
+        Speed="1.5",
+        **{"Top p": "0.8", "Top k": "20", "Most tokens": "300"},
+    )
     visit.finished()
     body = site.last_speech()
     expected = {

@@ -8,7 +8,7 @@ import numpy as np
 from playwright.sync_api import expect
 
 from tests.unit.page.site import Site
-from tests.unit.page.visit import Visit
+from tests.unit.page.visit import Visit, write_tone
 
 
 def test_a_take_is_kept_and_heard_after_a_reload(visit: Visit, site: Site) -> None:
@@ -71,22 +71,13 @@ def test_a_browser_without_storage_still_speaks(visit: Visit) -> None:
 
 
 def test_a_recording_is_used_again(visit: Visit, tmp_path: Path, site: Site) -> None:
-    from tests.unit.page.test_voices import sent
-    import wave
-
-    path = tmp_path / "me.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 24_000, 0, "NONE", ""))
-        file.writeframes((9000 * np.sin(np.arange(48_000) / 9)).astype("<i2").tobytes())
-    visit.ready().page.get_by_label("Own recording", exact=True).check()
-    visit.page.locator("#reference-file").set_input_files(path)
-    visit.page.get_by_label("What is said in it").fill("A tone.")
+    visit.ready().use_recording(write_tone(tmp_path / "me.wav"), "A tone.")
     visit.speak("In my voice.")
     visit.finished()
-    first = sent(site)
+    first = site.last_speech()
     visit.page.reload()
     visit.ready().page.get_by_role("button", name="Use again: In my voice.").click()
     expect(visit.page.locator("#recorded")).to_be_visible()
     visit.page.get_by_role("button", name="Speak").click()
     visit.finished()
-    assert np.array_equal(sent(site), first)
+    assert site.last_speech() == first

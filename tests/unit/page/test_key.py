@@ -8,24 +8,16 @@ from tests.unit.page.site import KEY
 from tests.unit.page.visit import Visit
 
 
-def enter(visit: Visit, key: str) -> None:
-    dialog = visit.page.get_by_role("dialog")
-    expect(dialog).to_be_visible()
-    expect(dialog.get_by_label("Key", exact=True)).to_be_focused()
-    dialog.get_by_label("Key", exact=True).fill(key)
-    dialog.get_by_role("button", name="Use this key").click()
-
-
 def test_the_key_is_asked_for_and_used(locked_visit: Visit) -> None:
-    enter(locked_visit, KEY)
+    locked_visit.enter_key(KEY)
     locked_visit.ready().speak("Hello there.")
     locked_visit.finished()
 
 
 def test_a_wrong_key_is_asked_for_again(locked_visit: Visit) -> None:
-    enter(locked_visit, "wrong-key")
+    locked_visit.enter_key("wrong-key")
     expect(locked_visit.page.get_by_role("dialog")).to_contain_text("does not accept this key")
-    enter(locked_visit, KEY)
+    locked_visit.enter_key(KEY)
     locked_visit.ready()
 
 
@@ -35,7 +27,7 @@ def test_without_a_key_the_page_says_what_is_missing(locked_visit: Visit) -> Non
 
 
 def test_the_key_outlives_a_reload_but_not_the_tab(locked_visit: Visit) -> None:
-    enter(locked_visit, KEY)
+    locked_visit.enter_key(KEY)
     locked_visit.ready().page.reload()
     locked_visit.ready()
     other = locked_visit.context.new_page()
@@ -44,13 +36,15 @@ def test_the_key_outlives_a_reload_but_not_the_tab(locked_visit: Visit) -> None:
 
 
 def test_the_key_is_in_the_session_storage_only(locked_visit: Visit) -> None:
-    enter(locked_visit, KEY)
+    locked_visit.enter_key(KEY)
     locked_visit.ready().speak("Hello there.")
     locked_visit.finished()
     page = locked_visit.page
     expect(page.locator("#history li")).to_have_count(1)
     assert KEY in page.evaluate("JSON.stringify(sessionStorage)")
-    assert KEY not in page.evaluate("JSON.stringify(localStorage) + document.cookie + document.documentElement.outerHTML")
+    assert KEY not in page.evaluate(
+        "JSON.stringify(localStorage) + document.cookie + document.documentElement.outerHTML"
+    )
     kept = page.evaluate(
         """async () => {
           const database = await new Promise((done) => {
@@ -67,7 +61,7 @@ def test_the_key_is_in_the_session_storage_only(locked_visit: Visit) -> None:
 
 
 def test_the_key_can_be_forgotten(locked_visit: Visit) -> None:
-    enter(locked_visit, KEY)
+    locked_visit.enter_key(KEY)
     locked_visit.ready().page.get_by_role("button", name="Forget the key").click()
     assert KEY not in locked_visit.page.evaluate("JSON.stringify(sessionStorage)")
     locked_visit.speak("Hello there.")

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, expect
-
 import higgs_generate
-from tests.unit.page.site import KEY, Site
+from playwright.sync_api import expect
+
+from tests.unit.page.site import Site
 from tests.unit.page.visit import Visit
 
 PAGE = Path(higgs_generate.__file__).with_name("page")
@@ -41,7 +36,12 @@ def test_the_policy_is_strict_and_kept(visit: Visit) -> None:
     visit.page.get_by_label("Own recording", exact=True).check()
     visit.speak("x")
     visit.page.get_by_role("button", name="Play: Hello there.").click()
-    visit.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.injected = 1'}))")
+    assert visit.page.evaluate("window.violations") == []
+    visit.page.evaluate(
+        """const script = document.createElement("script");
+        script.textContent = "window.injected = 1";
+        document.body.append(script);"""
+    )
     assert visit.page.evaluate("[window.violations.length, window.injected]") == [1, None]
 
 
@@ -56,8 +56,7 @@ def test_a_text_is_shown_as_text(visit: Visit) -> None:
 def test_no_file_has_inline_code_or_another_host() -> None:
     for path in PAGE.iterdir():
         text = path.read_text(encoding="utf-8")
-        found = re.findall(r"https?://(?!www\.w3\.org/)[^\s\"'`]+", text)
-        assert found == (["https://"] if False else found[:0]) or all(x.startswith("http://HOST") or x == "https://" for x in found), path
+        assert set(re.findall(r"https?://[\w.]+\.\w+", text)) <= {"http://www.w3.org"}, path
         assert not re.search(r"\son\w+=|\sstyle=|javascript:", text), path
     markup = (PAGE / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style", markup)
@@ -67,23 +66,3 @@ def test_the_page_is_small() -> None:
     files = [path.read_bytes() for path in PAGE.iterdir()]
     assert sum(map(len, files)) < LARGEST
     assert sum(len(gzip.compress(content)) for content in files) < LARGEST / 2
-
-
-@pytest.mark.parametrize("text", ["It's \"quoted\" & $HOME `id` \\n 100 %s", "First line.\nSecond line.", "你好。 مرحبا"])
-def test_the_curl_line_repeats_the_request(
-    visit: Visit, site: Site, tmp_path: Path, text: str
-) -> None:
-    visit.ready().speak(text, Seed="3")
-    visit.finished()
-    asked = site.last_speech()
-    run(visit.page.locator("#curl-line").text_content(), tmp_path)
-    assert site.last_speech()["input"] == asked["input"] == text
-    assert (tmp_path / "speech.wav").read_bytes() == visit.download()
-
-
-def run(line: str | None, folder: Path, **environment: str) -> None:
-    assert line
-    assert shutil.which("curl")
-    subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", line], cwd=folder, env=os.environ | environment, check=True, timeout=60
-    )  # fmt: skip

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import wave
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, expect
 
 from higgs_image.audio import SAMPLE_RATE as RATE
 from tests.unit.page.site import Site
-from tests.unit.page.visit import Visit
-
-
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    """Two seconds of a tone, in stereo and at another rate, as a phone would record it."""
-    path = tmp_path / "me.wav"
-    tone = 12_000 * np.sin(2 * np.pi * 440 * np.arange(2 * 44_100) / 44_100)
-    with wave.open(str(path), "wb") as file:
-        file.setparams((2, 2, 44_100, 0, "NONE", ""))
-        file.writeframes(np.repeat(tone.astype("<i2"), 2).tobytes())
-    return path
-
-
-def sent(site: Site) -> NDArray[np.int16]:
-    """Return the recording that has reached the server."""
-    body = str(site.last_speech())
-    start = body.index("UklG")  # "RIFF" in base64
-    content = base64.b64decode(body[start : body.index("'", start)])
-    with wave.open(io.BytesIO(content)) as file:
-        assert file.getparams()[:3] == (1, 2, RATE)
-        return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+from tests.unit.page.visit import Visit, write_tone
 
 
 def pitch(samples: NDArray[np.int16]) -> float:
@@ -69,14 +44,14 @@ def test_a_preview_ends_when_another_begins(visit: Visit) -> None:
     expect(first.locator("use")).to_have_attribute("href", "#play")
 
 
-def test_an_uploaded_recording_reaches_the_server(visit: Visit, site: Site, recording: Path) -> None:
-    visit.ready().page.get_by_label("Own recording", exact=True).check()
-    visit.page.locator("#reference-file").set_input_files(recording)
-    expect(visit.page.locator("#reference-note")).to_contain_text("me.wav 0:02.0, peak -9 dB, good level")
-    visit.page.get_by_label("What is said in it").fill("One long note.")
+def test_an_uploaded_recording_reaches_the_server(visit: Visit, site: Site, tmp_path: Path) -> None:
+    visit.ready().use_recording(write_tone(tmp_path / "me.wav"), "One long note.")
+    expect(visit.page.locator("#reference-note")).to_contain_text(
+        "me.wav 0:02.0, peak -9 dB, good level"
+    )
     visit.speak("Hello there.")
     visit.finished()
-    samples = sent(site)
+    samples = site.recording_sent()
     assert abs(len(samples) - 2 * RATE) < 10
     assert abs(pitch(samples) - 440) < 1
     assert "One long note." in str(site.last_speech())
@@ -93,14 +68,13 @@ def test_a_recording_of_the_microphone_reaches_the_server(visit: Visit, site: Si
     visit.page.get_by_label("What is said in it").fill("Beep, beep.")
     visit.speak("Hello there.")
     visit.finished()
-    samples = sent(site)
+    samples = site.recording_sent()
     assert 1.5 * RATE < len(samples) < 4 * RATE
     assert np.abs(samples).max() > 3000  # Chromium's fake microphone beeps
 
 
-def test_a_recording_is_heard_again_and_removed(visit: Visit, recording: Path) -> None:
-    visit.ready().page.get_by_label("Own recording", exact=True).check()
-    visit.page.locator("#reference-file").set_input_files(recording)
+def test_a_recording_is_heard_again_and_removed(visit: Visit, tmp_path: Path) -> None:
+    visit.ready().use_recording(write_tone(tmp_path / "me.wav"), "One long note.")
     visit.page.get_by_role("button", name="Listen to the recording").click()
     visit.page.wait_for_timeout(3500)
     assert abs(pitch(visit.heard()) - 440) < 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ class Visit:
                 field.fill(value)
         self.page.get_by_role("button", name="Speak").click()
 
+    def use_recording(self, path: Path, transcript: str) -> None:
+        """Choose a file as the voice."""
+        self.page.get_by_label("Own recording", exact=True).check()
+        self.page.locator("#reference-file").set_input_files(path)
+        self.page.get_by_label("What is said in it").fill(transcript)
+
+    def enter_key(self, key: str) -> None:
+        """Answer the dialog that asks for the API key."""
+        dialog = self.page.get_by_role("dialog")
+        expect(dialog.get_by_label("Key", exact=True)).to_be_focused()
+        dialog.get_by_label("Key", exact=True).fill(key)
+        dialog.get_by_role("button", name="Use this key").click()
+
     def sounding(self) -> None:
         """Wait until something is heard."""
         expect(self.page.locator("#at")).not_to_have_text("0:00.0")
@@ -97,4 +111,13 @@ class Visit:
 
 def without_silence(samples: NDArray[np.int16]) -> NDArray[np.int16]:
     """Return the samples that are not zero."""
-    return samples[samples != 0]
+    return samples[np.flatnonzero(samples)]
+
+
+def write_tone(path: Path) -> Path:
+    """Write two seconds of 440 Hz, in stereo and at another rate, as a phone would record it."""
+    tone = 12_000 * np.sin(2 * np.pi * 440 * np.arange(2 * 44_100) / 44_100)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, 44_100, 0, "NONE", ""))
+        file.writeframes(np.repeat(tone.astype("<i2"), 2).tobytes())
+    return path
