@@ -88,6 +88,7 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.break_connections()
         if self._service:
             self._service.kill()
             self._service.wait()

@@ -50,7 +50,7 @@ def test_every_format_is_played_and_can_be_saved(visit: Visit, form: str) -> Non
     visit.played()
     seconds = seconds_in(visit.download(), form)
     tone = seconds_of(TEXT)
-    assert abs(len(visit.heard()) / 24_000 - tone) < 0.1
+    assert abs(len(visit.heard()) / 24_000 - tone) < 0.15  # codecs ring at both ends
     assert tone <= seconds < tone + 0.4  # there is silence around it
     assert abs(visit.seconds("length") - seconds) < 0.15
 

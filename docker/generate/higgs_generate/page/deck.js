@@ -21,7 +21,10 @@ export class Deck {
   constructor() {
     this.player.addEventListener("state", () => this.draw());
     by("toggle").addEventListener("click", () => this.toggle());
-    by("position").addEventListener("input", (event) => this.player.seek(Number(event.target.value)));
+    by("position").addEventListener("input", (event) => {
+      this.player.seek(Number(event.target.value));
+      this.draw();
+    });
     new ResizeObserver(() => this.draw()).observe(by("wave"));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
