@@ -16,7 +16,6 @@ import datetime
 import json
 import logging
 import re
-import signal
 import sys
 import time
 from pathlib import Path
@@ -140,7 +139,7 @@ def run(options: argparse.Namespace, workspace: Workspace) -> dict[str, Any]:
             result["load"].append(figures := measure(server, streams))
             print(json.dumps(figures), file=sys.stderr, flush=True)
         began = time.monotonic()
-        server.send(signal.SIGTERM)
+        server.terminate()
         retry.wait_until(lambda: not server.alive, STOP_SECONDS)
         result["stop_s"] = round(time.monotonic() - began, 1)
         result["exit_code"] = server.state()["ExitCode"]

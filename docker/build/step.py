@@ -116,7 +116,7 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
+                path.unlink(missing_ok=True)  # its folder may have been removed already
     for pattern in lines(layer / "stub.txt"):
         for path in matching(site, pattern):
             size, functions = path.stat().st_size, stub.replace(path)

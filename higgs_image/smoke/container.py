@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +69,6 @@ class ServerContainer(RunningServer):
         with path.open("wb") as file:
             file.writelines(blocks)
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to its first process."""
-        self.container.kill(number.name)
-
     def process_ids(self) -> list[int]:
         """Return its processes, as this machine numbers them; parents first."""
         from docker.errors import DockerException
@@ -104,6 +99,10 @@ class ServerContainer(RunningServer):
         """Return the memory in use in MB (10^6 bytes), without page cache that can be dropped."""
         stats = self._stats()["memory_stats"]
         return float(stats["usage"] - stats.get("stats", {}).get("inactive_file", 0)) / 1e6
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.container.kill("SIGTERM")
 
     def _stats(self) -> dict[str, Any]:
         stats: Any = self.container.stats(stream=False, one_shot=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from higgs_image import lockfile
+from higgs_image import lockfile, process
 from higgs_image.labels import is_fake_fork
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.unpack import unpack
@@ -48,7 +48,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         EngineError: this machine allows no sandbox.
     """
     options.require_known_checks()
-    with workspace.exclusive("smoke"), session.sigterm_interrupts():
+    with workspace.exclusive("smoke"), process.sigterm_interrupts():
         started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
         found = find(workspace, options.image)
         device = choose(options.device)

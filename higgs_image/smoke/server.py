@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -50,6 +49,7 @@ class RunningServer(ABC):
     """
 
     client: TimedClient
+    has_own_voice = True
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -60,8 +60,8 @@ class RunningServer(ABC):
         """Return all of its log, byte for byte."""
 
     @abstractmethod
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to its first process."""
+    def terminate(self) -> None:
+        """Send SIGTERM to its first process."""
 
     @abstractmethod
     def cpu_seconds(self) -> float:

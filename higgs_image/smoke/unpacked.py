@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -71,9 +70,9 @@ class UnpackedServer(RunningServer):
         """Return all that it has printed."""
         return self._log.read_bytes()
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to its first process."""
-        self._child.send_signal(number)
+    def terminate(self) -> None:
+        """Send SIGTERM to its first process."""
+        self._child.terminate()
 
     def process_ids(self) -> list[int]:
         """Return its processes, as this machine numbers them; parents first."""
