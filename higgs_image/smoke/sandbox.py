@@ -101,7 +101,7 @@ class Sandbox:
             bound |= {source: target for target, source in driver_links().items()}
         flags = [f"--bind={source}:{target}" for source, target in bound.items()]
         variables = [f"{name}={value}" for name, value in self.environment.items()]
-        return ["--kill-on-exit", f"--rootfs={self.root}", f"--cwd={self.folder}", *flags,
+        return [f"--rootfs={self.root}", f"--cwd={self.folder}", *flags,
                 "/usr/bin/env", "-i", *variables]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -71,8 +72,16 @@ class UnpackedServer(RunningServer):
         return self._log.read_bytes()
 
     def terminate(self) -> None:
-        """Send SIGTERM to its first process."""
-        self._child.terminate()
+        """Send SIGTERM to its first process, the child of what runs the sandbox."""
+        for pid in self.process_ids()[1:2]:
+            os.kill(pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once, with all that it has started."""
+        for pid in [*_traced_by(self._child.pid), *reversed(self.process_ids())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._child.wait()
 
     def process_ids(self) -> list[int]:
         """Return its processes, as this machine numbers them; parents first."""
@@ -121,6 +130,16 @@ def _processes() -> dict[int, list[str]]:
     return found
 
 
+def _traced_by(tracer: int) -> list[int]:
+    """Return the processes that proot watches: also those whose parents have ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"\nTracerPid:\t{tracer}\n" in path.read_text():
+                found.append(int(path.parent.name))
+    return found
+
+
 class UnpackedLaunch(Launch):
     """The image's own entrypoint in a sandbox of this machine.
 
@@ -133,7 +152,6 @@ class UnpackedLaunch(Launch):
         self._place, self._command = place, command
         self._scratch = Path()
         self._server: UnpackedServer | None = None
-        self._child: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
     def created(self) -> Iterator[None]:
@@ -142,9 +160,8 @@ class UnpackedLaunch(Launch):
         try:
             yield
         finally:
-            if self._child:
-                self._child.kill()  # all that it has started ends with it
-                self._child.wait()
+            if self._server:
+                self._server.kill()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start(self, timeout: float) -> RunningServer:
@@ -159,8 +176,7 @@ class UnpackedLaunch(Launch):
         place = replace(self._place, environment={**self._place.environment, **ours})
         log_file = self._scratch / "server.log"
         command = place.command([*self._command, "--host", "127.0.0.1"], self._scratch)
-        self._child = process.start(command, log_file)
-        self._server = UnpackedServer(self._child, log_file, port)
+        self._server = UnpackedServer(process.start(command, log_file), log_file, port)
         wait_until_healthy(self._server, timeout, INTERVAL)
         return self._server
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from higgs_image import process, retry
 from higgs_image.errors import EngineError
 from higgs_image.smoke import sandbox
 from higgs_image.smoke.sandbox import Sandbox
+from higgs_image.smoke.unpacked import UnpackedServer
 
 HOST = {x: x for x in ("/usr", "/bin", "/lib", "/lib64", "/etc") if Path(x).is_dir()}
 """Folders of this machine that stand for an image's files."""
@@ -124,6 +126,26 @@ def test_proot_is_used_where_namespaces_are_not_allowed(
     assert {f"--rootfs={tmp_path}/root", "--cwd=/srv", "--bind=/dev:/dev", "--bind=/usr:/usr",
             f"--bind={tmp_path}/temporary/tmp:/tmp"} <= set(command)  # fmt: skip
     assert command[-6:] == ["/usr/bin/env", "-i", f"PATH={SHELL['PATH']}", "sh", "-c", "x"]
+
+
+@pytest.mark.skipif(not shutil.which("proot"), reason="proot is not installed")
+def test_a_program_runs_and_ends_under_proot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "has_namespaces", lambda: False)
+    done = run(tmp_path, "pwd; echo $A; touch /tmp/file; exit 7",
+               environment={**SHELL, "A": "b"}, folder="/tmp")  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "/tmp\nb\n")
+    assert (tmp_path / "temporary" / "tmp" / "file").exists()
+    script = "trap 'echo ended; exit 3' TERM; sleep 987653 & echo up; wait"
+    child = process.start(place(tmp_path).command(["sh", "-c", script], tmp_path), tmp_path / "log")
+    server = UnpackedServer(child, tmp_path / "log", 0)
+    assert retry.wait_until(lambda: server.all_logs() == b"up\n", 20)
+    server.terminate()
+    assert retry.wait_until(lambda: server.all_logs() == b"up\nended\n", 20)
+    server.kill()
+    commands = [x.read_bytes() for x in Path("/proc").glob("[0-9]*/cmdline") if x.exists()]
+    assert b"sleep\x00987653\x00" not in commands
 
 
 DRIVER = """
