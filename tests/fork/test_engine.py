@@ -174,6 +174,15 @@ def speech(engine: Engine, count: int, **changes: Any) -> dict[str, tuple[Any, A
     }
 
 
+@pytest.mark.needs(audio_tower=True)
+def test_the_whisper_encoder_is_not_loaded(engine: Engine) -> None:
+    """The configuration has one, and the weights hold some of it."""
+    assert engine.runner.model.config.audio_encoder_config.encoder_layers > 0
+    names = [name for name, _ in engine.runner.model.named_parameters()]
+    assert [name for name in names if "audio_tower" in name] == []
+    assert "layers.0.mlp.down_proj.weight" in names
+
+
 @pytest.mark.needs(scheduling=True)
 def test_preempted_speech_goes_on_as_if_nothing_had_been(engine: Engine) -> None:
     requests = speech(engine, 6)

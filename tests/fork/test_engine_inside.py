@@ -38,7 +38,11 @@ def mounts(source: Path) -> dict[str, Path]:
         pytest.param(
             TESTS[1],
             marks=pytest.mark.needs(
-                sampling=True, scheduling=True, engine_validation=True, audio_steps=True
+                sampling=True,
+                scheduling=True,
+                engine_validation=True,
+                audio_tower=True,
+                audio_steps=True,
             ),
         ),
         pytest.param(TESTS[2], marks=pytest.mark.needs(incremental_codec=True)),

@@ -114,6 +114,16 @@ ALLOWED_MEDIA_HOSTS: PatchSetting[frozenset[str]] = PatchSetting(
 MAX_REFERENCE_SECONDS = number(
     "HIGGS_MAX_REFERENCE_SECONDS", "60", "longest reference audio of a chat request", 0.1
 )
+CODEC_MEMORY_MIB = whole_number(
+    "HIGGS_CODEC_MEMORY_MIB", "0",
+    "GPU memory that the audio tokenizer may allocate, in MiB; 0: no limit. By default as the GPU "
+    "has room", 0, 1_000_000,
+)  # fmt: skip
+ENGINE_TIMEOUT_SECONDS = number(
+    "HIGGS_ENGINE_TIMEOUT_SECONDS", "60",
+    "time without any output of the engine, while requests run, after which /health and /ping are "
+    "503; 0: never", 0,
+)  # fmt: skip
 AUDIO_STEPS: PatchSetting[bool] = PatchSetting(
     "HIGGS_AUDIO_STEPS", "0", "0 or 1",
     "1: steps of audio alone leave the networks for text out; not yet tested on a GPU",
@@ -132,6 +142,8 @@ SETTINGS: tuple[PatchSetting[Any], ...] = (
     RAS_REPEATS,
     ALLOWED_MEDIA_HOSTS,
     MAX_REFERENCE_SECONDS,
+    CODEC_MEMORY_MIB,
+    ENGINE_TIMEOUT_SECONDS,
     AUDIO_STEPS,
     SEMANTIC_MODEL_PATH,
 )

@@ -95,6 +95,8 @@ class Completion:
             prompt, parameters = await self._prepare(tokenizer, messages)
             self._outputs = engine.generate(prompt, parameters, self.id)
             self._first = await anext(self._outputs)
+        except RefusedError:
+            raise
         except ValueError as error:  # from vLLM, engine_validation and media
             raise RefusedError(str(error), getattr(error, "param", None)) from error
         self.prompt_tokens = len(self._first.prompt_token_ids or ())

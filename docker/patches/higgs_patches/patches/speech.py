@@ -225,6 +225,8 @@ class _Speech:
         async with contextlib.aclosing(outputs):
             try:
                 first = await anext(outputs)
+            except RefusedError:
+                raise
             except ValueError as error:
                 raise RefusedError(str(error), "input") from error
             yield first
