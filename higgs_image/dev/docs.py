@@ -81,7 +81,7 @@ def _marked(name: str, tables: dict[str, str]) -> str:
 
 def _from_image(name: str) -> ModuleType:
     """Import a module of the image: they are outside this package."""
-    for folder in ("docker/runtime", "docker/patches"):
+    for folder in ("docker/runtime", "docker/patches", "docker/generate"):
         if str(PROJECT / folder) not in sys.path:
             sys.path.append(str(PROJECT / folder))
     return importlib.import_module(name)
@@ -103,6 +103,10 @@ def _settings() -> str:
     groups["Requests"] = [
         [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
         for x in _from_image("higgs_patches.patch_settings").SETTINGS
+    ]
+    groups["POST /generate"] = [
+        [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
+        for x in _from_image("higgs_generate.settings").SETTINGS
     ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
     return "\n\n".join(f"### {name}\n\n{_table(heads, rows)}" for name, rows in groups.items())
@@ -146,6 +150,9 @@ def _image_codes() -> str:
     codes[module.SERVER_ENDED] = (
         "The server exited without an error and without having been stopped. Any other code is "
         "the server's own."
+    )
+    codes[module.GENERATE_ENDED] = (
+        "The service of `/generate` ended again and again, soon after each start."
     )
     codes[137] = "The server was killed: usually its engine died, or the host ran out of memory."
     return _code_table(codes)

@@ -200,14 +200,14 @@ def _end(server: ServerContainer | None, folder: Path, *, kept: bool) -> Measure
 
 def _device(server: ServerContainer | None, device: DeviceType) -> SmokeDevice:
     if device == "cpu":
-        return SmokeDevice("cpu", _processor(), os.cpu_count() or 1)
+        return SmokeDevice("cpu", processor(), os.cpu_count() or 1)
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     lines = ((server.output_of(*query) if server else None) or "unknown, ").splitlines()
     name, _, driver = lines[0].partition(", ")
     return SmokeDevice("gpu", name, len(lines), driver)
 
 
-def _processor() -> str:
+def processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -8,6 +8,7 @@ when no more requests may be accepted.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 import socket
@@ -16,7 +17,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from higgs_runtime.answers import answer, cors_policy
-from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY
+from higgs_runtime.control import (
+    COMPANION,
+    COMPANION_HEADER,
+    CONTROL,
+    DRAIN,
+    DRAINED,
+    READY,
+)
 from higgs_runtime.state import Phase, ServerState
 from higgs_runtime.warmup import warm_up
 
@@ -42,6 +50,7 @@ class ReadinessMiddleware:
         self._running = 0
         self._state = ServerState(Phase.READY)
         self._cors = cors_policy(sys.argv[1:])
+        self._companion = os.environ.pop(COMPANION, "").encode()
         self._control: socket.socket | None = None
         number = os.environ.pop(CONTROL, "")  # not for child processes
         if number:
@@ -56,7 +65,7 @@ class ReadinessMiddleware:
             await self._app(scope, receive, self._warm_up_first(scope, send))
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["path"] == "/ping" or (self._draining and scope["path"] != "/metrics"):
+        elif scope["path"] == "/ping" or (self._draining and not self._is_let_in(scope)):
             await self._answer(scope, send)
         elif scope["path"] in POLLED:
             await self._app(scope, receive, send)
@@ -71,6 +80,14 @@ class ReadinessMiddleware:
     @property
     def _draining(self) -> bool:
         return self._state.phase is Phase.DRAINING
+
+    def _is_let_in(self, scope: Scope) -> bool:
+        """Return whether a request is answered while draining: for the last ones of /generate."""
+        if scope["path"] == "/metrics":
+            return True
+        name = COMPANION_HEADER.encode()
+        token = next((v for k, v in scope["headers"] if k == name), b"")
+        return bool(self._companion) and hmac.compare_digest(token, self._companion)
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         request = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
