@@ -135,7 +135,10 @@ def limit(lag: OwnLag, workers: Sequence[WorkerLag], first_sound_s: float) -> st
     allowed_ms = 1000 * max(LIMIT_S, LIMIT_SHARE * first_sound_s)
     if lag.dropped:
         return f"{lag.dropped} requests were not sent, as too many were running"
-    for what, value in (("its event loop was", lag.loop_p99_ms), ("requests were", lag.send_p99_ms)):
+    for what, value in (
+        ("its event loop was", lag.loop_p99_ms),
+        ("requests were", lag.send_p99_ms),
+    ):
         if value > allowed_ms:
             return f"{what} {value:.1f} ms late (p99), at most {allowed_ms:.1f} ms is allowed"
     busiest = max((x.cores for x in workers), default=0.0)

@@ -137,5 +137,3 @@ def _notes(server: _Server) -> list[str]:
 
 def _in_order(levels: dict[Load, Level]) -> list[Level]:
     return sorted(levels.values(), key=lambda x: (x.load.rate, x.load.at_once))
-
-

@@ -22,7 +22,6 @@ from higgs_image.bench.load import Job, WorkerLoad
 from higgs_image.bench.measured import RequestResult, measure
 
 
-
 def come_first() -> None:
     """Take precedence over all else on this machine, where that is allowed.
 
