@@ -80,6 +80,38 @@ def whole_number(least: int, most: int | None = None) -> Value:
     return Value(f"a whole number{limit}", read)
 
 
+def number(least: float, most: float = float("inf"), *, above: bool = False) -> Value:
+    """Accept a number in a range; the task gets its text.
+
+    Args:
+        least: of the range.
+        most: of the range.
+        above: `least` itself is not accepted.
+    """
+
+    def read(text: str) -> str:
+        value = float(text)
+        if not least <= value <= most or (above and value == least) or value == float("inf"):
+            raise ValueError
+        return text
+
+    limit = f" above {least:g}" if above else f", {least:g} or more"
+    return Value(
+        "a number" + (f"{limit}, at most {most:g}" if most < float("inf") else limit), read
+    )
+
+
+def several(value: Value) -> Value:
+    """Accept one or more of a kind, with commas between them; the task gets their text."""
+
+    def read(text: str) -> str:
+        for part in text.split(","):
+            value.read(part.strip())
+        return text
+
+    return Value(f"{value.expected}, or several with commas between them", read)
+
+
 def _registry(text: str) -> str:
     from higgs_image.oci import reference
 
@@ -108,12 +140,7 @@ def _address(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> str:
-    if not 0 <= float(text) < float("inf"):
-        raise ValueError
-    return text
-
-
+WORDS = matching(r".*\S.*", "text without control characters")
 TEXT = Value("text without control characters")
 FILE = Value("an existing file", _existing_file)
 PATH = Value("a path", matching(".+", "").read)
@@ -151,7 +178,7 @@ VALUES: dict[str, Value] = {
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
     "suite": one_of("unit", "engine", "fork", "gpu"),
     "tail": whole_number(0),
-    "timeout": Value("a number of seconds", _seconds),
+    "timeout": Value("a number of seconds", number(0).read),
     "to": Value(IMAGE.expected, IMAGE.read, blank=True),
     "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
     "without": matching(r"[\w-]+", "the name of a patch"),
