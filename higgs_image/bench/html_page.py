@@ -56,7 +56,6 @@ def _level(level: Level) -> dict[str, Any]:
 
 def _facts(result: BenchResult) -> list[tuple[str, str]]:
     server, client, settings = result.server, result.client, result.settings
-    own = [x.lag for level in result.levels for x in level.rounds]
     length = f"{settings.seconds:g} s" if settings.seconds else f"{settings.count} requests"
     texts = ", ".join(f"{count} {size}" for size, count in settings.texts.items())
     versions = ", ".join(f"{name} {value}" for name, value in client.versions.items())
@@ -72,7 +71,6 @@ def _facts(result: BenchResult) -> list[tuple[str, str]]:
         ("seed", str(settings.seed)), ("player's buffer", f"{settings.buffer_s:g} s"),
         ("client", f"{client.processor}, {client.cores} cores, {client.system}, {versions}"),
         ("commit of the tool", client.commit),
-        ("own lag", f"p99 {max(x.loop_p99_ms for x in own):.1f} ms, "
-         f"{max(x.cores for x in own):.2f} cores, {max(x.memory_mb for x in own)} MB" if own else ""),
+        ("own lag", report.own_lag(result)),
     ]  # fmt: skip
     return [(name, value) for name, value in found if value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from higgs_image.bench.report import mean_figures
 from higgs_image.bench.result import BenchResult, Level, Round
@@ -19,7 +19,7 @@ COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
 WAITING, PLAYING, BAD = "#cbd5e1", "#2563eb", "#dc2626"
 """Of a stream in the timeline."""
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "higgs",
     "font.family": ["sans-serif"],
@@ -98,8 +98,8 @@ def timeline(found: Round, title: str) -> str:
     for place, bar in enumerate(bars):
         bad = bool(bar.failure or bar.underruns)
         first = bar.end_s if bar.failure else bar.first_s
-        plot.barh(place, first - bar.start_s, left=bar.start_s, color=BAD if bar.failure else WAITING,
-                  height=0.8)  # fmt: skip
+        wait = BAD if bar.failure else WAITING
+        plot.barh(place, first - bar.start_s, left=bar.start_s, color=wait, height=0.8)
         plot.barh(place, bar.end_s - first, left=first, color=BAD if bad else PLAYING, height=0.8)
     for color, name in ((WAITING, "waits"), (PLAYING, "sound"), (BAD, "underrun or failure")):
         plot.barh(0, 0, color=color, label=name)

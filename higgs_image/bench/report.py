@@ -103,19 +103,23 @@ def server_line(result: BenchResult) -> str:
     return "; ".join(x for x in parts if x)
 
 
+def own_lag(result: BenchResult) -> str:
+    """Return what the tool measured of itself, in one line: the worst of all rounds."""
+    own = [x.lag for level in result.levels for x in level.rounds]
+    if not own:
+        return ""
+    return (
+        f"p99 {max(x.loop_p99_ms for x in own):.1f} ms, "
+        f"{max(x.cores for x in own):.2f} cores, {max(x.memory_mb for x in own):.0f} MB"
+    )
+
+
 def text(result: BenchResult) -> str:
     """Return a result as a person reads it in a terminal."""
     rows = [HEADS, *(row(x) for x in result.levels)]
     shown = table.text(rows, right=range(1, len(HEADS) - 1))
-    own = [x.lag for level in result.levels for x in level.rounds]
-    lag = ""
-    if own:
-        lag = (
-            f"own lag  p99 {max(x.loop_p99_ms for x in own):.1f} ms, "
-            f"{max(x.cores for x in own):.2f} cores, {max(x.memory_mb for x in own):.0f} MB"
-        )
     return "\n".join(
-        [f"server   {server_line(result)}", f"SLO      {result.slo.text()}", lag, "", shown, "",
+        [f"server   {server_line(result)}", f"SLO      {result.slo.text()}", f"own lag  {own_lag(result)}", "", shown, "",
          *remarks(result)]
     ).rstrip()  # fmt: skip
 

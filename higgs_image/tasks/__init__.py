@@ -13,15 +13,19 @@ from higgs_image.tasks import (
     dev,
     host,
     lock,
+    pods,
     release,
     service,
     smoke,
+    template,
     verify,
 )
 
 command.install()
 namespace = Collection()
-for module in (build, service, smoke, bench, release, verify, demo, lock, host, dev):
+for module in (
+    build, service, smoke, bench, release, verify, template, pods, demo, lock, host, dev,
+):  # fmt: skip
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
 
