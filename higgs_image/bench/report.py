@@ -118,10 +118,12 @@ def text(result: BenchResult) -> str:
     """Return a result as a person reads it in a terminal."""
     rows = [HEADS, *(row(x) for x in result.levels)]
     shown = table.text(rows, right=range(1, len(HEADS) - 1))
-    return "\n".join(
-        [f"server   {server_line(result)}", f"SLO      {result.slo.text()}", f"own lag  {own_lag(result)}", "", shown, "",
-         *remarks(result)]
-    ).rstrip()  # fmt: skip
+    head = [
+        f"server   {server_line(result)}",
+        f"SLO      {result.slo.text()}",
+        f"own lag  {own_lag(result)}",
+    ]
+    return "\n".join([*head, "", shown, "", *remarks(result)]).rstrip()
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -187,6 +187,7 @@ VALUES: dict[str, Value] = {
     "only": matching(r"[\w-]+", "the name of a check"),
     "pins": FILE,
     "pod": matching(r"[\w.-]+", "the id or name of a pod"),
+    "not_worse_than": number(0, 10),
     "port": whole_number(1, 65535),
     "price_cap": Value("USD an hour, above 0", _between(0, 1000)),
     "reason": Value(TEXT.expected, blank=True),
