@@ -20,7 +20,7 @@ def published(root: Path) -> list[tuple[str, BenchResult]]:
     Raises:
         UsageError: one is malformed.
     """
-    files = sorted((root / RESULTS).glob("*.json"))
+    files = sorted((root / RESULTS).glob("bench-*.json"))
     found = [(path.name, result.load(path)) for path in files]
     return sorted(found, key=lambda x: x[1].started)
 
