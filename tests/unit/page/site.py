@@ -27,6 +27,8 @@ from higgs_image import retry
 from tests.support.speech_server import RATE, Behaviour, SpeechServer
 
 KEY = "a-key-of-12345"
+PLAIN_HOST = "higgs.test"
+"""Another name of this machine: unlike loopback, browsers do not take it for secure."""
 ROOT = Path(__file__).parents[3]
 BEHAVIOUR = Behaviour(speed=2.0, first=0.05)
 
