@@ -93,6 +93,8 @@ class ReadinessMiddleware:
         request = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         method = scope["method"]
         status, headers, body = answer(self._state, method, scope["path"], request, self._cors)
+        if status == 200 and method != "OPTIONS" and (unhealthy := await self._unhealthy(scope)):
+            status, body = 503, unhealthy
         headers["Content-Length"] = str(len(body))
         if status == 503:
             headers["Connection"] = "close"
@@ -100,6 +102,23 @@ class ReadinessMiddleware:
         await send({"type": "http.response.start", "status": status, "headers": encoded})
         body = b"" if method == "HEAD" else body
         await send({"type": "http.response.body", "body": body})
+
+    async def _unhealthy(self, scope: Scope) -> bytes:
+        """Return the body of the server's /health if that is an error; else nothing."""
+        status = 500
+        chunks: list[bytes] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            chunks.append(message.get("body", b""))
+
+        asked = {**scope, "method": "GET", "path": "/health", "raw_path": b"/health"}
+        await self._app(asked, receive, send)
+        return b"" if status < 400 else b"".join(chunks) or b"{}"
 
     def _warm_up_first(self, scope: Scope, send: Send) -> Send:
         """Return a `send` that warms up before it reports that the application has started."""
@@ -133,7 +152,11 @@ class ReadinessMiddleware:
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Filter the access log: no polled paths, and no queries, which may hold texts or keys."""
     arguments = record.args
     if not isinstance(arguments, tuple) or len(arguments) < 5:
         return True
-    return str(arguments[2]).partition("?")[0] not in POLLED or arguments[4] not in (200, 204)
+    path, query, _ = str(arguments[2]).partition("?")
+    if query:
+        record.args = (*arguments[:2], f"{path}?...", *arguments[3:])
+    return path not in POLLED or arguments[4] not in (200, 204)
