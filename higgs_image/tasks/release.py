@@ -78,7 +78,6 @@ def release(
     from higgs_image.build.overrides import Overrides
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import pipeline, smoke_pushed
-    from higgs_image.verdict import Verdict
 
     code = 0
     with output(json) as out:
@@ -100,9 +99,7 @@ def release(
             test = smoke_pushed.smoke_here(request.workspace) if smoke else None
             report = pipeline.run(request, test)
             out.result(report, report.text())
-            if smoke and report.moved is None:  # a promotion has decided on the verdict itself
-                verdict = report.smoke.verdict if report.smoke else Verdict.INCONCLUSIVE
-                code = SMOKE_EXIT_CODES[verdict]
+            code = SMOKE_EXIT_CODES[report.verdict] if smoke else 0
     sys.exit(code)
 
 

@@ -17,6 +17,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from higgs_runtime.answers import answer, cors_policy
+<<<<<<< HEAD
+from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY, STOPPED
+=======
 from higgs_runtime.control import (
     COMPANION,
     COMPANION_HEADER,
@@ -25,6 +28,7 @@ from higgs_runtime.control import (
     DRAINED,
     READY,
 )
+>>>>>>> main
 from higgs_runtime.state import Phase, ServerState
 from higgs_runtime.warmup import warm_up
 
@@ -62,7 +66,7 @@ class ReadinessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request, by the path that the server's router uses."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._warm_up_first(scope, send))
+            await self._app(scope, receive, self._reporting(scope, send))
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] == "/ping" or (self._draining and not self._is_let_in(scope)):
@@ -103,6 +107,10 @@ class ReadinessMiddleware:
         body = b"" if method == "HEAD" else body
         await send({"type": "http.response.body", "body": body})
 
+<<<<<<< HEAD
+    def _reporting(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that tells the entrypoint of the start, after a warm-up, and the end."""
+=======
     async def _unhealthy(self, scope: Scope) -> bytes:
         """Return the body of the server's /health if that is an error; else nothing."""
         status = 500
@@ -122,6 +130,7 @@ class ReadinessMiddleware:
 
     def _warm_up_first(self, scope: Scope, send: Send) -> Send:
         """Return a `send` that warms up before it reports that the application has started."""
+>>>>>>> main
 
         async def wrapped(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -130,6 +139,8 @@ class ReadinessMiddleware:
                     asyncio.get_running_loop().add_reader(self._control, self._receive_control)
                     self._control.send(READY)
             await send(message)
+            if message["type"] == "lifespan.shutdown.complete" and self._control:
+                self._control.send(STOPPED)
 
         return wrapped
 
