@@ -35,7 +35,7 @@ def compute(
         layer: layers.Layer | layers.WheelLayer, name: str, entries: list[str]
     ) -> None:
         text(f"layers/{name}/requirements.txt", "\n".join(entries) + "\n")
-        for key in ("remove", "strip"):
+        for key in ("remove", "stub", "strip"):
             patterns: list[str] = getattr(layer, key)
             if patterns:
                 text(f"layers/{name}/{key}.txt", "\n".join(patterns) + "\n")

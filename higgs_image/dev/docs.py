@@ -1,6 +1,6 @@
 """Renders the tables of docs/ from the code: settings and exit codes of the image and the pipeline.
 
-A table lies between two marker comments in a page whose other text is written by hand.
+A table is between two marker comments in a page whose other text is written by hand.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _marked(name: str, tables: dict[str, str]) -> str:
 
 
 def _from_image(name: str) -> ModuleType:
-    """Import a module of the image: they lie outside this package."""
+    """Import a module of the image: they are outside this package."""
     for folder in ("docker/runtime", "docker/patches", "docker/generate"):
         if str(PROJECT / folder) not in sys.path:
             sys.path.append(str(PROJECT / folder))
@@ -113,7 +113,9 @@ def _settings() -> str:
 
 
 def _gpu_defaults() -> str:
-    heads = ("memory", "share of it", "tokens of a request", "requests at once", "reference")
+    memory = _from_image("higgs_runtime.gpu_memory")
+    heads = ("memory", "engine's share", "tokens of a request", "requests at once", "reference",
+             "audio tokenizer")  # fmt: skip
     rows = [
         [
             f"{max(24, -(-x.memory // 8_000) * 8)} GB or more",  # as cards are sold
@@ -121,6 +123,7 @@ def _gpu_defaults() -> str:
             str(x.max_model_len),
             str(x.max_num_seqs),
             f"{x.reference_seconds} s",
+            f"{memory.CODEC + memory.codec_growth(x.reference_seconds):.0f} MiB",
         ]
         for x in _from_image("higgs_runtime.gpu").DEFAULTS
     ]

@@ -1,4 +1,4 @@
-"""The state of a container that was started, as a person or a program reads it."""
+"""The state of a container that was started, as text or JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ServiceState:
     last: str = field(default="", compare=False)
 
     def text(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         if self.state == "absent":
             return f"{self.name}  is not running: invoke start"
         lines = [f"{self.name}  {self.state}, {self.image} on {self.device}"]
@@ -91,7 +91,8 @@ def _url(container: Container) -> str:
     ports = container.attrs["HostConfig"].get("PortBindings") or {}
     bound = (container.attrs["NetworkSettings"]["Ports"] or ports).get(f"{PORT}/tcp")
     host, port = (bound[0]["HostIp"], bound[0]["HostPort"]) if bound else ("", "0")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    loopback = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared only)
+    host = loopback.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

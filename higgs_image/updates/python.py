@@ -1,4 +1,4 @@
-"""Newer Python packages: requirement files compiled anew, by the command in their second line."""
+"""Newer Python packages: requirement files compiled again by the command in their second line."""
 
 from __future__ import annotations
 

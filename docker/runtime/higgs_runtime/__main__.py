@@ -21,6 +21,7 @@ from higgs_runtime import (
     flags,
     generate,
     gpu,
+    gpu_memory,
     hooks,
     image,
     log,
@@ -127,7 +128,10 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         server = ServerProcess(state, chosen.drain_seconds, companion)
         compile_cache.discard_damaged(Path(compiled["VLLM_CACHE_ROOT"]))
         cascade = gpu.merges_attention(machine)
-        log.info(gpu.describe_limits(limits, cascade=cascade))
+        planned = gpu_memory.plan(machine, limits)
+        log.info(gpu_memory.describe(planned, limits, cascade=cascade))
+        if planned and planned.free < 0:
+            log.warning(gpu_memory.shortage(planned, limits))
         line = command.arguments(chosen, limits, folders, cascade=cascade)
         log.info(f"starting the server: {' '.join(line[3:])}")
 
@@ -143,7 +147,13 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         return server.run(
             line,
             command.environment(
-                chosen, environment, hf_home, server.control, compiled, limits.reference_seconds
+                chosen,
+                environment,
+                hf_home,
+                server.control,
+                compiled,
+                limits.reference_seconds,
+                planned.codec if planned else 0,
             )
             | ({control.COMPANION: companion.token} if companion else {}),
             listening=lambda: placeholder.server_answers(
@@ -197,5 +207,5 @@ def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Place
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a value with any character can be printed
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # text streams
     sys.exit(main(sys.argv[1:], os.environ))

@@ -17,6 +17,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from higgs_runtime.answers import answer, cors_policy
+<<<<<<< HEAD
+from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY, STOPPED
+=======
 from higgs_runtime.control import (
     COMPANION,
     COMPANION_HEADER,
@@ -25,6 +28,7 @@ from higgs_runtime.control import (
     DRAINED,
     READY,
 )
+>>>>>>> main
 from higgs_runtime.state import Phase, ServerState
 from higgs_runtime.warmup import warm_up
 
@@ -62,7 +66,7 @@ class ReadinessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request, by the path that the server's router uses."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._warm_up_first(scope, send))
+            await self._app(scope, receive, self._reporting(scope, send))
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] == "/ping" or (self._draining and not self._is_let_in(scope)):
@@ -93,6 +97,8 @@ class ReadinessMiddleware:
         request = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         method = scope["method"]
         status, headers, body = answer(self._state, method, scope["path"], request, self._cors)
+        if status == 200 and method != "OPTIONS" and (unhealthy := await self._unhealthy(scope)):
+            status, body = 503, unhealthy
         headers["Content-Length"] = str(len(body))
         if status == 503:
             headers["Connection"] = "close"
@@ -101,8 +107,30 @@ class ReadinessMiddleware:
         body = b"" if method == "HEAD" else body
         await send({"type": "http.response.body", "body": body})
 
+<<<<<<< HEAD
+    def _reporting(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that tells the entrypoint of the start, after a warm-up, and the end."""
+=======
+    async def _unhealthy(self, scope: Scope) -> bytes:
+        """Return the body of the server's /health if that is an error; else nothing."""
+        status = 500
+        chunks: list[bytes] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            chunks.append(message.get("body", b""))
+
+        asked = {**scope, "method": "GET", "path": "/health", "raw_path": b"/health"}
+        await self._app(asked, receive, send)
+        return b"" if status < 400 else b"".join(chunks) or b"{}"
+
     def _warm_up_first(self, scope: Scope, send: Send) -> Send:
         """Return a `send` that warms up before it reports that the application has started."""
+>>>>>>> main
 
         async def wrapped(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -111,6 +139,8 @@ class ReadinessMiddleware:
                     asyncio.get_running_loop().add_reader(self._control, self._receive_control)
                     self._control.send(READY)
             await send(message)
+            if message["type"] == "lifespan.shutdown.complete" and self._control:
+                self._control.send(STOPPED)
 
         return wrapped
 
@@ -133,7 +163,11 @@ class ReadinessMiddleware:
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Filter the access log: no polled paths, and no queries, which may hold texts or keys."""
     arguments = record.args
     if not isinstance(arguments, tuple) or len(arguments) < 5:
         return True
-    return str(arguments[2]).partition("?")[0] not in POLLED or arguments[4] not in (200, 204)
+    path, query, _ = str(arguments[2]).partition("?")
+    if query:
+        record.args = (*arguments[:2], f"{path}?...", *arguments[3:])
+    return path not in POLLED or arguments[4] not in (200, 204)

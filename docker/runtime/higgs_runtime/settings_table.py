@@ -79,7 +79,7 @@ def _switch(value: str) -> bool:
 
 
 def _voices(value: str) -> str:
-    if not os.path.isfile(f"{value}/config.json"):  # noqa: PTH113
+    if not os.path.isfile(f"{value}/config.json"):  # noqa: PTH113 (False where access is denied)
         raise ValueError(value)
     return value
 

@@ -72,6 +72,7 @@ def test_context_is_minimal(project: Project, source: Source) -> None:
         "build/certificates.sh": "0o644",
         "build/constraints.txt": "0o644",
         "build/step.py": "0o644",
+        "build/stub.py": "0o644",
         **{
             f"build/device_code/{path.name}": "0o644"
             for path in (PROJECT / "docker/build/device_code").glob("*.py")
@@ -103,11 +104,13 @@ def test_lists_of_a_layer(project: Project, source: Source) -> None:
     layers.write_text(
         layers.read_text().replace(
             'packages = ["*"]',
-            'packages = ["*"]\nremove = ["a/*", "b"]\nstrip = ["c.so"]\nlinks = { x = "y/z-*" }',
+            'packages = ["*"]\nremove = ["a/*", "b"]\nstub = ["d.so"]\nstrip = ["c.so"]\n'
+            'links = { x = "y/z-*" }',
         )
     )
     files = compute(project, source)
     assert files["layers/packages/remove.txt"][0] == b"a/*\nb\n"
+    assert files["layers/packages/stub.txt"][0] == b"d.so\n"
     assert files["layers/packages/strip.txt"][0] == b"c.so\n"
     assert files["layers/packages/links.txt"][0] == b"x y/z-*\n"
     assert "layers/torch/remove.txt" not in files
