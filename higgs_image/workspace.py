@@ -1,4 +1,4 @@
-"""Where things lie. Every stage reads the project's folder and writes below `build/` only."""
+"""Paths of the project. Every stage reads the project's folder and writes below `build/` only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Workspace:
     """The folders of one product: the real image, or a fake fork's.
 
     Attributes:
-        build: everything that is written lies below it.
+        build: every output is below it.
         lock_file: the versions.lock in force.
         layers_file: how the Python packages are spread over layers, and the size budgets.
         wheels: local wheels that are preferred to the package index (their hashes must match).
@@ -120,7 +120,7 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
 
     def read_state(self, stage: str) -> dict[str, Any]:
-        """Return what a stage wrote down when it last finished; empty if it never did."""
+        """Return what a stage recorded when it last finished; empty if it never did."""
         try:
             state = json.loads((self.build / "state" / f"{stage}.json").read_bytes())
         except (FileNotFoundError, ValueError):
@@ -128,7 +128,7 @@ class Workspace:
         return state if isinstance(state, dict) else {}
 
     def write_state(self, stage: str, state: dict[str, Any]) -> None:
-        """Write down that a stage finished, and with what: whole or not at all."""
+        """Record atomically that a stage finished, and its inputs."""
         path = self.build / "state" / f"{stage}.json"
         write_atomically(path, json.dumps(state, indent=2).encode() + b"\n")
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import stub
 from device_code.cut import cut_all
 
 # Written by package managers and different at every run.
@@ -89,11 +90,11 @@ def lines(path: Path) -> list[str]:
 
 
 def packages(layer: Path, site: Path, uv: Path) -> None:
-    """Install a layer's locked packages; strip and remove what its lists name.
+    """Install a layer's locked packages; remove, stub and strip what its lists name.
 
     Args:
-        layer: folder with requirements.txt, and optionally strip.txt, remove.txt, links.txt
-            (patterns relative to `site`; links as `NAME PATTERN`), gpus.txt and wheels/.
+        layer: folder with requirements.txt, and optionally remove.txt, stub.txt, strip.txt,
+            links.txt (patterns relative to `site`; links as `NAME PATTERN`), gpus.txt and wheels/.
         site: the environment's site-packages.
         uv: the installer.
     """
@@ -115,7 +116,11 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
+                path.unlink(missing_ok=True)  # its folder may have been removed already
+    for pattern in lines(layer / "stub.txt"):
+        for path in matching(site, pattern):
+            size, functions = path.stat().st_size, stub.replace(path)
+            print(f"stub: {path.name}, {functions} functions, instead of {size / 1e6:.1f} MB")
     for pattern in lines(layer / "strip.txt"):
         for path in matching(site, pattern):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)
@@ -151,7 +156,7 @@ def bytecode(folder: Path) -> None:
     """Compile all modules below a folder, tests apart: the server is imported in half the time.
 
     Python compares such bytecode with its source's content, not with its date: it is the same in
-    every build, and never taken for a file that was changed or laid over. What cannot be compiled,
+    every build, and never mistaken for a changed or overlaid file. What cannot be compiled,
     such as a template for another Python, is left out.
     """
     compileall.compile_dir(

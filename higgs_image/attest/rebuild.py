@@ -39,7 +39,7 @@ class Comparison:
         return self.image == self.rebuilt
 
     def text(self) -> str:
-        """Return the comparison as a person reads it."""
+        """Return the comparison as text."""
         if self.same:
             return f"built again: the same digest, {self.rebuilt}"
         lines = [

@@ -49,7 +49,7 @@ class Signer:
         return ["--yes", "--key", str(self.key), "--tlog-upload=false"]
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         return "the workflow's identity" if self.key is None else "a key"
 
 
@@ -73,7 +73,7 @@ class Trust:
         return ["--certificate-identity-regexp", self.identity, "--certificate-oidc-issuer", ISSUER]
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         if self.key is not None:
             return f"the key {self.key.name} (SHA-256 {sha256_bytes(self.key.read_bytes())[:12]})"
         return f"a workflow whose identity matches {self.identity}"
@@ -136,7 +136,7 @@ def _memory_file(data: bytes) -> Iterator[int]:
 
 
 def _as_trust(how: Signer) -> list[str]:
-    """Return flags that verify what this signer signed; a keyless one signs anew each time."""
+    """Return flags that verify what this signer signed; a keyless one makes a new key each time."""
     public = how.key.with_suffix(".pub") if how.key else None
     return Trust(public).flags if public and public.is_file() else []
 
@@ -156,7 +156,7 @@ def verify(repository: str, digest: str, trust: Trust) -> None:
     """Check that somebody who is trusted signed this digest.
 
     Raises:
-        SigningError: nobody did.
+        SigningError: there is no such signature.
         HiggsError: the registry failed.
     """
     with _environment(repository) as (env, fds, flags):

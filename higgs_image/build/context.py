@@ -87,7 +87,7 @@ class Drift:
             raise DriftError(
                 f"{self.path} differs from what versions.lock and the templates give: "
                 f"{', '.join(self.files[:3])}{more}",
-                "write it anew with: invoke render",
+                "write it again with: invoke render",
             )
 
 
@@ -117,7 +117,7 @@ def _diff(path: str, wanted: Files, found: Files) -> list[str]:
 
 
 def write(workspace: Workspace, lock: Lock, files: Files) -> BuildContext:
-    """Put the context in place, whole or not at all; an equal one is left as it is."""
+    """Replace the context atomically; an equal one is left unchanged."""
     path = workspace.context
     with workspace.exclusive("context"):
         changed = _different(files, read(path))

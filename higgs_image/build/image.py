@@ -63,7 +63,7 @@ def build(
         workspace: the folders.
         compression: gzip or zstd.
         overrides: what deviates from the lock.
-        no_cache: build every step anew.
+        no_cache: build every step again, without the cache.
 
     Raises:
         HiggsError: see the stages' own errors; BudgetError when the image is too large.

@@ -26,6 +26,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         packages: names or patterns of the requirements in it.
         budget_mb: compressed size that it may have, in MB (10^6 bytes).
         remove: patterns below site-packages that are deleted.
+        stub: patterns of shared libraries that are replaced by stubs.
         strip: patterns of shared objects whose symbol tables are stripped.
         links: command name to the pattern of the file that /usr/local/bin links to.
     """
@@ -35,6 +36,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: list[str]
     budget_mb: float
     remove: list[str] = []
+    stub: list[str] = []
     strip: list[str] = []
     links: dict[str, str] = {}
 
@@ -44,6 +46,7 @@ class WheelLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     budget_mb: float
     remove: list[str] = []
+    stub: list[str] = []
     strip: list[str] = []
 
 
@@ -56,6 +59,17 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unpacked_mb: float
 
 
+class PlainBuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Compressed sizes, in MB (10^6 bytes), of an image with the same server, plainly built."""
+
+    gzip_mb: float
+    zstd_mb: float
+
+    def megabytes(self, compression: str) -> float:
+        """Return the size with gzip or zstd."""
+        return self.gzip_mb if compression == "gzip" else self.zstd_mb
+
+
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The decoded docker/layers.toml.
 
@@ -64,12 +78,14 @@ class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wheel: the layer of the vllm wheel.
         budget: of the whole image.
         gpus: compute capabilities that libraries keep code for; none: they keep all.
+        plain: what the image's size is compared with; None: with nothing.
     """
 
     layer: list[Layer]
     wheel: WheelLayer
     budget: Budget
     gpus: list[Gpu] = []
+    plain: PlainBuild | None = None
 
 
 def load(path: Path) -> Layers:

@@ -56,7 +56,7 @@ class BuildPlan:
     steps: list[str]
 
     def text(self) -> str:
-        """Return the plan as a person reads it."""
+        """Return the plan as text."""
         return "\n".join(["would do:", *(f"  {step}" for step in self.steps)])
 
 
@@ -70,6 +70,7 @@ class BuildReport:
         layout: the OCI layout.
         compressed_mb: size of all layers in MB (10^6 bytes).
         unpacked_mb: size of the unpacked layers; None if the image was not loaded.
+        plain_mb: compressed size of a plainly built image; None if it is not known.
         layers: name and compressed size of each layer in MB, from the base upwards.
         engine: the name by which the engine runs it.
         pushed: what the registry holds.
@@ -84,6 +85,7 @@ class BuildReport:
     compression: str
     compressed_mb: float
     unpacked_mb: float | None
+    plain_mb: float | None
     layers: list[tuple[str, float]]
     engine: str | None
     pushed: Pushed | None
@@ -92,12 +94,19 @@ class BuildReport:
     seconds: dict[str, float]
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         rows = [f"  {name:<10} {size:>8.1f} MB" for name, size in self.layers]
         unpacked = f", {self.unpacked_mb:.0f} MB unpacked" if self.unpacked_mb else ""
         lines = [
             *rows,
             f"  {'image':<10} {self.compressed_mb:>8.1f} MB {self.compression}{unpacked}",
+        ]
+        if self.plain_mb:
+            lines.append(
+                f"  {'plain':<10} {self.plain_mb:>8.1f} MB {self.compression}, built plainly "
+                f"({self.compressed_mb / self.plain_mb - 1:+.0%})"
+            )
+        lines += [
             f"tag     {self.tag}"
             + ("  (overridden: cannot be released)" if self.overridden else ""),
             f"layout  {self.layout}",
@@ -177,8 +186,9 @@ def run(
         size = image.unpacked_bytes(engine)
         unpacked = size / MB if size else None
         seconds["load"] = round(time.monotonic() - started, 3)
+    plan = layers.load(workspace.layers_file)
     if unpacked:
-        budget.check_unpacked(unpacked, layers.load(workspace.layers_file))
+        budget.check_unpacked(unpacked, plan)
     return BuildReport(
         digest=built.image.digest,
         tag=built.tag,
@@ -186,6 +196,7 @@ def run(
         compression=built.compression,
         compressed_mb=round(built.image.size / MB, 1),
         unpacked_mb=round(unpacked, 1) if unpacked else None,
+        plain_mb=plan.plain.megabytes(built.compression) if plan.plain else None,
         layers=[(x.name, round(x.size / MB, 1)) for x in built.image.layers],
         engine=engine,
         pushed=pushed,

@@ -1,4 +1,4 @@
-"""Git repositories of others: what a branch names now, what a commit of the fork brings with it."""
+"""Remote git repositories: the commit of a branch, and the contents of a commit of the fork."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def url_in(text: str, path: str) -> str:
 
 @dataclass(frozen=True)
 class ForkCommit:
-    """What a commit of the fork brings with it.
+    """Facts about a commit of the fork.
 
     Attributes:
         tree: its tree id.
@@ -83,7 +83,7 @@ def resolve(url: str, ref: str) -> str:
 
 
 def examine(lock: Lock, commit: str, folder: Path) -> ForkCommit:
-    """Fetch a commit of the fork without history, and return what it brings.
+    """Fetch a commit of the fork without history, and return facts about it.
 
     Args:
         lock: names the fork, its submodule and its compiled parts.

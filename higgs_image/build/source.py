@@ -50,7 +50,7 @@ class Source:
 
 
 def ensure(workspace: Workspace, lock: Lock) -> Source:
-    """Fetch and verify the pinned sources; a good checkout is left as it is.
+    """Fetch and verify the pinned sources; a valid checkout is left unchanged.
 
     Raises:
         SourceError: a commit, the submodule or a tree id is not what the lock says.

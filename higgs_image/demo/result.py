@@ -46,7 +46,7 @@ class DemoResult:
     unproved: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """Return the result as a person reads it."""
+        """Return the result as text."""
         total = sum(self.seconds.values())
         parts = ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
         variables = " ".join(f"-e {name}={value}" for name, value in FAKE_FORK.items())

@@ -34,14 +34,16 @@ def check(root: Path) -> WorkflowChecks:
     folder = root / ".github" / "workflows"
     zizmor = process.run(["zizmor", "--offline", "--no-progress", "--persona=regular", str(folder)])
     if zizmor.code != 0:
-        raise ChecksFailedError(f"zizmor:\n{zizmor.out}{zizmor.err}", "fix what it names")
+        raise ChecksFailedError(
+            f"zizmor:\n{zizmor.out}{zizmor.err}", "fix the problems that it reports"
+        )
     log.info("workflows: zizmor found nothing")
     files = sorted(str(path) for path in folder.glob("*.yml"))
     config = ["-config-file", str(root / ".github" / "actionlint.yaml")]
     actionlint = process.run([*_actionlint(), *config, *files])
     if actionlint.code != 0:
         raise ChecksFailedError(
-            f"actionlint:\n{actionlint.out}{actionlint.err}", "fix what it names"
+            f"actionlint:\n{actionlint.out}{actionlint.err}", "fix the problems that it reports"
         )
     log.info("workflows: actionlint found nothing")
     return WorkflowChecks(zizmor.out, actionlint.out)

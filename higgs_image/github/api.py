@@ -95,7 +95,7 @@ def _explain(answer: http.Response, what: str) -> HiggsError:
             hint = "allow it: the repository's Settings, Actions, General, Workflow permissions"
         return RegistryAuthError(message, hint)
     if answer.status in FINAL:
-        return RegistryError(message, "correct what it names")
+        return RegistryError(message, "fix the problem that it reports")
     error = RegistryUnavailableError(message, "run again later")
     error.retry_after = seconds_of(answer.headers.get("retry-after", ""))
     return error

@@ -51,7 +51,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     name, mail = "github-actions[bot]", "41898282+github-actions[bot]@users.noreply.github.com"
     _git(root, "-c", f"user.name={name}", "-c", f"user.email={mail}",
          "commit", "--quiet", "--message", title)  # fmt: skip
-    # The token is passed in the environment: everybody can see arguments.
+    # The token is passed in the environment: arguments are visible to all users.
     header = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"http.{server}/.extraheader",
@@ -83,5 +83,8 @@ def _git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
     if done.code != 0:
         last = done.err.strip().splitlines()[-1:] or ["no output"]
         kind = NetworkError if "push" in arguments else HiggsError
-        raise kind(f"git {arguments[0]} failed: {last[0]}", "correct what it names, then run again")
+        raise kind(
+            f"git {arguments[0]} failed: {last[0]}",
+            "fix the problem that it reports, then run again",
+        )
     return done.out

@@ -43,7 +43,7 @@ class Freed:
     dry_run: bool
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         head = "would do:" if self.dry_run else "done:"
         return "\n".join([head, *(f"  {x}" for x in self.steps), f"free  {self.free_gb:.0f} GB"])
 

@@ -257,7 +257,7 @@ _RULES = (
          "use a complete mirror, or install Docker Engine 23 or later with buildx 0.13 and skopeo "
          "1.9.3 by other means"),
     Rule("^(?P<line>E: .*)", EngineError,
-         "apt failed: {line}", "fix what it names (apt-get check), then run again"),
+         "apt failed: {line}", "fix the reported problem (apt-get check), then run again"),
 )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ class AuditReport:
         return Verdict.INCONCLUSIVE if self.unchecked else Verdict.PASS
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         why = f": {self.unchecked}" if self.unchecked else ""
         return "\n".join([f"advisories: {self.verdict}{why}",
                           *(f"  {x.describe()}" for x in self.advisories)])  # fmt: skip

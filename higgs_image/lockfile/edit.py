@@ -19,7 +19,7 @@ Value = str | datetime.datetime
 
 
 def write(path: Path, values: Mapping[str, Value | None], *, comments: bool = True) -> Lock:
-    """Change values of versions.lock in place, whole or not at all.
+    """Change values of versions.lock in place, atomically.
 
     The date, which is part of the tag, becomes today's.
 
@@ -29,7 +29,7 @@ def write(path: Path, values: Mapping[str, Value | None], *, comments: bool = Tr
         comments: keep the comment behind a changed value; False: it was about the old value.
 
     Raises:
-        LockError: the result is not valid; the file is left as it is.
+        LockError: the result is not valid; the file is left unchanged.
     """
     document = tomlkit.parse(path.read_bytes().decode())
     for key, value in values.items():

@@ -40,7 +40,7 @@ def recipe_sha256(paths: Iterable[Path], root: Path) -> str:
 
     Args:
         paths: files and folders.
-        root: the project's folder, below which they lie.
+        root: the project's folder, that contains them.
     """
     return tree_sha256([file for path in paths for file in recipe_files(path)], root)
 
@@ -56,7 +56,7 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
 
     Args:
         lock: the lock.
-        root: the project's folder, below which the recipe lies.
+        root: the project's folder, that contains the recipe.
     """
     actual = _covered(lock, root)
     locked = {

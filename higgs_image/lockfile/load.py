@@ -34,7 +34,7 @@ def load(path: Path) -> Lock:
 
 
 def parse(path: Path, data: bytes) -> Lock:
-    """Check the content of a versions.lock that lies, or will lie, at `path`.
+    """Check the content of a versions.lock that is, or will be, at `path`.
 
     Raises:
         LockError: see `load`.

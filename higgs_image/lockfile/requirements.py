@@ -58,7 +58,7 @@ def _entries(text: str) -> list[tuple[str, str, str]]:
         except (InvalidRequirement, ValueError):
             raise LockError(
                 f"requirement {bare.split(' --hash')[0]!r} is not pinned with == and a hash",
-                "make the file anew with: uv pip compile --generate-hashes",
+                "create the file again with: uv pip compile --generate-hashes",
             ) from None
         entry = bare.replace(" --hash", " \\\n    --hash")
         found.append((canonicalize_name(parsed.name), pin.version, entry))

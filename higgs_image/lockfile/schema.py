@@ -188,7 +188,7 @@ class RecipePin(_LockTable, frozen=True):
 
 
 class PatchesPin(_LockTable, frozen=True):
-    """Our functions in the place of the fork's.
+    """Functions that replace the fork's.
 
     Attributes:
         folder: the Python package that holds them.

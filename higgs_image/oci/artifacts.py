@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from higgs_image import process, retry
-from higgs_image.errors import RegistryConflictError, RegistryError, RegistryNotFoundError
+from higgs_image.errors import (
+    RegistryAuthError,
+    RegistryConflictError,
+    RegistryError,
+    RegistryNotFoundError,
+)
 from higgs_image.files import sha256_bytes
 from higgs_image.oci import credentials, read_back, skopeo
 from higgs_image.oci import reference as oci_reference
@@ -102,6 +107,14 @@ class Repository:
                 f"{self.reference(what)} was answered with another manifest, {digest}", _DAMAGED
             )
         return document
+
+    def is_public(self, digest: str) -> bool:
+        """Tell whether an image can be pulled without a login."""
+        anonymous = RegistryClient(self.name, credentials.Credentials(self.name, None))
+        try:
+            return anonymous.manifest(digest) is not None
+        except RegistryAuthError:
+            return False
 
     def _read(self, what: str) -> tuple[str, dict[str, Any]] | None:
         """Return digest and content of a manifest; None if there is none."""

@@ -1,7 +1,7 @@
 """Certificate authorities of registries, where Docker keeps them: one place for every tool.
 
 `/etc/docker/certs.d/HOST[:PORT]/ca.crt` is the only place that the Docker engine reads. skopeo,
-cosign and our own requests are pointed to the same folder; where nobody but root can write there,
+cosign and our own requests are pointed to the same folder; where only root can write there,
 `~/.config/containers/certs.d` works for all but the engine.
 """
 

@@ -149,7 +149,7 @@ def _ask_helper(helper: str, server: str) -> tuple[str, str] | None:
             return None
         raise RegistryAuthError(
             f"{program} failed for {server}: {(text.splitlines() or ['no output'])[-1]}",
-            "correct what it names, or set REGISTRY_USER and REGISTRY_PASSWORD",
+            "fix the problem that it reports, or set REGISTRY_USER and REGISTRY_PASSWORD",
         )
     try:
         answer = json.loads(done.stdout)

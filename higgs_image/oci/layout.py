@@ -1,4 +1,4 @@
-"""OCI image layouts: the folders in which images lie before they are pushed or loaded.
+"""OCI image layouts: folders that hold images before they are pushed or loaded.
 
 The layout is the product of a build: its manifest digest is what is run, tested and pushed.
 """
@@ -142,7 +142,7 @@ def require_undamaged(layout: Path) -> None:
     for path in damaged_blobs(layout):
         raise BuildError(
             f"{path} is damaged: its content does not have the digest that is its name",
-            "run invoke build again: it builds what is damaged anew; check the disk if it returns",
+            "run invoke build again, which rebuilds it; if it happens again, check the disk",
         )
 
 

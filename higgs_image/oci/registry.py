@@ -131,7 +131,7 @@ class RegistryClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> RegistryResponse | None:
-        """Send a request until it succeeds or fails for good; None for a 404 of a read."""
+        """Send a request until it succeeds or fails permanently; None for a 404 of a read."""
         for attempt in retry.attempts(_VERBS[method]):
             with attempt:
                 try:

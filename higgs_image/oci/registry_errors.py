@@ -57,7 +57,7 @@ def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError
     if answer.status == 404:
         return RegistryNotFoundError(f"{summary} was not found", "check the name and the tag")
     if answer.status in FINAL:
-        return RegistryError(f"{host} refused {summary}", "correct what it names")
+        return RegistryError(f"{host} refused {summary}", "fix the problem that it reports")
     error = RegistryUnavailableError(
         f"{host} did not answer as expected to {summary}",
         "run again when it does: what has arrived is not sent again",

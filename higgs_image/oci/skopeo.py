@@ -28,7 +28,7 @@ from higgs_image.oci.registry_errors import login_hint
 log = logging.getLogger(__name__)
 
 SLOWEST = 1e6
-"""Bytes per second: an image that comes slower than that is taken for stuck."""
+"""Bytes per second: an image that comes slower than that is considered stuck."""
 
 RATE_LIMITED = 20
 """How often longer than after other failures to wait when a registry limits requests: skopeo does
@@ -195,7 +195,7 @@ RULES = (
          r"|manifest invalid|name invalid|invalid reference|digest did not match|size invalid"
          r"|unknown flag|unrecognized|permission denied|not a directory"
          r"|unsupported protocol|invalid character",
-         RegistryError, _REFUSED, "correct what it names"),
+         RegistryError, _REFUSED, "fix the problem that it reports"),
 )  # fmt: skip
 """What is known to be final, in order. Everything else may pass, and is tried again."""
 

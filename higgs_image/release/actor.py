@@ -29,7 +29,7 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     process: str = ""
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         return f"{self.name} ({self.run})" if self.run else self.name
 
 

@@ -26,7 +26,7 @@ class StoredManifest:
 
 
 class ImageStore(Protocol):
-    """Where the images lie, as far as they can be listed and deleted.
+    """Storage of the images, as far as they can be listed and deleted.
 
     Attributes:
         at_once: how many deletions may run at the same time.

@@ -40,7 +40,7 @@ class Journal:
     """The journal of one repository.
 
     Args:
-        repository: where it lies.
+        repository: where it is stored.
         folder: receives the copy of what is written; None: no copy.
     """
 
@@ -196,7 +196,7 @@ class Journal:
 
 
 def promoted(entries: Iterable[Entry], floating: str) -> list[Entry]:
-    """Return the moves of a tag that took place, oldest first."""
+    """Return the completed moves of a tag, oldest first."""
     return [
         entry
         for entry in entries

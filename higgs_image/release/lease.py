@@ -1,6 +1,6 @@
 """The right to move a tag: of several who want to at the same time, one gets it.
 
-A registry has no compare-and-swap: the last writer of a tag wins, unseen. But it shows everybody
+A registry has no compare-and-swap: the last writer of a tag wins, unseen. But every client sees
 the list of tags, and that is enough. A run that wants to move a tag first writes a record that
 announces it (under a separate tag, so nothing is overwritten), then reads the list:
 
@@ -48,13 +48,13 @@ from higgs_image.release.records import (
 log = logging.getLogger(__name__)
 
 LEASE = datetime.timedelta(minutes=20)
-"""After that an announcement without an outcome is taken for abandoned."""
+"""After that an announcement without an outcome is considered abandoned."""
 
 POLL = 1.0
 """Seconds between two reads while waiting for another run's outcome."""
 
 PROPAGATION = 15.0
-"""Seconds after which a registry that is not on this machine shows everybody a write."""
+"""Seconds after which every client of a remote registry sees a write."""
 
 
 class TagStore(Protocol):
@@ -176,7 +176,7 @@ def move(
         raise RegistryUnavailableError(
             f"the registry does not list {mine}, which was written", "run again when it does"
         )
-    if state[mine] is not None:  # we were taken for dead
+    if state[mine] is not None:  # another run considered us dead
         raise PromotionConflictError(
             f"another run has declared {mine} abandoned", "look at invoke history, then run again"
         )

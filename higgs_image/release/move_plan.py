@@ -45,7 +45,7 @@ class MovePlan:
     undo: str = ""
 
     def text(self) -> str:
-        """Return the plan as a person reads it."""
+        """Return the plan as text."""
         record = self.move
         reference = f"{self.repository}:{record.moving}"
         if self.nothing_to_do:
@@ -84,7 +84,7 @@ class Moved:
     undo: str
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         lines = [f"{self.reference} is {self.digest}" + (" already" if self.skipped else "")]
         if self.undo and not self.skipped:
             lines.append(f"undo:  {self.undo}")
@@ -97,7 +97,7 @@ class TagState:
 
     Attributes:
         present: digest that it names; None: nothing.
-        moves: the moves that took place, oldest first.
+        moves: the completed moves, oldest first.
     """
 
     present: str | None

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from higgs_image.attest import sbom
+from higgs_image.build.layers import PlainBuild
 from higgs_image.labels import LABEL
-from higgs_image.oci.layout import Image, ImageLayer
+from higgs_image.oci.layout import MB, Image, ImageLayer
 from higgs_image.release.evidence import figures
 from higgs_image.release.policy import Known
 from higgs_image.release.publish import LOCK, SBOM
@@ -79,7 +80,7 @@ def release(
 
 
 def pins(lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return the pins of a lock, by name, as a person reads them."""
+    """Return the pins of a lock by name, each as text."""
     if not lock:
         return {}
     found = {
@@ -97,7 +98,12 @@ def pins(lock: Mapping[str, Any]) -> dict[str, str]:
 
 
 def document(
-    repository: str, record: Promote, known: Known, new: Release, old: Release | None
+    repository: str,
+    record: Promote,
+    known: Known,
+    new: Release,
+    old: Release | None,
+    plain: PlainBuild | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a release: everything that the notes say, for programs."""
     before = pins(old.lock) if old else {}
@@ -131,6 +137,9 @@ def document(
         "patches": new.patches,
         "patches_gone": [x for x in old.patches if x not in new.patches] if old else [],
         "size": new.size,
+        "size_plain": round(plain.megabytes(new.push.compression) * MB)
+        if plain and new.push
+        else None,
         "layers": [
             {"name": x.name, "size": x.size, "new": x.digest not in old_layers} for x in new.layers
         ],

@@ -52,7 +52,7 @@ class ReleaseRequest:
 
     @property
     def journal_folder(self) -> Path:
-        """Where this machine's copy of the journal lies."""
+        """Folder of this machine's copy of the journal."""
         return self.workspace.build / "journal"
 
 
@@ -90,7 +90,7 @@ class ReleaseReport:
         return self.smoke.verdict if self.smoke else Verdict.INCONCLUSIVE
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         lines = [
             f"tag     {self.tag}",
             f"image   {self.by_digest}" + (" (was there)" if self.pushed.skipped else ""),
@@ -146,7 +146,7 @@ def run(request: ReleaseRequest, smoke: SmokeTest | None = None) -> ReleaseRepor
     _require_clean(request)
     workspace = request.workspace
     if not checkout.is_published(workspace.root):
-        log.info("release: git push it, too: otherwise nobody can check out its source")
+        log.info("release: git push it, too: otherwise its source cannot be checked out elsewhere")
     built = build_image.build(workspace, request.compression, request.overrides)
     locked = lockfile.load(workspace.lock_file)
     pushed, entry = publish.push(built, locked, request.target, request.journal_folder)

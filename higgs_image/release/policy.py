@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from higgs_image.labels import LABEL
 from higgs_image.release.records import Push
-from higgs_image.smoke.record import Record
+from higgs_image.smoke.record import ENGINE_ONLY, Record
+from higgs_image.verdict import Verdict
 
 FORK = LABEL + "fork"
 SOURCE = "org.opencontainers.image.source"
@@ -182,6 +183,24 @@ def _smoke(known: Known, device_class: str) -> list[Refusal]:
             Refusal(
                 f"its last smoke test on a {device_class} ended with {last.verdict}: {last.reason}",
                 how,
+            )
+        ]
+    if last.place == "pod":
+        return _engine_checks(known)
+    return []
+
+
+def _engine_checks(known: Known) -> list[Refusal]:
+    """Refuse a test in a pod alone: no engine has shown yet what a pod cannot."""
+    here = [x for x in known.smokes if x.place == "engine"]
+    shown = {x.name for x in here[-1].checks if x.verdict is Verdict.PASS} if here else set()
+    if missing := sorted(ENGINE_ONLY - shown):
+        return [
+            Refusal(
+                "its smoke test on a GPU ran in a pod, and no container on an engine has passed "
+                f"{', '.join(missing)}, which a pod cannot show",
+                f"test it with Docker, a CPU is enough: ./inv smoke-pushed {known.digest} "
+                "--device-class cpu",
             )
         ]
     return []

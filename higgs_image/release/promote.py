@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from higgs_image.build import layers
+from higgs_image.build.layers import PlainBuild
 from higgs_image.errors import ReleaseRefusedError, UsageError
 from higgs_image.files import write_atomically
 from higgs_image.oci import layout
@@ -139,7 +141,7 @@ def promote_with_notes(
     """
     move_plan.settle(history)
     plan = plan_promotion(history, what, conditions)
-    manifest = release_manifest(history, plan)
+    manifest = release_manifest(history, plan, layers.load(workspace.layers_file).plain)
     text = notes.render(manifest)
     folder = workspace.build / "release" / (manifest["tag"] or plan.record.digest[7:19])
     write_atomically(folder / notes.NOTES, text.encode())
@@ -151,13 +153,15 @@ def promote_with_notes(
     return move_plan.apply(history, plan.steps, files), folder / notes.NOTES
 
 
-def release_manifest(history: Journal, plan: PromotionPlan) -> dict[str, Any]:
+def release_manifest(
+    history: Journal, plan: PromotionPlan, plain: PlainBuild | None
+) -> dict[str, Any]:
     """Return the manifest of a planned release, with the differences to the last one."""
     record = plan.record
     earlier = [x.record.digest for x in plan.before.moves if x.record.digest != record.digest]
     old = _release(history, earlier[-1]) if earlier else None
     new = _release(history, record.digest)
-    return notes.document(history.repository.name, record, plan.known, new, old)
+    return notes.document(history.repository.name, record, plan.known, new, old, plain)
 
 
 def _release(history: Journal, digest: str) -> notes.Release:

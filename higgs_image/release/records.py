@@ -67,7 +67,7 @@ class Push(
     url: str | None = None
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         commit = f"commit {self.commit[:7]}" if self.commit else "no known commit"
         state = "" if self.clean else ", with changes that are in no commit"
         return f"pushed as {self.tag}, built from {commit}{state}, {self.size / 1e6:.0f} MB"
@@ -103,7 +103,7 @@ class Smoke(
     summary: str = ""
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         on = f"{self.device_class} ({self.device})" if self.device else self.device_class
         more = f": {self.summary}" if self.summary else ""
         return f"smoke test on {on}: {self.verdict}{more}"
@@ -156,7 +156,7 @@ class Promote(
     """A floating tag goes to a tested image."""
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         return self._describe("promotes")
 
 
@@ -171,7 +171,7 @@ class Rollback(
     """A floating tag goes back to an image that it named before."""
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         return self._describe("rolls back")
 
 
@@ -199,16 +199,47 @@ class Outcome(
     why: str = ""
 
     def describe(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         return f"{self.outcome}{': ' + self.why if self.why else ''}"
 
 
+class TemplateUpdate(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="template",
+    tag_field="event",
+):
+    """The template of a GPU provider was written.
+
+    Attributes:
+        provider: such as runpod.
+        template: its id there.
+        image: full name of the image that it names.
+        fields: that were changed; empty: it was made.
+    """
+
+    digest: Digest
+    at: Utc
+    by: Actor
+    provider: str
+    template: str
+    image: str
+    fields: list[str] = []
+
+    def describe(self) -> str:
+        """Return it as a person reads it."""
+        what = f"changes {', '.join(self.fields)} of" if self.fields else "makes"
+        return f"{what} the template {self.template} at {self.provider}: {self.image}"
+
+
 Move = Promote | Rollback
-Record = Push | Smoke | Promote | Rollback | Outcome
+Record = Push | Smoke | Promote | Rollback | Outcome | TemplateUpdate
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A record and where it lies.
+    """A record and its location.
 
     Attributes:
         tag: its tag in the registry; sorts by time.
@@ -221,7 +252,7 @@ class Entry(msgspec.Struct, frozen=True):
     outcome: str | None = None
 
     def text(self) -> str:
-        """Return one line as a person reads it."""
+        """Return one line of text."""
         record = self.record
         end = f" [{self.outcome or 'under way'}]" if isinstance(record, Promote | Rollback) else ""
         when = f"{record.at:%Y-%m-%d %H:%M:%S}"

@@ -50,7 +50,7 @@ class CleanupPlan:
     moves: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Return the plan as a person reads it."""
+        """Return the plan as text."""
         gone = [
             f"  delete  {x.digest[7:19]}  {' '.join(x.tags) or '(no tag)'}" for x in self.delete
         ]
@@ -201,7 +201,7 @@ def apply(history: Journal, store: ImageStore, planned: CleanupPlan) -> list[Sto
     if refused:
         raise RegistryError(
             f"{len(deleted)} were deleted, {len(refused)} were not: {'; '.join(refused)}",
-            "what refuses for good can be kept: name it in a file for --pins",
+            "an image that can never be deleted can be kept: name it in a file for --pins",
         )
     return deleted
 

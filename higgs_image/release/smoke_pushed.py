@@ -36,7 +36,7 @@ class DeviceVerdict:
     verdict: Verdict
 
     def text(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         return f"{self.verdict} on a {self.device_type}"
 
 

@@ -28,7 +28,7 @@ class VerificationFinding:
     Attributes:
         check: its name.
         verdict: pass, fail or inconclusive.
-        found: what was found, as a person reads it.
+        found: what was found, as text.
     """
 
     check: str
@@ -54,7 +54,7 @@ class Verification:
         return [x for x in self.findings if x.verdict is Verdict.FAIL]
 
     def text(self) -> str:
-        """Return the findings as a person reads them."""
+        """Return the findings as text."""
 
         def rows(verdict: Verdict) -> list[str]:
             return [f"  {x.check:<12} {x.found}" for x in self.findings if x.verdict is verdict]

@@ -32,7 +32,7 @@ class VerifiedImage:
         known: labels, push and smoke tests.
         files: kept with the record of the push: lock, SBOM, provenance.
         lock: the lock of this checkout.
-        trust: whose signature is trusted; None: nobody was named.
+        trust: whose signature is trusted; None: no identity was given.
         device_class: type of device on which the smoke test must have passed.
         workspace: receives the image while its layers are read.
     """
@@ -129,7 +129,7 @@ def _origin(subject: VerifiedImage) -> tuple[Verdict, str]:
 
 def _provenance(subject: VerifiedImage) -> tuple[Verdict, str]:
     if publish.PROVENANCE not in subject.files:
-        return Verdict.INCONCLUSIVE, "no provenance is kept beside it"
+        return Verdict.INCONCLUSIVE, "it has no provenance in the registry"
     if not _same_lock(subject):
         return _ANOTHER
     document = json.loads(subject.files[publish.PROVENANCE])
@@ -142,7 +142,7 @@ def _provenance(subject: VerifiedImage) -> tuple[Verdict, str]:
 
 def _packages(subject: VerifiedImage) -> tuple[Verdict, str]:
     if publish.SBOM not in subject.files:
-        return Verdict.INCONCLUSIVE, "no list of its packages is kept beside it"
+        return Verdict.INCONCLUSIVE, "it has no SBOM in the registry"
     if not _same_lock(subject):
         return _ANOTHER
     found = sbom.versions(subject.files[publish.SBOM])
@@ -224,7 +224,7 @@ def _floating(subject: VerifiedImage) -> tuple[Verdict, str]:
 
 
 def check_layers(subject: VerifiedImage) -> tuple[Verdict, str]:
-    """Fetch the image and compare its list of packages with one made anew from its layers."""
+    """Fetch the image and compare its list of packages with one generated from its layers."""
     kept = subject.files.get(publish.SBOM)
     if kept is None:
         return Verdict.INCONCLUSIVE, "there is no list to compare the layers with"

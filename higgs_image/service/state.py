@@ -1,4 +1,4 @@
-"""The state of a container that was started, as a person or a program reads it."""
+"""The state of a container that was started, as text or JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ServiceState:
     last: str = field(default="", compare=False)
 
     def text(self) -> str:
-        """Return it as a person reads it."""
+        """Return a human-readable description."""
         if self.state == "absent":
             return f"{self.name}  is not running: invoke start"
         lines = [f"{self.name}  {self.state}, {self.image} on {self.device}"]

@@ -81,7 +81,7 @@ LIMITS: dict[str, Limit] = {
     ),
     "loudness": Limit(
         "root mean square of full scale 1", Range(0.01, 0.35), Range(0.055, 0.12),
-        "speech lies at 0.03 to 0.2; the CPU device's random weights give 0.080, MP3 0.075",
+        "speech has 0.03 to 0.2; the CPU device's random weights give 0.080, MP3 0.075",
     ),
     "offset": Limit(
         "distance of the mean sample from 0, of full scale 1", Range(high=0.01), Range(high=0.005),

@@ -34,7 +34,7 @@ def _end_of(log: Path) -> str:
 
 
 def text(record: Record) -> str:
-    """Return the report as a person reads it in a terminal."""
+    """Return the report as text for a terminal."""
     rows = [
         (MARKS[check.verdict], check.name, f"{check.seconds:.1f} s",
          " ".join((check.reason or _figures(check)).split()))

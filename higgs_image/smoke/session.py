@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
 import logging
 import shutil
-import signal
 import time
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from higgs_image import process
 from higgs_image.audio import SAMPLE_RATE
 from higgs_image.errors import UsageError
 from higgs_image.oci.container_spec import ContainerSpec
@@ -96,7 +95,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
     options.require_known_checks()
     with (
         workspace.exclusive("smoke"),
-        _sigterm_interrupts(),
+        process.sigterm_interrupts(),
         docker_client() as client,
         no_leftovers(client, workspace.build),
     ):
@@ -131,20 +130,6 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         record.save(done, folder / "record.json")
         report.save(done, folder)
         return done, folder
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which CI systems send, end the run as Ctrl-C does, with its cleanup."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # only the main thread gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:

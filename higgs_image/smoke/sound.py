@@ -96,7 +96,7 @@ def spectrum(sound: Sound) -> tuple[float, float]:
     if not (total := float(power.sum())):
         return 0.0, 0.0
     bands = np.bincount((frequencies // 100).astype(int), power)
-    # The strongest 100 Hz may lie across the border of two bands.
+    # The strongest 100 Hz may span two bands.
     shifted = np.bincount(((frequencies + 50) // 100).astype(int), power)
     return (
         float(power[frequencies > 4000].sum()) / total,

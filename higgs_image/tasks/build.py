@@ -119,7 +119,7 @@ def render(
     "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
     "compression": "gzip, or zstd: smaller and faster, needs Docker 23 or later to pull",
     "load": "make the image runnable in the engine (default: yes)",
-    "no_cache": "build every step anew",
+    "no_cache": "build every step again, without the cache",
     "dry_run": "print what would be done, and do nothing",
     "json": JSON_HELP,
 } | _OVERRIDES)  # fmt: skip

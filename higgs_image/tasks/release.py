@@ -3,75 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from higgs_image.tasks._image import (
+    CONDITIONS_HELP,
+    IMAGE_HELP,
+    REGISTRY_HELP,
+    journal_of,
+    open_image,
+    open_journal,
+    target_of,
+)
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+from higgs_image.tasks.output import existing_file, output, setting
 
 if TYPE_CHECKING:
-    from higgs_image.oci.artifacts import Repository
-    from higgs_image.release.journal import Journal
+    from higgs_image.cloud.promotion import TemplateTarget
     from higgs_image.release.promote import PromotionConditions
 
-REGISTRY_HELP = {
-    "registry": "registry and path (default: REGISTRY, then invoke.yaml)",
-    "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
-    "json": JSON_HELP,
-}
-CONDITIONS_HELP = {
-    "device_class": "gpu or cpu: on which the smoke test must have passed (default: DEVICE_CLASS, "
-    "then invoke.yaml)",
-    "force": "override refusals; requires --reason; recorded in the journal",
-    "reason": "why; recorded in the journal",
-    "rehearsal": "only with a registry on loopback: allow a fake fork and overridden builds",
-}
-IMAGE_HELP = "digest or immutable tag of a pushed image, or its full name"
 _DRY_RUN = "show what would be done, change nothing"
-
-
-def _target(c: Context, registry: str | None, name: str | None) -> str:
-    from higgs_image.errors import UsageError
-    from higgs_image.oci import reference
-
-    found = setting(c, "registry", registry)
-    if not found:
-        raise UsageError(
-            "no registry is set", "set REGISTRY=ghcr.io/your-org, or use --registry or invoke.yaml"
-        )
-    return reference.repository(found, setting(c, "image_name", name))
-
-
-@contextmanager
-def open_image(
-    c: Context, image: str, registry: str | None, name: str | None
-) -> Iterator[tuple[Repository, str]]:
-    """Yield repository and tag or digest; the full name of an image names its repository itself."""
-    from higgs_image.oci.artifacts import open_repository
-    from higgs_image.oci.reference import split
-
-    target, what = split(image) if "/" in image else (_target(c, registry, name), image)
-    with open_repository(target) as repository:
-        yield repository, what
-
-
-@contextmanager
-def open_journal(c: Context, registry: str | None, name: str | None) -> Iterator[Journal]:
-    from higgs_image.oci.artifacts import open_repository
-
-    with open_repository(_target(c, registry, name)) as repository:
-        yield _journal(repository)
-
-
-def _journal(repository: Repository) -> Journal:
-    from higgs_image.release.journal import Journal
-
-    return Journal(repository, current_workspace().build / "journal")
+_TEMPLATE = "let RunPod's template name the image, too (docs/runpod.md)"
 
 
 def _conditions(
@@ -80,6 +35,14 @@ def _conditions(
     from higgs_image.release.promote import PromotionConditions
 
     return PromotionConditions(setting(c, "device_class", device_class), force, reason, rehearsal)
+
+
+def _template_target() -> TemplateTarget:
+    from higgs_image.cloud import description
+    from higgs_image.cloud.promotion import TemplateTarget
+    from higgs_image.cloud.runpod import client
+
+    return TemplateTarget(client.from_environment(), description.load(current_workspace().root))
 
 
 @task(
@@ -120,7 +83,7 @@ def release(
     with output(json) as out:
         request = pipeline.ReleaseRequest(
             workspace=current_workspace(),
-            target=_target(c, registry, name),
+            target=target_of(c, registry, name),
             compression=setting(c, "compression", compression),
             overrides=Overrides(
                 setting(c, "base_image", base_image) or None,
@@ -142,7 +105,9 @@ def release(
 
 @task(
     positional=["digest"],
-    help={"digest": IMAGE_HELP, "dry_run": _DRY_RUN} | CONDITIONS_HELP | REGISTRY_HELP,
+    help={"digest": IMAGE_HELP, "template": _TEMPLATE, "dry_run": _DRY_RUN}
+    | CONDITIONS_HELP
+    | REGISTRY_HELP,
 )
 def promote(
     c: Context,
@@ -153,18 +118,31 @@ def promote(
     force: bool = False,
     reason: str = "",
     rehearsal: bool = False,
+    template: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Point the floating tag at a tested digest."""
+    from higgs_image.cloud import promotion
     from higgs_image.release import promote as release_promote
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
-        history = _journal(repository)
+        history = journal_of(repository)
         conditions = _conditions(c, device_class, force, reason, rehearsal)
+        target = _template_target() if template else None
         if dry_run:
             plan = release_promote.plan_promotion(history, what, conditions).steps
-            out.result({"plan": plan}, plan.text())
+            planned = target.plan(history, what, conditions) if target else None
+            text = "\n".join([plan.text(), *([planned.text()] if planned else [])])
+            changes = {"template": planned.changes} if planned else {}
+            out.result({"plan": plan, **changes}, text)
+        elif target:
+            moved, notes, applied = promotion.promote_with_template(
+                history, what, conditions, current_workspace(), target
+            )
+            text = f"{moved.text()}\n{applied.text()}\nnotes: {notes}"
+            out.result({"moved": moved, "template": applied, "notes": notes}, text,
+                       notes.read_text())  # fmt: skip
         else:
             moved, notes = release_promote.promote_with_notes(
                 history, what, conditions, current_workspace()
@@ -178,6 +156,8 @@ def promote(
         "reason": "why; recorded in the journal",
         "to": "digest to go back to (default: the one before the present one)",
         "moving": "the floating tag (default: custom)",
+        "template": _TEMPLATE,
+        "device_class": CONDITIONS_HELP["device_class"],
         "yes": "apply it; without this it is only planned",
     }
     | REGISTRY_HELP
@@ -189,18 +169,30 @@ def rollback(
     reason: str = "",
     to: str | None = None,
     moving: str = "custom",
+    template: bool = False,
+    device_class: str | None = None,
     yes: bool = False,
     json: bool = False,
 ) -> None:
     """Point the floating tag back at an image that it named before."""
+    from higgs_image.cloud import promotion
     from higgs_image.release import move_plan
     from higgs_image.release import rollback as release_rollback
 
     with output(json) as out, open_journal(c, registry, name) as history:
         if yes:
             move_plan.settle(history)
+        target = _template_target() if template else None
         plan = release_rollback.plan_rollback(history, reason, moving, to or None)
-        if yes:
+        conditions = _conditions(c, device_class, False, "", plan.move.rehearsal)
+        if target and yes:
+            moved, applied = promotion.roll_back_with_template(history, plan, conditions, target)
+            out.result({"moved": moved, "template": applied}, f"{moved.text()}\n{applied.text()}")
+        elif target:
+            planned = target.plan(history, plan.move.digest, conditions)
+            text = f"{plan.text()}\n{planned.text()}\napply it with --yes"
+            out.result({"plan": plan, "template": planned.changes}, text)
+        elif yes:
             moved = move_plan.apply(history, plan)
             out.result({"moved": moved}, moved.text())
         else:
@@ -234,7 +226,7 @@ def smoke_pushed(
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
         entry, record = release_smoke.record_verdict(
-            _journal(repository),
+            journal_of(repository),
             what,
             setting(c, "device_class", device_class),
             release_smoke.smoke_here(current_workspace()),

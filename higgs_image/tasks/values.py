@@ -114,6 +114,17 @@ def _seconds(text: str) -> str:
     return text
 
 
+def _between(low: float, high: float) -> Read:
+    """Accept a number above one and up to another."""
+
+    def read(text: str) -> float:
+        if not low < (number := float(text)) <= high:
+            raise ValueError
+        return number
+
+    return read
+
+
 TEXT = Value("text without control characters")
 FILE = Value("an existing file", _existing_file)
 PATH = Value("a path", matching(".+", "").read)
@@ -128,11 +139,14 @@ VALUES: dict[str, Value] = {
     "device": one_of("auto", "gpu", "cpu"),
     "device_class": one_of("gpu", "cpu", setting="device_class"),
     "digest": IMAGE,
+    "dwell": Value("a number of seconds", _seconds),
     "env": matching(r"[A-Za-z_]\w*=.*", "NAME=VALUE"),
     "extra_ca": Value(FILE.expected, FILE.read, "extra_ca"),
     "file": FILE,
     "flag": matching(r"-.+", "a flag of the server, such as --max-model-len=4096"),
+    "gpu": matching(r"\w[\w .-]*", "a GPU type, such as NVIDIA L40S"),
     "gpus": matching(r"all|[\w-]+(,[\w-]+)*", "all, or ids of GPUs such as 0,1"),
+    "hours": Value("a number of hours above 0, up to 24", _between(0, 24)),
     "identity": TEXT,
     "image": IMAGE,
     "junit": PATH,
@@ -145,7 +159,9 @@ VALUES: dict[str, Value] = {
     "name": Value("the name of an image, in lower case", _image_name, "image_name"),
     "only": matching(r"[\w-]+", "the name of a check"),
     "pins": FILE,
+    "pod": matching(r"[\w.-]+", "the id or name of a pod"),
     "port": whole_number(1, 65535),
+    "price_cap": Value("USD an hour, above 0", _between(0, 1000)),
     "reason": Value(TEXT.expected, blank=True),
     "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),

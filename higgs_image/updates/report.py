@@ -69,7 +69,7 @@ class UpdateReport:
         return f"Take newer pins: {', '.join(x.name for x in self.taken) or 'none'}"
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         lines = []
         for proposal in self.taken:
             lines.append(f"{'would take' if self.dry_run else 'took'} {proposal.name}:")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+from fnmatch import fnmatch
 
 import pytest
 
-from higgs_image.build import pipeline
+from higgs_image.build import layers, pipeline
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.workspace import PROJECT
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
+LAYERS = PROJECT / "docker" / "layers.toml"
 SITE = "/opt/venv/lib/python3.11/site-packages"
 
 IMPORTS = """
@@ -34,6 +36,21 @@ nm -D --undefined-only {SITE}/vllm/*.so {SITE}/vllm/vllm_flash_attn/*.so |
 gcc -shared -fPIC -Wl,-soname,libcuda.so.1 /tmp/cuda.c -o /tmp/libcuda.so.1
 LD_LIBRARY_PATH=/tmp exec python3 -
 """
+
+STUBS = f"""
+import ctypes, sys
+import torch  # its libraries bind every symbol at once: LD_BIND_NOW
+for pair in sys.argv[1:]:
+    library, function = pair.split(":")
+    print(function, getattr(ctypes.CDLL("{SITE}/" + library), function)(), flush=True)
+"""
+CALLS = {
+    "nvidia/cufft/lib/libcufft.so.11": "cufftPlan1d",
+    "nvidia/curand/lib/libcurand.so.10": "curandCreateGenerator",
+    "nvidia/cusolver/lib/libcusolver.so.11": "cusolverDnCreate",
+    "nvidia/cusparse/lib/libcusparse.so.12": "cusparseCreate",
+    "cusparselt/lib/libcusparseLt.so.0": "cusparseLtInit",
+}
 
 LAUNCHER = """
 #include <Python.h>
@@ -62,8 +79,9 @@ def pulled(report: pipeline.BuildReport, registry: LocalRegistry) -> None:
 
 def test_digest_and_sizes(report: pipeline.BuildReport) -> None:
     assert report.pushed is not None and report.pushed.digest == report.digest
-    assert report.compressed_mb < 3000 and max(size for _, size in report.layers) < 1200
-    assert report.unpacked_mb is not None and report.unpacked_mb < 6800
+    budget = layers.load(LAYERS).budget
+    assert report.unpacked_mb is not None and 0.9 * budget.unpacked_mb < report.unpacked_mb
+    assert 0.9 * budget.zstd_mb < report.compressed_mb <= budget.zstd_mb, "the budget is tight"
 
 
 def test_server_is_imported_inside(report: pipeline.BuildReport) -> None:
@@ -72,6 +90,22 @@ def test_server_is_imported_inside(report: pipeline.BuildReport) -> None:
     assert found["vllm"] == f"{SITE}/vllm/__init__.py"
     assert found["torch"].startswith("2.6.0") and found["cuda"] == "12.4"
     assert found["transformers"].startswith("4.")
+
+
+def test_a_call_of_a_stub_names_the_function(report: pipeline.BuildReport) -> None:
+    """PyTorch loads with the stubs, all symbols bound; calls are errors, and say where."""
+    stubs = [pattern for layer in layers.load(LAYERS).layer for pattern in layer.stub]
+    assert [[fnmatch(name, pattern) for pattern in stubs].count(True) for name in CALLS] == [
+        1
+    ] * len(stubs)
+    calls = [f"{library}:{function}" for library, function in CALLS.items()]
+    said = run(
+        report, "sh", "-c", 'LD_BIND_NOW=1 exec python3 - "$@" 2>&1', "sh", *calls, stdin=STUBS
+    )
+    for library, function in CALLS.items():
+        name = library.rpartition("/")[2]
+        assert f"error: {function} of {name} was called, which is a stub" in said
+        assert f"{function} 7\n" in said
 
 
 def test_server_answers_help(report: pipeline.BuildReport) -> None:

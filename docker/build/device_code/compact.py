@@ -23,7 +23,7 @@ def write(elf: ElfFile, edits: Sequence[Edit], out: BinaryIO) -> None:
 
     Args:
         elf: the library.
-        edits: by their place in the file; each lies within one section.
+        edits: by their place in the file; each is within one section.
         out: an empty file.
 
     Raises:

@@ -27,9 +27,10 @@ def platform() -> str:
 
 def prepare() -> None:
     """Entry point `vllm.general_plugins`: called in each process before the engine is set up."""
-    from higgs_cpu import codec, models
+    from higgs_cpu import codec, missing, models
 
     # Sleep mode's allocator is linked against NVIDIA's driver; without it vLLM goes on.
     sys.modules.setdefault("vllm.cumem_allocator", None)  # type: ignore[arg-type]  # absent
     codec.prepare()
+    missing.prepare()
     models.prepare()

@@ -1,4 +1,4 @@
-"""Stage `patches`: functions of our own in the place of the fork's broken ones.
+"""Stage `patches`: functions that replace broken ones of the fork.
 
 The package of patches goes into the image as it is. A replaced function becomes an import of ours,
 in place, so the fork's text is never copied and every patch is plain Python that is tested alone.

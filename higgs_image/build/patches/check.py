@@ -43,7 +43,7 @@ class PatchFinding:
 
 
 Roots = Mapping[str, Path]
-"""Top-level package (`vllm`, `boson_multimodal`) to the folder that it lies in."""
+"""Top-level package (`vllm`, `boson_multimodal`) to its folder."""
 
 
 def examine(patches: list[Patch], roots: Roots, without: Iterable[str] = ()) -> list[PatchFinding]:
@@ -89,7 +89,7 @@ class PatchReport:
         return next((x for x in states if x in _HINTS), states[0])
 
     def text(self) -> str:
-        """Return the report as a person reads it."""
+        """Return the report as text."""
         width = max((len(patch.name) for patch in self.patches), default=0)
         rows = [f"{self.state(x.name):<9} {x.name:<{width}}  {x.title}" for x in self.patches]
         rows += [
@@ -145,5 +145,5 @@ def read_file(roots: Roots, file: str) -> str:
 
 
 def roots_of(source: Source) -> Roots:
-    """Return where the packages of a checkout lie."""
+    """Return the folders of the packages in a checkout."""
     return {"vllm": source.fork, "boson_multimodal": source.submodule}

@@ -112,6 +112,13 @@ def test_the_same_image_gives_the_same_sbom(tmp_path: Path) -> None:
     assert document["metadata"]["component"]["name"] == "name"
 
 
+def test_the_sbom_has_the_gpus_and_the_lock(tmp_path: Path) -> None:
+    labels = {LABEL + "gpus": "8.6 8.9", LABEL + "lock-sha256": "1" * 64}
+    image = make(tmp_path / "image", FILES, labels=labels)
+    top = json.loads(sbom.make(tmp_path / "image", image, "name"))["metadata"]["component"]
+    assert {x["name"]: x["value"] for x in top["properties"]} == labels
+
+
 def test_changes_name_new_changed_and_removed_packages() -> None:
     old, new = (
         {"deb a": "1", "deb b": "1", "deb c": "1"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from higgs_image import process
 from higgs_image.build import buildkit
 from higgs_image.errors import (
     BuildError,
@@ -227,3 +228,38 @@ def test_steps_are_named_by_their_layer() -> None:
     assert progress.feed("#20 DONE 12.5s") == "[image 7/9] code: 12.5 s"
     for noise in ("", "text", "#20 CANCELED", "#x DONE", "------"):
         assert progress.feed(noise) is None
+
+
+# --- a build that is cancelled with another one
+
+DOCKER = """\
+#!/bin/sh
+for x; do [ "$before" = --metadata-file ] && file=$x; before=$x; done
+echo run >> "$0.runs"
+if [ "$(wc -l < "$0.runs")" -gt {failures} ]; then
+    echo '{{"containerimage.digest": "sha256:1"}}' > "$file" && exit
+fi
+echo "ERROR: failed to solve: Canceled: context canceled"
+exit 1
+"""
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_build_that_is_cancelled_with_another_is_run_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER.format(failures=failures))
+    docker.chmod(0o755)
+    monkeypatch.setattr(process, "find", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(buildkit, "builder", lambda: "")
+
+    def build() -> str:
+        return buildkit.build([], tmp_path, tmp_path / "log", tmp_path / "metadata")
+
+    if failures == 1:
+        assert build() == "sha256:1"
+    else:
+        with pytest.raises(BuildError, match="Canceled"):
+            build()
+    assert (tmp_path / "docker.runs").read_text() == "run\n" * 2

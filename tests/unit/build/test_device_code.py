@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import multiprocessing
-import os
 import re
 import shutil
 import subprocess
@@ -202,57 +200,3 @@ def test_the_proof_notices_a_difference(tmp_path: Path, place: str) -> None:
         proof.prove(old, ElfFile.parse(bytes(cut)), containers, GPUS)
     cut[at] ^= 1
     proof.prove(old, ElfFile.parse(bytes(cut)), containers, GPUS)
-
-
-# --- NVIDIA's own tool
-
-
-@pytest.fixture(scope="session")
-def cuobjdump() -> Path:
-    """NVIDIA's cuobjdump (wheel nvidia-cuda-cuobjdump), named by CUOBJDUMP or on PATH."""
-    found = os.environ.get("CUOBJDUMP") or shutil.which("cuobjdump")
-    if not found:
-        pytest.skip("needs NVIDIA's cuobjdump: set CUOBJDUMP (wheel nvidia-cuda-cuobjdump)")
-    return Path(found)
-
-
-@pytest.fixture
-def real_library(tmp_path: Path) -> Path:
-    """A copy of a small library of the CUDA wheels, named by CUDA_LIBRARY."""
-    found = os.environ.get("CUDA_LIBRARY")
-    if not found:
-        pytest.skip("needs a CUDA library: set CUDA_LIBRARY, such as to libcudnn_cnn.so.9")
-    return Path(shutil.copy(found, tmp_path))
-
-
-def listed(cuobjdump: Path, path: Path, folder: Path) -> list[tuple[str, str]]:
-    """Return architecture and SHA-256 of each entry that cuobjdump extracts from a file."""
-    folder.mkdir()
-    found: list[tuple[str, str]] = []
-    for flag in ("-xelf", "-xptx"):
-        subprocess.run([cuobjdump, "-all", flag, "all", path], cwd=folder, capture_output=True)
-    for file in sorted(folder.iterdir(), key=lambda p: int(p.name.split(".")[-3])):
-        _, arch, kind = file.name.rsplit(".", 2)
-        name = arch.replace("sm_", "compute_") if kind == "ptx" else arch
-        found.append((name, hashlib.sha256(file.read_bytes()).hexdigest()))
-    return found
-
-
-def test_cuobjdump_agrees_before_and_after(
-    cuobjdump: Path, real_library: Path, tmp_path: Path
-) -> None:
-    """It reads only the first section of a name, so it is given the containers of all of them."""
-    before = listed(cuobjdump, real_library, tmp_path / "before")
-    ours = device_library.names(real_library)
-    assert sorted(name for name, _ in before) == sorted(ours)
-    device_library.cut(real_library, GPUS)
-    elf = ElfFile.parse(real_library.read_bytes())
-    containers = device_library.containers(elf)
-    (tmp_path / "after.fatbin").write_bytes(
-        b"".join(elf.read(c.offset, c.size) for c in containers)
-    )
-    after = listed(cuobjdump, tmp_path / "after.fatbin", tmp_path / "after")
-    assert sorted(name for name, _ in after) == sorted(device_library.names(real_library))
-    assert set(after) < set(before)
-    useless = re.compile(r"sm_(5|6|7)\d|compute_")
-    assert {x for x in before if not useless.match(x[0])} <= set(after)

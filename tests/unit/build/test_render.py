@@ -59,15 +59,20 @@ def rendered(project: Project, source: Source) -> tuple[Files, BuildContext]:
 def test_context_is_minimal(project: Project, source: Source) -> None:
     files = compute(project, source)
     start_code = {
-        f"layers/code/{SITE}/{path.relative_to(PROJECT / 'docker/runtime')}": "0o644"
-        for path in (PROJECT / "docker/runtime/higgs_runtime").iterdir()
-        if path.is_file()
+        f"layers/code/{SITE}/{path.relative_to(folder.parent)}": "0o644"
+        for folder in (
+            PROJECT / "docker/runtime/higgs_runtime",
+            PROJECT / "docker/generate/higgs_generate",
+        )
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".md")
     }
     assert {name: oct(mode) for name, (_, mode) in files.items()} == start_code | {
         "Dockerfile": "0o644",
         "build/certificates.sh": "0o644",
         "build/constraints.txt": "0o644",
         "build/step.py": "0o644",
+        "build/stub.py": "0o644",
         **{
             f"build/device_code/{path.name}": "0o644"
             for path in (PROJECT / "docker/build/device_code").glob("*.py")
@@ -99,11 +104,13 @@ def test_lists_of_a_layer(project: Project, source: Source) -> None:
     layers.write_text(
         layers.read_text().replace(
             'packages = ["*"]',
-            'packages = ["*"]\nremove = ["a/*", "b"]\nstrip = ["c.so"]\nlinks = { x = "y/z-*" }',
+            'packages = ["*"]\nremove = ["a/*", "b"]\nstub = ["d.so"]\nstrip = ["c.so"]\n'
+            'links = { x = "y/z-*" }',
         )
     )
     files = compute(project, source)
     assert files["layers/packages/remove.txt"][0] == b"a/*\nb\n"
+    assert files["layers/packages/stub.txt"][0] == b"d.so\n"
     assert files["layers/packages/strip.txt"][0] == b"c.so\n"
     assert files["layers/packages/links.txt"][0] == b"x y/z-*\n"
     assert "layers/torch/remove.txt" not in files

@@ -269,6 +269,7 @@ def install(
     write(layer, {f"{name}.txt": text for name, text in lists.items()})
     recipe = layer.parent / "build"
     write(recipe, {"step.py": STEP.read_text(), "constraints.txt": ""})
+    shutil.copy(STEP.with_name("stub.py"), recipe)
     shutil.copytree(STEP.with_name("device_code"), recipe / "device_code", dirs_exist_ok=True)
     site = environment / f"lib/python3.{sys.version_info.minor}/site-packages"
     script = (
@@ -386,6 +387,32 @@ def test_a_layer_without_gpus_is_not_cut(environment: Path, tmp_path: Path) -> N
         )
         assert done.returncode == 0, done.stderr
         assert library.names(site / "a.so") == expected
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_listed_libraries_become_stubs(environment: Path, tmp_path: Path) -> None:
+    digest = wheel(tmp_path / "wheels")
+    requirements = f"higgs-tiny==1.0 --hash=sha256:{digest}\n"
+    [site] = environment.glob("lib/*/site-packages")
+    for name in ("a", "b"):
+        made = fat_binaries.library(tmp_path / name, [], flags=[f"-Wl,-soname,lib{name}.so.1"])
+        made.rename(site / f"lib{name}.so.1")
+    kept = (site / "libb.so.1").read_bytes()
+    done = install(
+        environment, tmp_path / "layer", tmp_path / "wheels",
+        requirements=requirements, stub="liba.so.*\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"^stub: liba\.so\.1, 1 functions, instead of 0\.0 MB$", done.stdout, re.MULTILINE
+    )
+    assert (site / "libb.so.1").read_bytes() == kept
+    done = install(
+        environment, tmp_path / "layer", tmp_path / "wheels",
+        requirements=requirements, stub="libc.so.*\n",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "libc.so.* matches nothing" in done.stderr
 
 
 def test_standard_library_only() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
+from higgs_image.build.layers import PlainBuild
 from higgs_image.errors import UsageError
 from higgs_image.oci.layout import Image, ImageLayer
 from higgs_image.release import evidence, notes
@@ -38,9 +40,14 @@ BEFORE = Release(OLD, None, image(OLD, "3", "voices@1 gone@2"), {}, {"deb a": "1
 KNOWN = Known(DIGEST, {LABEL + "overrides": "base-image"}, PUSH, [], False, DIGEST)
 
 
-def rendered(old: Release | None = BEFORE, **changes: Any) -> tuple[dict[str, Any], str]:
+def rendered(
+    old: Release | None = BEFORE,
+    plain: PlainBuild | None = None,
+    known: Known = KNOWN,
+    **changes: Any,
+) -> tuple[dict[str, Any], str]:
     record = msgspec.structs.replace(PROMOTE, **changes)
-    document = notes.document("r.example/image", record, KNOWN, NEW, old)
+    document = notes.document("r.example/image", record, known, NEW, old, plain)
     assert json.loads(notes.encode(document)) == document
     return document, notes.render(document)
 
@@ -58,6 +65,25 @@ def test_first_release() -> None:
     document, text = rendered(old=None)
     assert document["previous"] is None and document["download"] == 12_000_000
     assert "2 packages; this is the first release" in text and "as before" not in text
+
+
+def test_the_size_is_compared_with_a_plain_build() -> None:
+    document, text = rendered(plain=PlainBuild(gzip_mb=48, zstd_mb=40))
+    assert document["size_plain"] == 48_000_000
+    assert "| of a plain build | 48.0 MB (-75 %) |" in text
+    document, text = rendered()
+    assert document["size_plain"] is None
+    assert "plain build" not in text
+
+
+def test_the_gpus_that_the_image_has_code_for() -> None:
+    known = replace(KNOWN, labels={LABEL + "gpus": "8.6 8.9"})
+    document, text = rendered(known=known)
+    assert document["gpus"] == ["8.6", "8.9"]
+    assert "| compute capabilities | 8.6, 8.9 |" in text
+    document, text = rendered()
+    assert document["gpus"] == []
+    assert "compute capabilities" not in text
 
 
 def test_force_rehearsal_and_overrides_are_shown() -> None:

@@ -50,7 +50,7 @@ _VARIABLE = "VLLM_API_KEY"
 
 
 def with_api_key(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Put our check in the place of the fork's, behind nothing but CORS."""
+    """Replace the fork's check; only CORS runs before ours."""
 
     @functools.wraps(original)
     def build_app(args: Any) -> Any:

@@ -191,7 +191,7 @@ def _freeze(model: Any) -> None:
 
     for module in model.modules():
         with contextlib.suppress(ValueError):  # it has no weight norm
-            torch.nn.utils.remove_weight_norm(module)  # else computed anew at each call
+            torch.nn.utils.remove_weight_norm(module)  # else computed again at each call
     for name, buffer in model.named_buffers():
         if name.endswith(".inited"):
             buffer.fill_(1)  # else the first audio would become the codebook

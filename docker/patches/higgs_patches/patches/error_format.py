@@ -68,7 +68,7 @@ EXPOSED_HEADERS = ("Retry-After", "WWW-Authenticate", "X-Finish-Reason", "X-Requ
 
 
 ErrorResponse = errors.ErrorResponse
-"""The body of an error, in the place of the fork's class."""
+"""The body of an error; it replaces the fork's class."""
 
 
 def cut(scope: Scope) -> None:

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from higgs_patches.lib import gpu_memory
 from higgs_patches.lib.weights import WeightsError, complete
 from higgs_patches.patch_settings import SEMANTIC_MODEL_PATH
 from higgs_patches.patches.audio_tokenizer import FILES, OWNER
@@ -38,7 +39,7 @@ PATCH = {
     "issues": ["https://github.com/boson-ai/higgs-audio/issues/123"],
     "why": (
         "The default of --audio-tokenizer-type is an internal name, so a server without flags asks "
-        "the hub for a repository that nobody can read and ends. --audio-tokenizer-path is ignored "
+        "the hub for a private repository and exits. --audio-tokenizer-path is ignored "
         "by the engine's process, and no flag gives a revision."
     ),
     "obsolete_when": "both processes take --audio-tokenizer-path.",
@@ -124,4 +125,5 @@ def _load(directory: Path) -> None:
     """Load the tokenizer, which stays loaded: a bad one ends the start here, not after a minute."""
     from vllm.model_executor.models.higgs_audio_tokenizer import AudioTokenizer
 
+    gpu_memory.limit()
     AudioTokenizer(str(directory), device="cuda")
