@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import tempfile
 import time
@@ -32,7 +33,7 @@ def fill(repository: Repository, tags: int) -> None:
     client.put_blob(descriptor(b"layer", "x")["digest"], b"layer")
     kind = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-    def one(number: int) -> int:
+    def one(number: int) -> None:
         config = json.dumps({"architecture": "amd64", "os": "linux", "n": number}).encode()
         manifest = json.dumps({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(config, CONFIG),
@@ -43,20 +44,28 @@ def fill(repository: Repository, tags: int) -> None:
         at = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(hours=number)
         tag = f"{at:%Y%m%d}-abcdef0-{number:07x}"
         client.put_manifest(tag, manifest, MANIFEST)
-        written: list[Record] = [
-            Push(digest, at, BY, tag, "gzip", "d" * 64, "c" * 40, True, 5),
-        ]
+        write(repository, Push(digest, at, BY, tag, "gzip", "d" * 64, "c" * 40, True, 5))
         if number % 5 == 0:
-            written.append(Promote(digest, at, BY, "custom", None, tag))
-            written.append(Outcome(digest, at, BY, record_tags.tag_for(written[-1]), records.DONE))
-            tag_of_move = written[-1].of  # type: ignore[union-attr]
-        for record in written:
-            name = tag_of_move if isinstance(record, Promote) else record_tags.tag_for(record)
-            repository.put(name, Artifact(records.KIND, records.encode(record), {}))
-        return len(written) + 1
+            move = write(repository, Promote(digest, at, BY, "custom", None, tag))
+            write(repository, Outcome(digest, at, BY, move, records.DONE))
 
     # Of five images: five tags, five pushes, a promotion and its outcome.
     repository.each(one, range(tags * 5 // 12))
+
+
+def write(repository: Repository, record: Record) -> str:
+    """Write a record, and return its tag."""
+    tag = record_tags.tag_for(record)
+    repository.put(tag, Artifact(records.KIND, records.encode(record), {}))
+    return tag
+
+
+def read_history(name: str, newest: int) -> None:
+    """Read what `history --last` shows."""
+    with open_repository(name) as repository:
+        history = Journal(repository)
+        history.read_all(newest=newest)
+        status.tag_status(history)
 
 
 def measure(what: str, call: Callable[[], object]) -> None:
@@ -79,11 +88,7 @@ def main() -> None:
             measure(f"filling {options.tags} tags", lambda: fill(repository, options.tags))
             print(f"{'tags':<24} {len(repository.tags()):6}")
         for newest in (5, 50, 0):
-            with open_repository(name) as repository:
-                history = Journal(repository)
-                measure(f"history --last {newest}", lambda: (
-                    history.read_all(newest=newest), status.tag_status(history),  # noqa: B023
-                ))  # fmt: skip
+            measure(f"history --last {newest}", functools.partial(read_history, name, newest))
         with open_repository(name) as repository:
             history = Journal(repository)
             store = image_store.store_of(repository)

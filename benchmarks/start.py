@@ -38,7 +38,7 @@ def prepare(folder: Path) -> dict[str, str]:
     for package in (server, *server.parents[:2]):  # before the image's own vllm
         (package / "__init__.py").touch()
     (server / "api_server.py").write_text("import time; print('first line', time.monotonic())\n")
-    facts = {"tag": "benchmark", "patches": [], "weights": {}}
+    weights: dict[str, dict[str, str]] = {}
     for role, count in WEIGHTS.items():
         repo = folder / "hf" / "hub" / f"models--bosonai--{role}"
         snapshot = repo / "snapshots" / REVISION
@@ -47,7 +47,8 @@ def prepare(folder: Path) -> dict[str, str]:
         for name in names:
             (snapshot / name).write_text("12345")
         (repo / f"higgs-checked-{REVISION}.json").write_text(json.dumps({"files": names}))
-        facts["weights"][role] = {"repo": f"bosonai/{role}", "revision": REVISION}  # type: ignore[index]
+        weights[role] = {"repo": f"bosonai/{role}", "revision": REVISION}
+    facts = {"tag": "benchmark", "patches": [], "weights": weights}
     (folder / "image.json").write_text(json.dumps(facts))
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", NVML], check=True

@@ -161,6 +161,12 @@ class DemoError(HiggsError):
     exit_code = 40
 
 
+class BenchError(HiggsError):
+    """A process of the benchmark ended before its work was done."""
+
+    exit_code = 43
+
+
 class ServiceError(HiggsError):
     """A started container did not become ready."""
 
@@ -201,6 +207,67 @@ class AuditError(HiggsError):
     """A locked package has a known vulnerability that is not accepted with a reason."""
 
     exit_code = 55
+
+
+class CloudAuthError(HiggsError):
+    """The GPU provider has no key from us, refuses it, or it lacks a permission (401, 403)."""
+
+    exit_code = 60
+
+
+class CloudRefusedError(HiggsError):
+    """The GPU provider refused a request (400, 409, 422)."""
+
+    exit_code = 61
+
+
+class CloudNotFoundError(CloudRefusedError):
+    """The GPU provider does not have this pod, template or volume (404)."""
+
+    exit_code = 62
+
+
+class CloudUnavailableError(HiggsError):
+    """The GPU provider did not answer, failed, or asks to wait (429, 5xx, no network)."""
+
+    exit_code = 63
+    transient = True
+
+
+class NoCapacityError(HiggsError):
+    """The GPU provider has no free GPU that the image runs on."""
+
+    exit_code = 64
+
+
+class PriceError(HiggsError):
+    """Every free GPU costs more than the price cap."""
+
+    exit_code = 65
+
+
+class CreditError(HiggsError):
+    """The account at the GPU provider is out of credit (402)."""
+
+    exit_code = 66
+
+
+class PodError(HiggsError):
+    """A rented pod did not become ready, or does not answer through its proxy."""
+
+    exit_code = 67
+
+
+class TemplateDriftError(HiggsError):
+    """The provider's template and the promoted image differ."""
+
+    exit_code = 68
+
+
+class PodLeftoverError(HiggsError):
+    """A rented pod could not be deleted, and goes on costing money."""
+
+    exit_code = 69
 
 
 INTERRUPTED = 130

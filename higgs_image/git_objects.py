@@ -40,7 +40,8 @@ def git_tree_ids(root: Path, submodules: Mapping[str, str]) -> dict[str, str]:
             name = os.fsencode(entry.name)
             if path == ".git":
                 continue
-            if path in submodules and entry.is_dir(follow_symlinks=False) and not os.listdir(entry):  # noqa: PTH208
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if path in submodules and is_folder and not any(Path(entry.path).iterdir()):
                 mode, oid, key = b"160000", bytes.fromhex(submodules[path]), name
             elif entry.is_symlink():
                 target = os.fsencode(os.readlink(entry.path))  # noqa: PTH115 (bytes wanted)

@@ -46,6 +46,7 @@ def request(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
     timeout: float = 30.0,
+    follow: bool = True,
 ) -> Response:
     """Send one request and read the whole answer; an error status is an answer, too.
 
@@ -57,6 +58,7 @@ def request(
         headers: added to the request.
         body: sent as it is.
         timeout: seconds without an answer or a byte.
+        follow: go where a redirection points, with all headers; False: it is the answer.
 
     Raises:
         NetworkError: nothing answered, or the connection broke.
@@ -67,21 +69,34 @@ def request(
     asked = urllib.request.Request(  # noqa: S310 (the scheme is checked above)
         url, data=body, method=method, headers={"User-Agent": "higgs-image", **(headers or {})}
     )
-    handlers = [urllib.request.ProxyHandler({})] if _is_local(parts.hostname or "") else []
     try:
-        with urllib.request.build_opener(*handlers).open(asked, timeout=timeout) as answer:
-            return _response(answer, answer.status, answer.reason)
+        with opener(url, follow=follow).open(asked, timeout=timeout) as answer:
+            return response(answer)
     except urllib.error.HTTPError as error:
         with error:
-            return _response(error, error.code, error.reason)
+            return response(error)
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise NetworkError(f"{method} {url}: no answer ({why})", "check the network") from None
 
 
-def _response(answer: Any, status: int, reason: str) -> Response:
+def opener(url: str, *, follow: bool = True) -> urllib.request.OpenerDirector:
+    """Return what opens a URL: by the environment's proxy, or directly on this machine."""
+    handlers: list[urllib.request.BaseHandler] = [] if follow else [_NoRedirection()]
+    if _is_local(urlsplit(url).hostname or ""):
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the redirection as it is."""
+
+
+def response(answer: Any) -> Response:
+    """Return what urllib got, read to its end."""
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    return Response(status, reason, answer.read(), headers)
+    return Response(answer.status, answer.reason, answer.read(), headers)
 
 
 def _is_local(host: str) -> bool:

@@ -81,16 +81,17 @@ def ffmpeg() -> str:
 
 
 @pytest.fixture(scope="session")
-def _ffmpeg_folder(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def ffmpeg_folder(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for PATH with that ffmpeg."""
     folder = tmp_path_factory.mktemp("ffmpeg")
     (folder / "ffmpeg").symlink_to(ffmpeg)
     return str(folder)
 
 
 @pytest.fixture
-def ffmpeg_on_path(_ffmpeg_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def ffmpeg_on_path(ffmpeg_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image's ffmpeg comes first on PATH."""
-    monkeypatch.setenv("PATH", f"{_ffmpeg_folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{ffmpeg_folder}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture(scope="session")

@@ -116,15 +116,11 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-<<<<<<< HEAD
-                path.unlink(missing_ok=True)  # may lie in a folder that is gone by now
+                path.unlink(missing_ok=True)  # its folder may have been removed already
     for pattern in lines(layer / "stub.txt"):
         for path in matching(site, pattern):
             size, functions = path.stat().st_size, stub.replace(path)
             print(f"stub: {path.name}, {functions} functions, instead of {size / 1e6:.1f} MB")
-=======
-                path.unlink(missing_ok=True)  # its folder may have been removed already
->>>>>>> main
     for pattern in lines(layer / "strip.txt"):
         for path in matching(site, pattern):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)

@@ -78,10 +78,11 @@ def compute(
             files[f"layers/{kind}/{site}/{name}"] = (data, mode)
     for name, data in patched.files.items():
         files.setdefault(f"layers/code/{site}/{name}", (data, 0o644))
-    entrypoint = workspace.root / "docker" / "runtime"
-    for path in lockfile.recipe_files(entrypoint / "higgs_runtime"):
-        name = f"layers/code/{site}/{path.relative_to(entrypoint).as_posix()}"
-        files[name] = (path.read_bytes(), 0o644)
+    for package in ("runtime/higgs_runtime", "generate/higgs_generate"):
+        folder = workspace.root / "docker" / package
+        for path in lockfile.recipe_files(folder):
+            name = f"layers/code/{site}/{path.relative_to(folder.parent).as_posix()}"
+            files[name] = (path.read_bytes(), 0o644)
     text(
         "layers/code/usr/share/higgs-image/image.json",
         metadata.image_json(lock, patched, overrides, gpus),

@@ -48,7 +48,8 @@ _DATES = {"submodule": "2025-07-28T12:00:00+00:00",
           "base": "2025-07-29T12:00:00+00:00",
           "fork": "2025-07-30T12:00:00+00:00"}  # fmt: skip
 _NAME, _EMAIL = "Fake Fork", "fake-fork@localhost"
-_RECIPE = ["docker/build", "docker/runtime/higgs_runtime", "templates", "LICENSE", "NOTICE"]
+_RECIPE = ["docker/build", "docker/runtime/higgs_runtime", "docker/generate/higgs_generate",
+           "templates", "LICENSE", "NOTICE"]  # fmt: skip
 
 
 def workspace_in(folder: Path, root: Path = PROJECT) -> Workspace:

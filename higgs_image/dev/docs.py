@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 from higgs_image import errors
+from higgs_image.bench import performance
 from higgs_image.errors import DriftError
 from higgs_image.files import write_atomically
 from higgs_image.workspace import PROJECT
 
-PAGES = ("docs/configuration.md", "docs/exit-codes.md")
+PAGES = ("docs/configuration.md", "docs/exit-codes.md", "docs/performance.md")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def render(root: Path, *, check: bool = False) -> RenderedDocs:
         "gpu-defaults": _gpu_defaults(),
         "image-codes": _image_codes(),
         "codes": _pipeline_codes(),
+        "cards": performance.card_table(root),
+        "runs": performance.run_table(root),
     }
     changed = []
     used: set[str] = set()
@@ -81,7 +84,7 @@ def _marked(name: str, tables: dict[str, str]) -> str:
 
 def _from_image(name: str) -> ModuleType:
     """Import a module of the image: they are outside this package."""
-    for folder in ("docker/runtime", "docker/patches"):
+    for folder in ("docker/runtime", "docker/patches", "docker/generate"):
         if str(PROJECT / folder) not in sys.path:
             sys.path.append(str(PROJECT / folder))
     return importlib.import_module(name)
@@ -104,12 +107,18 @@ def _settings() -> str:
         [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
         for x in _from_image("higgs_patches.patch_settings").SETTINGS
     ]
+    groups["POST /generate"] = [
+        [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
+        for x in _from_image("higgs_generate.settings").SETTINGS
+    ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
     return "\n\n".join(f"### {name}\n\n{_table(heads, rows)}" for name, rows in groups.items())
 
 
 def _gpu_defaults() -> str:
-    heads = ("memory", "share of it", "tokens of a request", "requests at once", "reference")
+    memory = _from_image("higgs_runtime.gpu_memory")
+    heads = ("memory", "engine's share", "tokens of a request", "requests at once", "reference",
+             "audio tokenizer")  # fmt: skip
     rows = [
         [
             f"{max(24, -(-x.memory // 8_000) * 8)} GB or more",  # as cards are sold
@@ -117,6 +126,7 @@ def _gpu_defaults() -> str:
             str(x.max_model_len),
             str(x.max_num_seqs),
             f"{x.reference_seconds} s",
+            f"{memory.CODEC + memory.codec_growth(x.reference_seconds):.0f} MiB",
         ]
         for x in _from_image("higgs_runtime.gpu").DEFAULTS
     ]
@@ -143,6 +153,9 @@ def _image_codes() -> str:
     codes[module.SERVER_ENDED] = (
         "The server exited without an error and without having been stopped. Any other code is "
         "the server's own."
+    )
+    codes[module.GENERATE_ENDED] = (
+        "The service of `/generate` ended again and again, soon after each start."
     )
     codes[137] = "The server was killed: usually its engine died, or the host ran out of memory."
     return _code_table(codes)

@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from higgs_image import process, retry
-from higgs_image.errors import RegistryConflictError, RegistryError, RegistryNotFoundError
+from higgs_image.errors import (
+    RegistryAuthError,
+    RegistryConflictError,
+    RegistryError,
+    RegistryNotFoundError,
+)
 from higgs_image.files import sha256_bytes
 from higgs_image.oci import credentials, read_back, skopeo
 from higgs_image.oci import reference as oci_reference
@@ -82,8 +87,8 @@ class Repository:
 
     def digest(self, what: str) -> str | None:
         """Return the digest of a tag's (or digest's) manifest; None if there is none."""
-        found = self._client.manifest(what)
-        return None if found is None else f"sha256:{sha256_bytes(found[0])}"
+        found = self._read(what)
+        return None if found is None else found[0]
 
     def manifest(self, what: str) -> dict[str, Any] | None:
         """Return a manifest; None if there is none.
@@ -93,18 +98,33 @@ class Repository:
         """
         if what in self._known:
             return self._known[what]
-        found = self._client.manifest(what)
+        found = self._read(what)
         if found is None:
             return None
-        digest = f"sha256:{sha256_bytes(found[0])}"
+        digest, document = found
         if what.startswith("sha256:") and digest != what:
             raise RegistryConflictError(
                 f"{self.reference(what)} was answered with another manifest, {digest}", _DAMAGED
             )
-        document: dict[str, Any] = json.loads(found[0])
-        if what.startswith("sha256:"):
-            self._known[what] = document
         return document
+
+    def is_public(self, digest: str) -> bool:
+        """Tell whether an image can be pulled without a login."""
+        anonymous = RegistryClient(self.name, credentials.Credentials(self.name, None))
+        try:
+            return anonymous.manifest(digest) is not None
+        except RegistryAuthError:
+            return False
+
+    def _read(self, what: str) -> tuple[str, dict[str, Any]] | None:
+        """Return digest and content of a manifest; None if there is none."""
+        found = self._client.manifest(what)
+        if found is None:
+            return None
+        digest = f"sha256:{sha256_bytes(found[0])}"
+        document: dict[str, Any] = json.loads(found[0])
+        self._known[digest] = document  # a list of digests is often followed by their manifests
+        return digest, document
 
     def config(self, digest: str) -> dict[str, Any]:
         """Return an image's configuration.

@@ -7,7 +7,6 @@ per request would need minutes for the thousands of tags that a cleanup looks at
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import ssl
@@ -29,7 +28,7 @@ from higgs_image.files import sha256_bytes
 from higgs_image.oci import certificates
 from higgs_image.oci.credentials import Credentials
 from higgs_image.oci.reference import is_loopback
-from higgs_image.oci.registry_errors import RegistryResponse, explain_status
+from higgs_image.oci.registry_errors import RegistryResponse, document, explain_status
 
 TIMEOUT = 120.0
 """Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
@@ -69,6 +68,7 @@ class RegistryClient:
         answer = self._call("GET", f"manifests/{what}", {"Accept": ", ".join(MANIFEST_TYPES)})
         if answer is None:
             return None
+        document(answer, what, self._host)  # a proxy's page must not pass for a manifest
         return answer.body, answer.headers.get("Content-Type", "").partition(";")[0]
 
     def blob(self, digest: str) -> bytes:
@@ -119,7 +119,7 @@ class RegistryClient:
             answer = self._call("GET", path)
             if answer is None:
                 return None
-            found += json.loads(answer.body).get("tags") or []
+            found += document(answer, "the list of tags", self._host).get("tags") or []
             link = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("Link", ""))
             path = urllib.parse.urljoin(self._url(path), link[1]) if link else ""
         return found
@@ -204,8 +204,8 @@ class RegistryClient:
         answer = _request("GET", url, self._host, {"Authorization": basic} if basic else {})
         if answer.status != 200:
             raise explain_status(answer, f"the token for {self._host}/{self._path}", self._host)
-        found = json.loads(answer.body)
-        return f"Bearer {found.get('token') or found['access_token']}"
+        found = document(answer, f"the request for a token of {self._path}", self._host)
+        return f"Bearer {found.get('token') or found.get('access_token')}"
 
 
 @functools.cache

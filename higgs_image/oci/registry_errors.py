@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from higgs_image.errors import (
     HiggsError,
@@ -63,6 +64,25 @@ def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError
     )
     error.retry_after = seconds_of(answer.headers.get("Retry-After", ""))
     return error
+
+
+def document(answer: RegistryResponse, what: str, host: str) -> dict[str, Any]:
+    """Return the JSON object in an answer.
+
+    Raises:
+        RegistryUnavailableError: it is something else, such as the page of a proxy.
+    """
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        text = " ".join(answer.body[:200].decode(errors="replace").split())
+        raise RegistryUnavailableError(
+            f"{host} did not answer {what} with JSON, but with {text!r}",
+            "see whether a proxy or a login page answers in its place",
+        )
+    return found
 
 
 def login_hint(host: str) -> str:

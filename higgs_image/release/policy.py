@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from higgs_image.labels import LABEL
 from higgs_image.release.records import Push
-from higgs_image.smoke.record import Record
+from higgs_image.smoke.record import ENGINE_ONLY, Record
+from higgs_image.verdict import Verdict
 
 FORK = LABEL + "fork"
 SOURCE = "org.opencontainers.image.source"
@@ -72,7 +73,12 @@ class Decision:
 
 
 def decide(
-    known: Known, device_class: str, *, force: bool = False, rehearsal: bool = False
+    known: Known,
+    device_class: str,
+    *,
+    force: bool = False,
+    rehearsal: bool = False,
+    also: Sequence[Refusal] = (),
 ) -> Decision:
     """Decide whether an image may be promoted.
 
@@ -81,8 +87,9 @@ def decide(
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
         force: override what can be overridden.
         rehearsal: allow what a rehearsal may have.
+        also: what else stands against it.
     """
-    against = refusals(known, device_class)
+    against = [*refusals(known, device_class), *also]
     rehearsed = tuple(x for x in against if rehearsal and x.rehearsable)
     forced = tuple(x for x in against if x not in rehearsed and force and x.forcible)
     refused = tuple(x for x in against if x not in rehearsed and x not in forced)
@@ -182,6 +189,24 @@ def _smoke(known: Known, device_class: str) -> list[Refusal]:
             Refusal(
                 f"its last smoke test on a {device_class} ended with {last.verdict}: {last.reason}",
                 how,
+            )
+        ]
+    if last.place == "pod":
+        return _engine_checks(known)
+    return []
+
+
+def _engine_checks(known: Known) -> list[Refusal]:
+    """Refuse a test in a pod alone: no engine has shown yet what a pod cannot."""
+    here = [x for x in known.smokes if x.place == "engine"]
+    shown = {x.name for x in here[-1].checks if x.verdict is Verdict.PASS} if here else set()
+    if missing := sorted(ENGINE_ONLY - shown):
+        return [
+            Refusal(
+                "its smoke test on a GPU ran in a pod, and no container on an engine has passed "
+                f"{', '.join(missing)}, which a pod cannot show",
+                f"test it with Docker, a CPU is enough: ./inv smoke-pushed {known.digest} "
+                "--device-class cpu",
             )
         ]
     return []

@@ -203,8 +203,39 @@ class Outcome(
         return f"{self.outcome}{': ' + self.why if self.why else ''}"
 
 
+class TemplateUpdate(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="template",
+    tag_field="event",
+):
+    """The template of a GPU provider was written.
+
+    Attributes:
+        provider: such as runpod.
+        template: its id there.
+        image: full name of the image that it names.
+        fields: that were changed; empty: it was made.
+    """
+
+    digest: Digest
+    at: Utc
+    by: Actor
+    provider: str
+    template: str
+    image: str
+    fields: list[str] = []
+
+    def describe(self) -> str:
+        """Return it as a person reads it."""
+        what = f"changes {', '.join(self.fields)} of" if self.fields else "makes"
+        return f"{what} the template {self.template} at {self.provider}: {self.image}"
+
+
 Move = Promote | Rollback
-Record = Push | Smoke | Promote | Rollback | Outcome
+Record = Push | Smoke | Promote | Rollback | Outcome | TemplateUpdate
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
 from higgs_image.oci.artifacts import INDEX_TYPES
-from higgs_image.release import record_tags
+from higgs_image.release import lease, record_tags
 from higgs_image.release.image_store import ImageStore, StoredManifest
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import FLOATING_TAG
@@ -23,7 +24,13 @@ from higgs_image.release.records import Promote, Rollback
 
 log = logging.getLogger(__name__)
 
-_IMMUTABLE = re.compile(r"\d{8}-[0-9a-f]{7}-[0-9a-f]{7}(-zstd)?(-dev-[0-9a-f]{7})?")
+CHECK_SECONDS = 5.0
+"""Seconds between two looks for announced moves, where a move waits longer before it takes place.
+
+The list of thousands of tags is many requests: before each deletion it would take most of the time.
+"""
+
+_IMMUTABLE = re.compile(r"\d{8}-[0-9a-f]{7}-[0-9a-f]{7}(-zstd)?(-sm\d{2,3})*(-dev-[0-9a-f]{7})?")
 _ABOUT = re.compile(r"sha256-([0-9a-f]{64})(\.[a-z]+)?")
 _PIN = re.compile(rf"sha256:[0-9a-f]{{64}}|\b{_IMMUTABLE.pattern}")
 
@@ -178,8 +185,14 @@ def apply(history: Journal, store: ImageStore, planned: CleanupPlan) -> list[Sto
 
     deleted: list[StoredManifest] = []
     refused: list[str] = []
+    if planned.delete:
+        lease.RegistryTagStore(history).propagate()  # a promotion may be older than the plan
+    interval = 0.0 if history.repository.is_local else CHECK_SECONDS
+    due = time.monotonic()
     for batch in _batches(planned.delete, store.at_once):
-        _require_quiet(history, planned)
+        if time.monotonic() >= due:
+            _require_quiet(history, planned)
+            due = time.monotonic() + interval
         for version, refusal in zip(batch, history.repository.each(delete, batch), strict=True):
             if refusal:
                 refused.append(refusal)

@@ -91,7 +91,8 @@ def _url(container: Container) -> str:
     ports = container.attrs["HostConfig"].get("PortBindings") or {}
     bound = (container.attrs["NetworkSettings"]["Ports"] or ports).get(f"{PORT}/tcp")
     host, port = (bound[0]["HostIp"], bound[0]["HostPort"]) if bound else ("", "0")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    loopback = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared only)
+    host = loopback.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

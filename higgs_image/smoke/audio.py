@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from higgs_image.audio import SAMPLE_RATE
 from higgs_image.smoke import audio_structure as structure
 from higgs_image.smoke.audio_structure import BadAudioError
 from higgs_image.smoke.sound import Sound
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,39 @@ def read(data: bytes, name: str) -> Sound:
 
 
 def _decode(data: bytes, form: AudioFormat) -> Sound:
+    def check(stream: AudioStream) -> None:
+        require_codec(stream, form)
+        if (stream.channels, stream.rate) != (1, form.rate):
+            raise BadAudioError(
+                f"expected 1 channel at {form.rate} Hz, "
+                f"got {stream.channels} channels at {stream.rate} Hz"
+            )
+
+    sound = decode(data, check)
+    if form.codec == "flac" and structure.flac_length(data) not in (0, len(sound.samples)):
+        raise BadAudioError(
+            f"its header says {structure.flac_length(data)} samples, it has {len(sound.samples)}"
+        )
+    return sound
+
+
+def require_codec(stream: AudioStream, form: AudioFormat) -> None:
+    """Raise BadAudioError unless a stream has the codec of a format."""
+    codec = stream.codec_context.name.removeprefix("lib").removesuffix("float")
+    if codec != form.codec:
+        raise BadAudioError(f"expected the codec {form.codec}, got {codec}")
+
+
+def decode(data: bytes, check: Callable[[AudioStream], None] = lambda _: None) -> Sound:
+    """Return the sound of a file of any format and rate, mixed to mono.
+
+    Args:
+        data: the file.
+        check: raises BadAudioError if its stream is not the expected one.
+
+    Raises:
+        BadAudioError: it cannot be decoded, or holds other than one stream.
+    """
     import av
 
     chunks: list[npt.NDArray[np.int16]] = []
@@ -76,22 +113,10 @@ def _decode(data: bytes, form: AudioFormat) -> Sound:
             if len(file.streams) != 1:
                 raise BadAudioError(f"expected one stream, got {len(file.streams)}")
             stream = file.streams.audio[0]
-            codec = stream.codec_context.name.removeprefix("lib").removesuffix("float")
-            if codec != form.codec:
-                raise BadAudioError(f"expected the codec {form.codec}, got {codec}")
-            if (stream.channels, stream.rate) != (1, form.rate):
-                raise BadAudioError(
-                    f"expected 1 channel at {form.rate} Hz, "
-                    f"got {stream.channels} channels at {stream.rate} Hz"
-                )
+            check(stream)
             resampler = av.AudioResampler(format="s16", layout="mono")
             for frame in [*file.decode(stream), None]:
                 chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         raise BadAudioError(f"it cannot be decoded: {error}") from None
-    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
-    if form.codec == "flac" and structure.flac_length(data) not in (0, len(samples)):
-        raise BadAudioError(
-            f"its header says {structure.flac_length(data)} samples, it has {len(samples)}"
-        )
-    return Sound(samples, form.rate)
+    return Sound(np.concatenate(chunks) if chunks else np.zeros(0, np.int16), stream.rate)

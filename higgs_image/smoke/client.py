@@ -6,8 +6,9 @@ import http.client
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 GAP = 0.01
 """Seconds between two reads that make them two chunks: closer bytes were sent as one."""
@@ -58,17 +59,35 @@ class TimedAnswer:
 
 @dataclass(frozen=True)
 class TimedClient:
-    """A client of one server on this machine.
+    """A client of one server: on this machine, or behind a proxy.
 
     Attributes:
-        port: on 127.0.0.1.
+        port: of the host.
         timeout: seconds without a byte after which an answer is hanging.
         limit: seconds after which an answer that still goes on is hanging.
+        host: name or address.
+        tls: whether it is asked by https.
+        root: put before every path.
+        key: the server's API key; empty: none.
     """
 
     port: int
     timeout: float = 120.0
     limit: float = 300.0
+    host: str = "127.0.0.1"
+    tls: bool = False
+    root: str = ""
+    key: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, url: str, *, key: str = "", timeout: float = 120.0) -> Self:
+        """Return a client of the server with this http or https URL."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        return cls(
+            parts.port or (443 if tls else 80), timeout, host=parts.hostname or "", tls=tls,
+            root=parts.path.rstrip("/"), key=key,
+        )  # fmt: skip
 
     def get(self, path: str) -> TimedAnswer:
         """Send a GET request."""
@@ -85,13 +104,14 @@ class TimedClient:
             BrokenAnswerError: the connection was refused or cut.
             HangingAnswerError: nothing more arrived in time.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
+        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
+        connection = kind(self.host, self.port, timeout=self.timeout)
+        headers = {"Content-Type": "application/json"} if body else {}
+        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         started = last = time.monotonic()
         received, first, chunks = bytearray(), 0.0, 0
         try:
-            connection.request(
-                method, path, body, {"Content-Type": "application/json"} if body else {}
-            )
+            connection.request(method, self.root + path, body, headers)
             answer = connection.getresponse()
             while block := answer.read1(1 << 16):
                 now = time.monotonic()
@@ -117,5 +137,7 @@ class TimedClient:
         finally:
             connection.close()
         seconds = time.monotonic() - started
-        kind = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-        return TimedAnswer(answer.status, kind, bytes(received), first or seconds, seconds, chunks)
+        content = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+        return TimedAnswer(
+            answer.status, content, bytes(received), first or seconds, seconds, chunks
+        )

@@ -56,6 +56,8 @@ class NotReadyError(Exception):
 class ServerContainer:
     """A started container and a client of its server."""
 
+    has_own_voice = True
+
     def __init__(self, container: Container) -> None:
         self.container = container
         self.client = TimedClient(self._port())
@@ -111,6 +113,10 @@ class ServerContainer:
         """Return the memory in use in MB (10^6 bytes), without page cache that can be dropped."""
         stats = self._stats()["memory_stats"]
         return float(stats["usage"] - stats.get("stats", {}).get("inactive_file", 0)) / 1e6
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.container.kill("SIGTERM")
 
     def _stats(self) -> dict[str, Any]:
         stats: Any = self.container.stats(stream=False, one_shot=True)
@@ -199,7 +205,7 @@ def created(spec: ContainerSpec, *, keep: bool = False) -> Iterator[DockerContai
     container = DockerContainer(
         spec.image,
         docker_client_kw={"environment": docker_environment()},
-        command=list(spec.arguments) or None,  # type: ignore[arg-type]
+        command=list(spec.arguments) or None,  # type: ignore[arg-type]  # docker takes a list, too
         env=environment,
         **settings,
     )

@@ -22,6 +22,8 @@ SCHEMA = 1
 
 DeviceType = Literal["gpu", "cpu"]
 """`gpu` with real weights, or the CPU device (fakes/cpu_device) with random weights."""
+Place = Literal["engine", "pod"]
+"""`engine`: a container of this machine's engine; `pod`: a rented one, reached through a proxy."""
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Measured = dict[str, float | int | str | bool]
 """Figures and other evidence; a name ends with its unit, such as `first_audio_s`."""
@@ -35,6 +37,14 @@ _REQUIRED = frozenset((
 ))  # fmt: skip
 REQUIRED: dict[DeviceType, frozenset[str]] = {"cpu": _REQUIRED, "gpu": _REQUIRED}
 """Checks that have to pass before the whole can."""
+ENGINE_ONLY = frozenset(("custom-voice", "idle-cpu", "memory", "stop"))
+"""Checks that a rented pod cannot show: they need the container's engine. A promotion takes them
+from a test of the same image in an engine, on whatever device."""
+
+
+def required(device: DeviceType, place: Place) -> frozenset[str]:
+    """Return the names of the checks that have to pass on a device in a place."""
+    return REQUIRED[device] - (ENGINE_ONLY if place == "pod" else frozenset())
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +106,7 @@ class CheckResult(_Table, frozen=True):
     files: list[str] = []
 
 
-class Record(_Table, frozen=True):
+class Record(_Table, frozen=True, omit_defaults=True):
     """A whole smoke test.
 
     Attributes:
@@ -109,6 +119,7 @@ class Record(_Table, frozen=True):
         seconds: duration of the whole.
         checks: every check, in the order in which they ran.
         container: state of the container at the end.
+        place: where it ran.
     """
 
     schema: int
@@ -120,6 +131,7 @@ class Record(_Table, frozen=True):
     seconds: Seconds
     checks: list[CheckResult]
     container: Measured = {}
+    place: Place = "engine"
 
     @property
     def passed(self) -> bool:
@@ -194,7 +206,7 @@ def decode(data: bytes, source: str) -> Record:
         raise UsageError(
             f"{source}: says {record.verdict}, its checks say {overall(record.checks)[0]}", hint
         )
-    verdict, reason = overall(record.checks, REQUIRED[record.device.kind])
+    verdict, reason = overall(record.checks, required(record.device.kind, record.place))
     if verdict != record.verdict:
         return msgspec.structs.replace(record, verdict=verdict, reason=reason)
     return record

@@ -118,9 +118,9 @@ def junit(record: Record) -> bytes:
         if check.measured:
             case.system_out = printable(_figures(check))
         suite.add_testcase(case)
-    suite.update_statistics()  # type: ignore[no-untyped-call]
+    suite.update_statistics()  # type: ignore[no-untyped-call]  # junitparser has no types
     suite.time = record.seconds
-    text: bytes = suite.tostring()  # type: ignore[no-untyped-call]
+    text: bytes = suite.tostring()  # type: ignore[no-untyped-call]  # as above
     return DECLARATION + text
 
 

@@ -18,7 +18,14 @@ from higgs_image.smoke.checks import CHECKS, START, SmokeCheck
 from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest, UndecidedError
 from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError
 from higgs_image.smoke.container import NotReadyError, ServerContainer
-from higgs_image.smoke.record import REQUIRED, CheckResult, DeviceType, Measured, SmokeDevice
+from higgs_image.smoke.record import (
+    CheckResult,
+    DeviceType,
+    Measured,
+    Place,
+    SmokeDevice,
+    required,
+)
 from higgs_image.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -54,6 +61,7 @@ def observe(
     answer_timeout: float,
     only: frozenset[str],
     keep: bool,
+    more: tuple[SmokeCheck, ...] = (),
 ) -> Observation:
     """Start a container, run the checks, and end it.
 
@@ -65,6 +73,7 @@ def observe(
         answer_timeout: seconds without a byte after which an answer is hanging.
         only: names of checks; empty: all.
         keep: leave the container behind, stopped.
+        more: checks of other packages.
 
     Raises:
         EngineError: the engine refused to start it.
@@ -87,40 +96,54 @@ def observe(
         with contextlib.suppress(KeyError):  # independent of other load on the machine
             measured["cpu_s"] = round(server.cpu_seconds(), 1)
         tested = _device(server, device)
-        checks = [_start_result(Verdict.PASS, "", seconds, measured)]
-        checks += run_checks(ImageUnderTest(server, folder, device), only)
+        checks = [start_result(Verdict.PASS, "", seconds, measured)]
+        checks += run_checks(ImageUnderTest(server, folder, device), only, more)
         return Observation(checks, tested, _end(server, folder, kept=keep))
 
 
-def _start_result(
+def start_result(
     verdict: Verdict, reason: str, seconds: float, measured: Measured | None = None
 ) -> CheckResult:
+    """Return the result of the first check: whether the server became healthy."""
     return CheckResult(START, verdict, True, reason, round(seconds, 2), measured or {})
 
 
 def not_started(
-    verdict: Verdict, reason: str, device: DeviceType, seconds: float = 0.0
+    verdict: Verdict,
+    reason: str,
+    device: DeviceType,
+    seconds: float = 0.0,
+    place: Place = "engine",
 ) -> Observation:
     """Return the observation of an image that does not start."""
     log.info("smoke: start: %s: %s", verdict, reason)
-    others = [_skipped(check, device, "the server did not start") for check in CHECKS]
-    checks = [_start_result(verdict, reason, seconds), *others]
+    needed = required(device, place)
+    others = [_skipped(check, needed, "the server did not start") for check in CHECKS]
+    checks = [start_result(verdict, reason, seconds), *others]
     return Observation(checks, _device(None, device), {})
 
 
-def run_checks(image: ImageUnderTest, only: frozenset[str] = frozenset()) -> list[CheckResult]:
-    """Run all checks that were asked for; once the server has ended, none can decide any more."""
+def run_checks(
+    image: ImageUnderTest, only: frozenset[str] = frozenset(), more: tuple[SmokeCheck, ...] = ()
+) -> list[CheckResult]:
+    """Run all checks that were asked for; once the server has ended, none can decide any more.
+
+    Args:
+        image: the running server.
+        only: names of checks; empty: all.
+        more: checks of other packages: run before the last one, which stops the server.
+    """
     done: list[CheckResult] = []
     deadline = time.monotonic() + CHECKS_SECONDS
     gone = ""
-    for check in CHECKS:
+    for check in (*CHECKS[:-1], *more, CHECKS[-1]):
         if only and check.name not in only:
-            done.append(_skipped(check, image.device, "it was not asked for"))
+            done.append(_skipped(check, image.required, "it was not asked for"))
         elif gone:
-            done.append(_skipped(check, image.device, gone))
+            done.append(_skipped(check, image.required, gone))
         elif time.monotonic() > deadline:
             late = f"the checks took more than {CHECKS_SECONDS:.0f} s"
-            done.append(_skipped(check, image.device, late))
+            done.append(_skipped(check, image.required, late))
         else:
             done.append(result := _run(check, image))
             reason = f": {result.reason}" if result.reason else ""
@@ -140,7 +163,7 @@ def _run(check: SmokeCheck, image: ImageUnderTest) -> CheckResult:
     verdict, reason = Verdict.PASS, ""
     try:
         measured = image.judge(check.run(image))
-        with contextlib.suppress(KeyError):  # the container may just have ended
+        with contextlib.suppress(KeyError, UndecidedError):  # it may just have ended
             image.memory_mb = max(image.memory_mb, image.server.memory_mb())
     except CheckFailedError as error:
         verdict, reason, measured = Verdict.FAIL, str(error), error.measured
@@ -157,7 +180,7 @@ def _run(check: SmokeCheck, image: ImageUnderTest) -> CheckResult:
     return CheckResult(
         check.name,
         verdict,
-        check.name in REQUIRED[image.device],
+        check.name in image.required,
         reason,
         round(time.monotonic() - begun, 2),
         measured,
@@ -165,8 +188,8 @@ def _run(check: SmokeCheck, image: ImageUnderTest) -> CheckResult:
     )
 
 
-def _skipped(check: SmokeCheck, device: DeviceType, why: str) -> CheckResult:
-    return CheckResult(check.name, Verdict.INCONCLUSIVE, check.name in REQUIRED[device], why)
+def _skipped(check: SmokeCheck, needed: frozenset[str], why: str) -> CheckResult:
+    return CheckResult(check.name, Verdict.INCONCLUSIVE, check.name in needed, why)
 
 
 def _end(server: ServerContainer | None, folder: Path, *, kept: bool) -> Measured:
@@ -187,14 +210,14 @@ def _end(server: ServerContainer | None, folder: Path, *, kept: bool) -> Measure
 
 def _device(server: ServerContainer | None, device: DeviceType) -> SmokeDevice:
     if device == "cpu":
-        return SmokeDevice("cpu", _processor(), os.cpu_count() or 1)
+        return SmokeDevice("cpu", processor(), os.cpu_count() or 1)
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     lines = ((server.output_of(*query) if server else None) or "unknown, ").splitlines()
     name, _, driver = lines[0].partition(", ")
     return SmokeDevice("gpu", name, len(lines), driver)
 
 
-def _processor() -> str:
+def processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

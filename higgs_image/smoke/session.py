@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
 import logging
 import shutil
-import signal
 import time
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from higgs_image import process
 from higgs_image.audio import SAMPLE_RATE
 from higgs_image.errors import UsageError
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import cpu_device, record, report, runner
-from higgs_image.smoke.checks import NAMES
+from higgs_image.smoke.checks import NAMES, SmokeCheck
 from higgs_image.smoke.checks.model import OWN_VOICE
 from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
@@ -59,6 +58,7 @@ class SmokeOptions:
         only: names of checks; empty: all. The others are not decided.
         answer_timeout: seconds without a byte after which an answer is hanging.
         environment: more variables for the container.
+        more: checks of other packages, such as a benchmark: run before the last one.
     """
 
     image: str = ""
@@ -71,6 +71,7 @@ class SmokeOptions:
     only: frozenset[str] = field(default_factory=frozenset)
     answer_timeout: float = 120.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    more: tuple[SmokeCheck, ...] = ()
 
     def require_known_checks(self) -> None:
         """Refuse unknown checks.
@@ -78,9 +79,10 @@ class SmokeOptions:
         Raises:
             UsageError: one does not exist.
         """
-        if unknown := sorted(self.only - set(NAMES)):
+        known = (*NAMES, *(check.name for check in self.more))
+        if unknown := sorted(self.only - set(known)):
             raise UsageError(f"unknown check: {', '.join(unknown)}",
-                             f"available: {', '.join(NAMES)}")  # fmt: skip
+                             f"available: {', '.join(known)}")  # fmt: skip
 
 
 def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
@@ -96,7 +98,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
     options.require_known_checks()
     with (
         workspace.exclusive("smoke"),
-        _sigterm_interrupts(),
+        process.sigterm_interrupts(),
         docker_client() as client,
         no_leftovers(client, workspace.build),
     ):
@@ -114,7 +116,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         else:
             found = runner.observe(
                 spec, device, folder, start_timeout=timeout, only=options.only,
-                answer_timeout=options.answer_timeout, keep=options.keep,
+                answer_timeout=options.answer_timeout, keep=options.keep, more=options.more,
             )  # fmt: skip
         verdict, reason = record.overall(found.checks, REQUIRED[device])
         done = Record(
@@ -131,20 +133,6 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         record.save(done, folder / "record.json")
         report.save(done, folder)
         return done, folder
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which CI systems send, end the run as Ctrl-C does, with its cleanup."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # only the main thread gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:

@@ -5,11 +5,27 @@ Heavy modules are imported inside the tasks, so that `invoke --list` answers at 
 
 from invoke.collection import Collection
 
-from higgs_image.tasks import build, command, demo, dev, host, lock, release, service, smoke, verify
+from higgs_image.tasks import (
+    bench,
+    build,
+    command,
+    demo,
+    dev,
+    host,
+    lock,
+    pods,
+    release,
+    service,
+    smoke,
+    template,
+    verify,
+)
 
 command.install()
 namespace = Collection()
-for module in (build, service, smoke, release, verify, demo, lock, host, dev):
+for module in (
+    build, service, smoke, bench, release, verify, template, pods, demo, lock, host, dev,
+):  # fmt: skip
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
 

@@ -37,7 +37,7 @@ def task(*, values: Mapping[str, Value] | None = None, **options: Any) -> Callab
     return decorate
 
 
-class Task(invoke.tasks.Task):  # type: ignore[type-arg]
+class Task(invoke.tasks.Task[Body]):
     """A task that checks every value, from flags and settings, before its body runs."""
 
     values: Mapping[str, Value]

@@ -3,83 +3,51 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from higgs_image.tasks._image import (
+    CONDITIONS_HELP,
+    IMAGE_HELP,
+    REGISTRY_HELP,
+    journal_of,
+    open_image,
+    open_journal,
+    target_of,
+)
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
+from higgs_image.tasks.output import existing_file, output, setting
 
 if TYPE_CHECKING:
-    from higgs_image.oci.artifacts import Repository
-    from higgs_image.release.journal import Journal
+    from higgs_image.cloud.promotion import TemplateTarget
     from higgs_image.release.promote import PromotionConditions
 
-REGISTRY_HELP = {
-    "registry": "registry and path (default: REGISTRY, then invoke.yaml)",
-    "name": "name of the image (default: IMAGE_NAME, then invoke.yaml)",
-    "json": JSON_HELP,
-}
-CONDITIONS_HELP = {
-    "device_class": "gpu or cpu: on which the smoke test must have passed (default: DEVICE_CLASS, "
-    "then invoke.yaml)",
-    "force": "override refusals; requires --reason; recorded in the journal",
-    "reason": "why; recorded in the journal",
-    "rehearsal": "only with a registry on loopback: allow a fake fork and overridden builds",
-}
-IMAGE_HELP = "digest or immutable tag of a pushed image, or its full name"
 _DRY_RUN = "show what would be done, change nothing"
-
-
-def _target(c: Context, registry: str | None, name: str | None) -> str:
-    from higgs_image.errors import UsageError
-    from higgs_image.oci import reference
-
-    found = setting(c, "registry", registry)
-    if not found:
-        raise UsageError(
-            "no registry is set", "set REGISTRY=ghcr.io/your-org, or use --registry or invoke.yaml"
-        )
-    return reference.repository(found, setting(c, "image_name", name))
-
-
-@contextmanager
-def open_image(
-    c: Context, image: str, registry: str | None, name: str | None
-) -> Iterator[tuple[Repository, str]]:
-    """Yield repository and tag or digest; the full name of an image names its repository itself."""
-    from higgs_image.oci.artifacts import open_repository
-    from higgs_image.oci.reference import split
-
-    target, what = split(image) if "/" in image else (_target(c, registry, name), image)
-    with open_repository(target) as repository:
-        yield repository, what
-
-
-@contextmanager
-def open_journal(c: Context, registry: str | None, name: str | None) -> Iterator[Journal]:
-    from higgs_image.oci.artifacts import open_repository
-
-    with open_repository(_target(c, registry, name)) as repository:
-        yield _journal(repository)
-
-
-def _journal(repository: Repository) -> Journal:
-    from higgs_image.release.journal import Journal
-
-    return Journal(repository, current_workspace().build / "journal")
+_NOT_WORSE = {
+    "not_worse_than": "share, such as 0.1: require a benchmark on a GPU (./inv smoke-pushed "
+    "--bench) that is at most that much worse than the last release's"
+}
+_TEMPLATE = "let RunPod's template name the image, too (docs/runpod.md)"
 
 
 def _conditions(
-    c: Context, device_class: str | None, force: bool, reason: str, rehearsal: bool
+    c: Context, device_class: str | None, force: bool, reason: str, rehearsal: bool, share: str
 ) -> PromotionConditions:
     from higgs_image.release.promote import PromotionConditions
 
-    return PromotionConditions(setting(c, "device_class", device_class), force, reason, rehearsal)
+    chosen = setting(c, "device_class", device_class)
+    return PromotionConditions(chosen, force, reason, rehearsal, float(share) if share else None)
+
+
+def _template_target() -> TemplateTarget:
+    from higgs_image.cloud import description
+    from higgs_image.cloud.promotion import TemplateTarget
+    from higgs_image.cloud.runpod import client
+
+    return TemplateTarget(client.from_environment(), description.load(current_workspace().root))
 
 
 @task(
@@ -90,9 +58,11 @@ def _conditions(
         "promote": "move the floating tag at the end (default: yes)",
         "smoke": "test the pushed image on this machine (default: yes); otherwise another machine "
         "does, with invoke smoke-pushed",
+        "bench": "end the smoke test with a short benchmark, whose figures are recorded, too",
         "dry_run": _DRY_RUN,
     }
     | CONDITIONS_HELP
+    | _NOT_WORSE
     | REGISTRY_HELP
 )
 def release(
@@ -104,10 +74,12 @@ def release(
     extra_ca: str | None = None,
     promote: bool = True,
     smoke: bool = True,
+    bench: bool = False,
     device_class: str | None = None,
     force: bool = False,
     reason: str = "",
     rehearsal: bool = False,
+    not_worse_than: str = "",
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -115,37 +87,37 @@ def release(
     from higgs_image.build.overrides import Overrides
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import pipeline, smoke_pushed
-    from higgs_image.verdict import Verdict
 
     code = 0
     with output(json) as out:
         request = pipeline.ReleaseRequest(
             workspace=current_workspace(),
-            target=_target(c, registry, name),
+            target=target_of(c, registry, name),
             compression=setting(c, "compression", compression),
             overrides=Overrides(
                 setting(c, "base_image", base_image) or None,
                 existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
             ),
-            conditions=_conditions(c, device_class, force, reason, rehearsal),
+            conditions=_conditions(c, device_class, force, reason, rehearsal, not_worse_than),
             promote=promote,
         )
         if dry_run:
             text = pipeline.plan(request)
             out.result({"plan": text.splitlines()[1:]}, text)
         else:
-            test = smoke_pushed.smoke_here(request.workspace) if smoke else None
+            test = smoke_pushed.smoke_here(request.workspace, bench=bench) if smoke else None
             report = pipeline.run(request, test)
             out.result(report, report.text())
-            if smoke and report.moved is None:  # a promotion has decided on the verdict itself
-                verdict = report.smoke.verdict if report.smoke else Verdict.INCONCLUSIVE
-                code = SMOKE_EXIT_CODES[verdict]
+            code = SMOKE_EXIT_CODES[report.verdict] if smoke else 0
     sys.exit(code)
 
 
 @task(
     positional=["digest"],
-    help={"digest": IMAGE_HELP, "dry_run": _DRY_RUN} | CONDITIONS_HELP | REGISTRY_HELP,
+    help={"digest": IMAGE_HELP, "template": _TEMPLATE, "dry_run": _DRY_RUN}
+    | CONDITIONS_HELP
+    | _NOT_WORSE
+    | REGISTRY_HELP,
 )
 def promote(
     c: Context,
@@ -156,18 +128,32 @@ def promote(
     force: bool = False,
     reason: str = "",
     rehearsal: bool = False,
+    not_worse_than: str = "",
+    template: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Point the floating tag at a tested digest."""
+    from higgs_image.cloud import promotion
     from higgs_image.release import promote as release_promote
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
-        history = _journal(repository)
-        conditions = _conditions(c, device_class, force, reason, rehearsal)
+        history = journal_of(repository)
+        conditions = _conditions(c, device_class, force, reason, rehearsal, not_worse_than)
+        target = _template_target() if template else None
         if dry_run:
             plan = release_promote.plan_promotion(history, what, conditions).steps
-            out.result({"plan": plan}, plan.text())
+            planned = target.plan(history, what, conditions) if target else None
+            text = "\n".join([plan.text(), *([planned.text()] if planned else [])])
+            changes = {"template": planned.changes} if planned else {}
+            out.result({"plan": plan, **changes}, text)
+        elif target:
+            moved, notes, applied = promotion.promote_with_template(
+                history, what, conditions, current_workspace(), target
+            )
+            text = f"{moved.text()}\n{applied.text()}\nnotes: {notes}"
+            out.result({"moved": moved, "template": applied, "notes": notes}, text,
+                       notes.read_text())  # fmt: skip
         else:
             moved, notes = release_promote.promote_with_notes(
                 history, what, conditions, current_workspace()
@@ -181,6 +167,8 @@ def promote(
         "reason": "why; recorded in the journal",
         "to": "digest to go back to (default: the one before the present one)",
         "moving": "the floating tag (default: custom)",
+        "template": _TEMPLATE,
+        "device_class": CONDITIONS_HELP["device_class"],
         "yes": "apply it; without this it is only planned",
     }
     | REGISTRY_HELP
@@ -192,18 +180,30 @@ def rollback(
     reason: str = "",
     to: str | None = None,
     moving: str = "custom",
+    template: bool = False,
+    device_class: str | None = None,
     yes: bool = False,
     json: bool = False,
 ) -> None:
     """Point the floating tag back at an image that it named before."""
+    from higgs_image.cloud import promotion
     from higgs_image.release import move_plan
     from higgs_image.release import rollback as release_rollback
 
     with output(json) as out, open_journal(c, registry, name) as history:
         if yes:
             move_plan.settle(history)
+        target = _template_target() if template else None
         plan = release_rollback.plan_rollback(history, reason, moving, to or None)
-        if yes:
+        conditions = _conditions(c, device_class, False, "", plan.move.rehearsal)
+        if target and yes:
+            moved, applied = promotion.roll_back_with_template(history, plan, conditions, target)
+            out.result({"moved": moved, "template": applied}, f"{moved.text()}\n{applied.text()}")
+        elif target:
+            planned = target.plan(history, plan.move.digest, conditions)
+            text = f"{plan.text()}\n{planned.text()}\napply it with --yes"
+            out.result({"plan": plan, "template": planned.changes}, text)
+        elif yes:
             moved = move_plan.apply(history, plan)
             out.result({"moved": moved}, moved.text())
         else:
@@ -217,6 +217,7 @@ def rollback(
     help={
         "digest": IMAGE_HELP,
         "file": "record of a smoke test that ran elsewhere (default: test it here)",
+        "bench": "end with a short benchmark, whose figures are recorded, too",
         "device_class": "gpu or cpu: what to test it on (default: DEVICE_CLASS, then invoke.yaml)",
     }
     | REGISTRY_HELP,
@@ -226,6 +227,7 @@ def smoke_pushed(
     digest: str,
     file: str | None = None,
     device_class: str | None = None,
+    bench: bool = False,
     registry: str | None = None,
     name: str | None = None,
     json: bool = False,
@@ -237,10 +239,10 @@ def smoke_pushed(
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
         entry, record = release_smoke.record_verdict(
-            _journal(repository),
+            journal_of(repository),
             what,
             setting(c, "device_class", device_class),
-            release_smoke.smoke_here(current_workspace()),
+            release_smoke.smoke_here(current_workspace(), bench=bench),
             existing_file(file, "--file"),
         )
         out.result({"entry": entry}, entry.text(), smoke_report.markdown(record))

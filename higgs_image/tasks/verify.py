@@ -6,10 +6,10 @@ import sys
 
 from invoke.context import Context
 
+from higgs_image.tasks._image import CONDITIONS_HELP, REGISTRY_HELP, open_image, open_journal
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import existing_file, output, setting
-from higgs_image.tasks.release import CONDITIONS_HELP, REGISTRY_HELP, open_image, open_journal
 
 
 @task(help={"last": "how many of the newest records; 0: all (default: 50)"} | REGISTRY_HELP)

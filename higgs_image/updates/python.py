@@ -68,7 +68,18 @@ def _compile_command(path: Path, before: str) -> list[str] | None:
         return None
     command = shlex.split(match[1])
     command[command.index("--exclude-newer") + 1] = before
-    return command
+    return _without_passed_exceptions(command, before)
+
+
+def _without_passed_exceptions(command: list[str], before: str) -> list[str]:
+    """Leave out the later dates of single packages that the date of all has caught up with."""
+    kept = list(command)
+    while "--exclude-newer-package" in kept:
+        place = kept.index("--exclude-newer-package")
+        if kept[place + 1].rpartition("=")[2] > before:
+            break
+        del kept[place : place + 2]
+    return kept
 
 
 def _compile(command: list[str], folder: Path) -> None:

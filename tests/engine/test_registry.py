@@ -24,7 +24,7 @@ from higgs_image.errors import (
     UsageError,
 )
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import credentials, layout, read_back, reference, registry, skopeo
+from higgs_image.oci import artifacts, credentials, layout, read_back, reference, registry, skopeo
 from higgs_image.oci.layout import BuiltImage
 from tests.support.fault_proxy import Fault, FaultProxy
 
@@ -288,3 +288,16 @@ def test_login_from_docker_config(
     auth = base64.b64encode(f"releaser:{SECRET}".encode()).decode()
     (config / "config.json").write_text(json.dumps({"auths": {guarded.address: {"auth": auth}}}))
     assert skopeo.push(built, target(guarded.address, request)).digest == built.image.digest
+
+
+def test_an_image_behind_a_login_is_not_public(
+    guarded: LocalRegistry, served: LocalRegistry, built: BuiltImage,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("REGISTRY_USER", "releaser")
+    monkeypatch.setenv("REGISTRY_PASSWORD", SECRET)
+    for registry_of, public in ((guarded, False), (served, True)):
+        where = target(registry_of.address, request)
+        digest = skopeo.push(built, where).digest
+        with artifacts.open_repository(where) as repository:
+            assert repository.is_public(digest) is public

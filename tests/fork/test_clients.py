@@ -107,7 +107,10 @@ def test_the_log_has_no_texts_and_no_key(running: Any, server: Server) -> None:
     assert server.post(SPEECH, body(speed=9))[0] == 400
     chat = [{"role": "user", "content": SECRET}]
     assert server.post(CHAT, {"messages": chat, "max_tokens": 20})[0] == 200
+    raw(server, "GET", f"/v1/models?api_key={KEY}&input={SECRET.replace(' ', '%20')}")
     said = running.log()
+    assert "GET /v1/models?..." in said
+    assert SECRET.partition(" ")[0] not in said
     assert SECRET not in said
     assert KEY not in said
 
@@ -152,7 +155,7 @@ def test_the_voices_of_the_forks_own_clients(server: Server, voice: str) -> None
     assert answer.startswith(b"RIFF"), "the format that the variable names"
 
 
-@pytest.mark.needs(speech=True)
+@pytest.mark.needs(speech=True, chat=True)
 def test_a_recording_is_spoken_with_and_no_field_for_one_is_dropped(server: Server) -> None:
     own = base64.b64encode(wav(72_000)).decode()
     status, answer = server.post(
@@ -162,6 +165,9 @@ def test_a_recording_is_spoken_with_and_no_field_for_one_is_dropped(server: Serv
     for field, value in (("references", [{"audio": own}]), ("speaker_wav", own), ("ref_text", "x")):
         status, answer = server.post(SPEECH, body(**{field: value}))
         assert (status, json.loads(answer)["error"]["param"]) == (400, field)
+    chat = {"messages": [{"role": "user", "content": SECRET}], "max_tokens": 20}
+    status, answer = server.post(CHAT, {**chat, "voice": "chadwick"})
+    assert (status, json.loads(answer)["error"]["param"]) == (400, "voice")
 
 
 @pytest.mark.needs(chat=True)

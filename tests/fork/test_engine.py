@@ -64,7 +64,7 @@ class Engine:
         model = weights / name / "snapshots" / checkpoint.REVISION
         os.environ.update(
             VLLM_USE_V1="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1",
-            HIGGS_AUDIO_TOKENIZER="stub", HIGGS_CPU_ENDLESS="1",
+            HIGGS_AUDIO_TOKENIZER="stub", HIGGS_CPU_ENDLESS="1", HIGGS_AUDIO_STEPS="1",
         )  # fmt: skip
         from vllm.engine.arg_utils import EngineArgs
         from vllm.model_executor.models.higgs_audio_tokenizer import AudioTokenizer
@@ -106,6 +106,8 @@ class Engine:
         self.llm.abort_request(list(self.llm.output_processor.request_states))
         self.core.abort_requests(list(self.scheduler.requests))
         self.core.step()
+        # vLLM leaves the bias of a request that it moves to the next one in its old place.
+        self.runner.input_batch.logit_bias = [None] * len(self.runner.input_batch.logit_bias)
         assert self.scheduler.reset_prefix_cache()
 
     @contextmanager
@@ -170,6 +172,15 @@ def speech(engine: Engine, count: int, **changes: Any) -> dict[str, tuple[Any, A
         )
         for n in range(count)
     }
+
+
+@pytest.mark.needs(audio_tower=True)
+def test_the_whisper_encoder_is_not_loaded(engine: Engine) -> None:
+    """The configuration has one, and the weights hold some of it."""
+    assert engine.runner.model.config.audio_encoder_config.encoder_layers > 0
+    names = [name for name, _ in engine.runner.model.named_parameters()]
+    assert [name for name in names if "audio_tower" in name] == []
+    assert "layers.0.mlp.down_proj.weight" in names
 
 
 @pytest.mark.needs(scheduling=True)
@@ -259,16 +270,156 @@ def test_no_placeholder_is_sampled_as_text(engine: Engine) -> None:
         assert not answers[name].mm_token_ids
 
 
-@pytest.mark.needs(sampling=True)
-def test_text_alone_begins_no_audio(engine: Engine) -> None:
+# -- steps of audio alone --------------------------------------------------------------------------
+
+
+def mixture(engine: Engine) -> dict[str, tuple[Any, Any]]:
+    """Speech with and without a voice, chats that write, and one that chooses to speak."""
     begin = engine.ids["<|audio_out_bos|>"]
-    urge = {"max_tokens": 20, "logit_bias": {begin: 100.0}}
-    prompt = engine.prompt("Text.", speak=False)
-    answers = engine.run(
-        a=(prompt, settings(**urge)), b=(prompt, settings(**urge, extra_args={"audio": False}))
-    )
-    assert begin in answers["a"].token_ids and answers["a"].mm_token_ids
-    assert begin not in answers["b"].token_ids and not answers["b"].mm_token_ids
+    return {
+        **speech(engine, 3),
+        "greedy": (engine.prompt("Say it.", sound(7)), settings(temperature=0)),
+        "plain": (engine.prompt("Say that."), settings(seed=11, max_tokens=90)),
+        "text": (engine.prompt("Write.", speak=False), settings(
+            seed=12, max_tokens=25, extra_args={"audio": False})),
+        "chat": (engine.prompt("Answer.", sound(8), sound(9), speak=False), settings(
+            seed=13, max_tokens=80, logit_bias={begin: 20.0})),
+    }  # fmt: skip
+
+
+def arriving(engine: Engine, requests: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Run requests that come some steps after one another."""
+    answers: dict[str, Any] = {}
+    waiting = list(requests.items())
+    step = 0
+    while waiting or engine.llm.has_unfinished_requests():
+        if waiting and step % 9 == 0:
+            name, request = waiting.pop(0)
+            engine.llm.add_request(name, *request)
+        answers |= {x.request_id: x.outputs[0] for x in engine.llm.step()}
+        step += 1
+    return answers
+
+
+@contextmanager
+def without_audio_steps(engine: Engine) -> Iterator[None]:
+    """Take every step as one that may hold text."""
+    kind = type(engine.runner.model)
+    kind.higgs_audio_step = property(lambda _: False, lambda *_: None)
+    engine.runner.model.__dict__.pop("higgs_audio_step", None)
+    try:
+        yield
+    finally:
+        del kind.higgs_audio_step
+
+
+@contextmanager
+def compared(engine: Engine) -> Iterator[list[int]]:
+    """Compute each step of audio both ways, bit for bit; yields the rows of each."""
+    model = engine.runner.model
+    audio = model.__dict__["higgs_audio_forward"]
+    rows: list[int] = []
+
+    def both(**inputs: Any) -> Any:
+        found = audio(**inputs)
+        expected = type(model).__call__.higgs_original(model, **inputs)
+        assert torch.equal(found, expected)
+        rows.append(len(found))
+        return found
+
+    model.__dict__["higgs_audio_forward"] = both
+    try:
+        yield rows
+    finally:
+        model.__dict__["higgs_audio_forward"] = audio
+
+
+@pytest.mark.needs(audio_steps=True)
+@pytest.mark.parametrize(("tokens", "blocks"), [(CONTEXT, BLOCKS - 8), (40, BLOCKS - 8), (64, 60)])
+def test_steps_of_audio_give_the_same_numbers(engine: Engine, tokens: int, blocks: int) -> None:
+    """With prompts in pieces and preemption, too."""
+    with (
+        engine.tokens_per_step(tokens),
+        engine.blocks(blocks) as preempted,
+        compared(engine) as rows,
+    ):
+        answers = arriving(engine, mixture(engine))
+    engine.clear()
+    with engine.tokens_per_step(tokens), engine.blocks(blocks), without_audio_steps(engine):
+        expected = arriving(engine, mixture(engine))
+    assert len(rows) > 20
+    assert max(rows) >= 3
+    assert bool(preempted) == (blocks == 60)
+    for name, answer in expected.items():
+        assert answers[name].token_ids == answer.token_ids, name
+        assert answers[name].mm_token_ids == answer.mm_token_ids, name
+    assert answers["chat"].mm_token_ids and not answers["text"].mm_token_ids
+
+
+@pytest.mark.needs(audio_steps=True)
+def test_steps_of_audio_compute_no_logits_of_text(engine: Engine) -> None:
+    model = engine.runner.model
+    original, computed = model.logits_processor.forward, []
+    model.logits_processor.forward = lambda *args: computed.append(1) or original(*args)
+    try:
+        engine.run(a=(engine.prompt("Say.", sound()), settings(seed=1, max_tokens=40)))
+    finally:
+        del model.logits_processor.forward
+    assert len(computed) == 1  # of the prompt
+
+
+KERNELS = (
+    "rms_norm", "fused_add_rms_norm", "rms_norm_static_fp8_quant", "rotary_embedding",
+    "fused_add_rms_norm_static_fp8_quant", "rms_norm_dynamic_per_token_quant", "silu_and_mul",
+    "static_scaled_fp8_quant", "dynamic_scaled_fp8_quant", "dynamic_per_token_scaled_fp8_quant",
+)  # fmt: skip
+
+
+@pytest.mark.needs(audio_steps=True)
+def test_steps_of_audio_can_be_compiled(engine: Engine, tmp_path: Path) -> None:
+    """As one graph that is split at its attention, as on a GPU, but for Inductor and CUDA graphs.
+
+    The model's own graph is compiled beside it: neither takes the other's code.
+    """
+    import copy
+
+    from higgs_patches.lib import audio_forward
+
+    kernels = torch.library.Library("_C", "FRAGMENT")  # named by passes that are not run
+    for name in KERNELS:
+        kernels.define(f"{name}(Tensor x) -> ()")
+    model = engine.runner.model
+    config = copy.copy(engine.runner.vllm_config)
+    config.compilation_config = copy.copy(config.compilation_config)
+    config.compilation_config.level = 3
+    config.compilation_config.use_inductor = False
+    config.compilation_config.use_cudagraph = False
+    config.compilation_config.cache_dir = str(tmp_path / "cache")
+    config.compilation_config.splitting_ops = [
+        "vllm.unified_attention", "vllm.unified_attention_with_output",
+    ]  # fmt: skip
+    attention = [layer.self_attn.attn for layer in model.layers]
+    eager = model.__dict__["higgs_audio_forward"]
+    for layer in attention:
+        layer.use_direct_call = False
+    try:
+        runner = types.SimpleNamespace(vllm_config=config, model=model)
+        with torch.inference_mode():
+            audio_forward.install(runner)
+        compiled = model.__dict__["higgs_audio_forward"]
+        with compared(engine) as rows:
+            engine.run(**speech(engine, 3))  # as at the start: not with a batch of one
+            arriving(engine, speech(engine, 3))
+        assert len(compiled.compiled_codes) == 1
+        assert rows and set(rows) >= {1, 2, 3}
+        assert [x.name for x in tmp_path.iterdir()] == ["cache-audio"]
+    finally:
+        model.__dict__["higgs_audio_forward"] = eager
+        for layer in attention:
+            layer.use_direct_call = True
+
+
+# -- text ------------------------------------------------------------------------------------------
 
 
 TEXT_SETTINGS: dict[str, dict[str, Any]] = {
@@ -282,6 +433,53 @@ TEXT_SETTINGS: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": 3, "extra_args": {"audio": False}},
     "stop": {"stop": ["\n"]},
 }
+
+
+@pytest.mark.needs(sampling=True)
+def test_only_rows_of_text_are_sampled_as_text(engine: Engine) -> None:
+    sampler = engine.runner.model.sampler
+    original, rows = sampler.forward, []
+
+    def counting(logits: Any, metadata: Any) -> Any:
+        rows.append((len(logits), len(metadata.temperature)))
+        return original(logits, metadata)
+
+    sampler.forward = counting
+    try:
+        text = (engine.prompt("Text.", speak=False), settings(extra_args={"audio": False}))
+        said = (engine.prompt("Say.", sound()), settings(seed=1, max_tokens=30))
+        answer = engine.run(a=said, b=said, text=text)["text"]
+    finally:
+        del sampler.forward
+    assert rows == [(1, 1)] * len(answer.token_ids)
+
+
+@pytest.mark.parametrize("name", [*TEXT_SETTINGS, "min_p"])
+def test_text_is_the_same_in_any_company(engine: Engine, name: str) -> None:
+    """Each of its settings goes with its own row, wherever that is among rows of speech."""
+    own = TEXT_SETTINGS.get(name, {"min_p": 0.2})
+    text = settings(**{"seed": 4, "extra_args": {"audio": False}} | own)
+    request = (engine.prompt("Text.", speak=False), text)
+    other = (engine.prompt("More.", speak=False), settings(seed=5, extra_args={"audio": False}))
+    alone = engine.run(a=request)["a"]
+    one, two, three = speech(engine, 3).values()
+    for requests in ({"a": request, "b": one}, {"b": one, "c": other, "d": two, "a": request},
+                     {"d": two, "a": request, "e": three, "c": other}):  # fmt: skip
+        answer = engine.run(**requests)["a"]
+        assert answer.token_ids == alone.token_ids
+        assert [*map(list, answer.logprobs or ())] == [*map(list, alone.logprobs or ())]
+
+
+@pytest.mark.needs(sampling=True)
+def test_text_alone_begins_no_audio(engine: Engine) -> None:
+    begin = engine.ids["<|audio_out_bos|>"]
+    urge = {"max_tokens": 20, "logit_bias": {begin: 100.0}}
+    prompt = engine.prompt("Text.", speak=False)
+    answers = engine.run(
+        a=(prompt, settings(**urge)), b=(prompt, settings(**urge, extra_args={"audio": False}))
+    )
+    assert begin in answers["a"].token_ids and answers["a"].mm_token_ids
+    assert begin not in answers["b"].token_ids and not answers["b"].mm_token_ids
 
 
 @pytest.mark.parametrize("name", TEXT_SETTINGS)

@@ -13,7 +13,7 @@ from higgs_image.workspace import PROJECT, Workspace
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
-TESTS = ("test_engine_codes.py", "test_engine.py")
+TESTS = ("test_engine_codes.py", "test_engine.py", "test_codec.py")
 RUNNER = ("pytest", "pluggy", "iniconfig", "pygments")
 """Pure Python, so that the image's interpreter takes them from here."""
 
@@ -37,8 +37,15 @@ def mounts(source: Path) -> dict[str, Path]:
         TESTS[0],
         pytest.param(
             TESTS[1],
-            marks=pytest.mark.needs(sampling=True, scheduling=True, engine_validation=True),
+            marks=pytest.mark.needs(
+                sampling=True,
+                scheduling=True,
+                engine_validation=True,
+                audio_tower=True,
+                audio_steps=True,
+            ),
         ),
+        pytest.param(TESTS[2], marks=pytest.mark.needs(incremental_codec=True)),
     ],
 )
 def test_inside(

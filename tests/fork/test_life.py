@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from higgs_image import retry
+from higgs_image.smoke import cpu_device
 from higgs_image.smoke.container import NotReadyError
 from tests.support.fuzz import Server
 
@@ -40,6 +42,29 @@ time.sleep(1)
 os.kill(found[0], signal.SIGKILL)
 """
 
+BROKEN_GPU = """
+from pathlib import Path
+
+SWITCH = Path("/tmp/broken")
+ERROR = "CUDA error: an illegal memory access was encountered"
+
+def prepare():
+    import torch
+    from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+
+    decode = HiggsAudioTokenizer.decode
+
+    def fail_if_broken(*arguments):
+        if SWITCH.exists():
+            raise RuntimeError(ERROR)
+        return decode(*arguments) if arguments else None
+
+    HiggsAudioTokenizer.decode = fail_if_broken
+    torch.cuda.is_initialized = SWITCH.exists
+    torch.cuda.synchronize = fail_if_broken
+"""
+"""A plugin of vLLM that makes a CPU fail as a GPU does whose context is broken."""
+
 
 @pytest.mark.needs(engine_process=True)
 def test_an_engine_that_is_killed_ends_the_container(start_server: Any) -> None:
@@ -68,6 +93,58 @@ def test_an_engine_that_is_killed_while_it_loads_ends_the_container(
     assert "was killed by signal 9 (usually too little memory) before it was ready" in (
         ended.value.tail
     )
+
+
+@pytest.mark.needs(engine_silence=True)
+def test_an_engine_that_hangs_makes_the_server_unhealthy(start_server: Any) -> None:
+    env = {"HIGGS_WARMUP_SECONDS": "0", "HIGGS_ENGINE_TIMEOUT_SECONDS": "3"}
+    with start_server(env=env) as running:
+        server = Server(running.url)
+
+        def statuses() -> tuple[int, int]:
+            return server.ask("GET", "/health")[0], server.ask("GET", "/ping")[0]
+
+        request = {"model": server.model(), "voice": "belinda", "input": 8 * "On and on it goes. "}
+        spoken: list[int] = []
+        speaking = threading.Thread(
+            target=lambda: spoken.append(server.post("/v1/audio/speech", request)[0])
+        )
+        speaking.start()
+        assert retry.wait_until(lambda: server.running() > 0, 30)
+        script = KILL_ENGINE.replace("SIGKILL", "SIGSTOP")
+        assert running.container.output_of("python3", "-c", script) is not None
+        assert statuses() == (200, 200)
+        assert retry.wait_until(lambda: statuses() == (503, 503), 20)
+        _, said = server.ask("GET", "/ping")
+        assert b"the engine has given nothing for " in said
+        script = KILL_ENGINE.replace("SIGKILL", "SIGCONT")
+        assert running.container.output_of("python3", "-c", script) is not None
+        assert retry.wait_until(lambda: statuses() == (200, 200), 20)
+        speaking.join()
+        assert spoken == [200]
+
+
+@pytest.mark.needs(gpu_failure=True)
+def test_a_broken_gpu_context_ends_the_container(start_server: Any, tmp_path: Path) -> None:
+    (tmp_path / "higgs_broken_gpu.py").write_text(BROKEN_GPU)
+    info = tmp_path / "higgs_broken_gpu-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: higgs-broken-gpu\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[vllm.general_plugins]\nbroken_gpu = higgs_broken_gpu:prepare\n"
+    )
+    env = {"HIGGS_WARMUP_SECONDS": "0", "PYTHONPATH": f"{cpu_device.DEVICE}:/mnt/broken"}
+    with start_server(env=env, mounts={str(tmp_path): "/mnt/broken"}) as running:
+        server = Server(running.url)
+        request = {"model": server.model(), "voice": "belinda", "input": "Hello."}
+        assert server.post("/v1/audio/speech", request)[0] == 200
+        assert running.container.output_of("touch", "/tmp/broken") is not None
+        with pytest.raises((OSError, http.client.HTTPException)):
+            server.post("/v1/audio/speech", request)
+        ended = running.container.container.wait(timeout=30)
+        assert ended["StatusCode"] == 137
+        said = running.log()
+        assert "The GPU can no longer be used, so the server ends: CUDA error: an illegal" in said
 
 
 def test_a_stream_is_finished_before_the_end(start_server: Any) -> None:

@@ -93,6 +93,28 @@ def test_every_voice_is_there_at_the_first_request(bare: Any) -> None:
     assert len(voices) == 8
 
 
+COMMANDS = """
+from pathlib import Path
+for file in Path("/proc").glob("[0-9]*/cmdline"):
+    try:
+        print(file.read_bytes().replace(b"\\0", b" ").decode())
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_engine_starts_either_way(start_server: Any, method: str) -> None:
+    """On a GPU it is spawned, as CUDA does not survive a fork; the CPU device forks it."""
+    with start_server(env={"VLLM_WORKER_MULTIPROC_METHOD": method}) as running:
+        server = Server(running.url)
+        request = {"model": server.model(), "voice": "belinda", "response_format": "wav"}
+        status, answer = server.post("/v1/audio/speech", {**request, "input": "Hello there."})
+        assert status == 200 and answer[:4] == b"RIFF"
+        commands = running.container.output_of("python3", "-c", COMMANDS)
+        assert commands and ("multiprocessing.spawn" in commands) == (method == "spawn")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

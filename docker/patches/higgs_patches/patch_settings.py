@@ -70,6 +70,12 @@ def whole_number(
     return PatchSetting(variable, default, f"a whole number from {low} to {high}", meaning, parse)
 
 
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
+
+
 def _hosts(text: str) -> frozenset[str]:
     names = text.lower().split(",")
     return frozenset(name.strip().rstrip(".") for name in names if name.strip())
@@ -108,6 +114,21 @@ ALLOWED_MEDIA_HOSTS: PatchSetting[frozenset[str]] = PatchSetting(
 MAX_REFERENCE_SECONDS = number(
     "HIGGS_MAX_REFERENCE_SECONDS", "60", "longest reference audio of a chat request", 0.1
 )
+CODEC_MEMORY_MIB = whole_number(
+    "HIGGS_CODEC_MEMORY_MIB", "0",
+    "GPU memory that the audio tokenizer may allocate, in MiB; 0: no limit. By default as the GPU "
+    "has room", 0, 1_000_000,
+)  # fmt: skip
+ENGINE_TIMEOUT_SECONDS = number(
+    "HIGGS_ENGINE_TIMEOUT_SECONDS", "60",
+    "time without any output of the engine, while requests run, after which /health and /ping are "
+    "503; 0: never", 0,
+)  # fmt: skip
+AUDIO_STEPS: PatchSetting[bool] = PatchSetting(
+    "HIGGS_AUDIO_STEPS", "0", "0 or 1",
+    "1: steps of audio alone leave the networks for text out; not yet tested on a GPU",
+    _switch,
+)  # fmt: skip
 SEMANTIC_MODEL_PATH: PatchSetting[str] = PatchSetting(
     "HIGGS_SEMANTIC_MODEL_PATH", "", "a folder",
     "the audio tokenizer's semantic model (HuBERT), if not the one in its own file", str,
@@ -121,6 +142,9 @@ SETTINGS: tuple[PatchSetting[Any], ...] = (
     RAS_REPEATS,
     ALLOWED_MEDIA_HOSTS,
     MAX_REFERENCE_SECONDS,
+    CODEC_MEMORY_MIB,
+    ENGINE_TIMEOUT_SECONDS,
+    AUDIO_STEPS,
     SEMANTIC_MODEL_PATH,
 )
 """All of them, in the order of the documentation."""

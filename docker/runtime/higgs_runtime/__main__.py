@@ -16,9 +16,12 @@ from higgs_runtime import (
     command,
     compile_cache,
     container,
+    control,
     device_code,
     flags,
+    generate,
     gpu,
+    gpu_memory,
     hooks,
     image,
     log,
@@ -29,6 +32,7 @@ from higgs_runtime import (
     weights,
 )
 from higgs_runtime.errors import StartError
+from higgs_runtime.generate import GenerateProcess
 from higgs_runtime.placeholder import Placeholder
 from higgs_runtime.server import STOP_SIGNALS, ServerProcess
 from higgs_runtime.settings import Settings
@@ -74,8 +78,9 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     Raises:
         StartError: the server cannot be started.
     """
+    companions: list[GenerateProcess] = []
     for number in STOP_SIGNALS:
-        signal.signal(number, _exit_now)
+        signal.signal(number, lambda *_: _exit_now(companions))
     facts = image.read()
     quoted = settings.quoted(environment)
     settings.check_patch_settings(environment)
@@ -104,6 +109,12 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         early = _listen(chosen, state, listeners)
         address.write_ping_url(chosen)
         address.warn_if_open(chosen, environment)
+        limits = command.effective(chosen, environment, gpu.defaults(machine))
+        companion = generate.create(chosen, environment, limits.max_num_seqs)
+        if companion:
+            listeners.callback(companion.kill)
+            companions.append(companion)
+            companion.start()
         hooks.pre_start()
         if chosen.public_key:
             ssh.start(chosen.public_key)
@@ -114,26 +125,37 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
             report=state.report,
         )
         state.report("loading the model")
-        server = ServerProcess(state, chosen.drain_seconds)
+        server = ServerProcess(state, chosen.drain_seconds, companion)
         compile_cache.discard_damaged(Path(compiled["VLLM_CACHE_ROOT"]))
-        limits = command.effective(chosen, environment, gpu.defaults(machine))
         cascade = gpu.merges_attention(machine)
-        log.info(gpu.describe_limits(limits, cascade=cascade))
+        planned = gpu_memory.plan(machine, limits)
+        log.info(gpu_memory.describe(planned, limits, cascade=cascade))
+        if planned and planned.free < 0:
+            log.warning(gpu_memory.shortage(planned, limits))
         line = command.arguments(chosen, limits, folders, cascade=cascade)
         log.info(f"starting the server: {' '.join(line[3:])}")
 
         def ready() -> None:
             if early:
                 early.close()
-            log.info(f"ready: {address.public_url(chosen, environment)}")
+            log.info(f"ready: {address.public_url(chosen.port, environment)}")
+            if companion:
+                log.info(f"ready: {companion.url} (POST /generate, and a page)")
             log.info(address.curl_command(chosen, environment))
             hooks.post_start()
 
         return server.run(
             line,
             command.environment(
-                chosen, environment, hf_home, server.control, compiled, limits.reference_seconds
-            ),
+                chosen,
+                environment,
+                hf_home,
+                server.control,
+                compiled,
+                limits.reference_seconds,
+                planned.codec if planned else 0,
+            )
+            | ({control.COMPANION: companion.token} if companion else {}),
             listening=lambda: placeholder.server_answers(
                 chosen.host, chosen.port, plain=bool(early)
             ),
@@ -141,10 +163,11 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         )
 
 
-def _exit_now(number: int, frame: object) -> None:
+def _exit_now(companions: list[GenerateProcess]) -> None:
     """Exit at once: nothing runs yet that must be finished."""
-    del number, frame
     log.info("stopped while starting")
+    for companion in companions:
+        companion.kill()
     os._exit(0)
 
 
@@ -184,5 +207,5 @@ def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Place
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a value with any character can be printed
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # text streams
     sys.exit(main(sys.argv[1:], os.environ))

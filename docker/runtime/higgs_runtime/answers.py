@@ -52,7 +52,11 @@ class CorsPolicy(NamedTuple):
         if origin is None or not (every or origin in self.origins):
             return {"Vary": "Origin"}
         shared = every and not self.credentials
-        found = {"Access-Control-Allow-Origin": "*" if shared else origin, "Vary": "Origin"}
+        found = {
+            "Access-Control-Allow-Origin": "*" if shared else origin,
+            "Access-Control-Expose-Headers": "Retry-After",
+            "Vary": "Origin",
+        }
         if self.credentials:
             found["Access-Control-Allow-Credentials"] = "true"
         return found

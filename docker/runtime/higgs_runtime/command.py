@@ -79,6 +79,7 @@ def environment(
     socket: int,
     compiled: Mapping[str, str],
     reference_seconds: float,
+    codec_memory: int,
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -89,6 +90,7 @@ def environment(
         socket: file descriptor of the socket to the entrypoint.
         compiled: result of `compile_cache.variables`.
         reference_seconds: longest reference recording.
+        codec_memory: most GPU memory of the audio tokenizer, in MiB; 0: no limit.
     """
     changed = {**current, **compiled}
     changed["HF_HOME"] = str(hf_home)
@@ -96,6 +98,8 @@ def environment(
     changed[control.CONTROL] = str(socket)
     changed[control.WARMUP] = str(settings.warmup_seconds)
     changed[control.REFERENCE] = f"{reference_seconds:g}"
+    if not current.get(control.CODEC_MEMORY, "").strip():
+        changed[control.CODEC_MEMORY] = str(codec_memory)
     changed[control.KEEP_ALIVE] = str(settings.keep_alive_seconds)
     # Not as a flag: the server logs its flags, and every user of the host can list them.
     if key := settings.api_key or current.get(control.API_KEY, "").strip():

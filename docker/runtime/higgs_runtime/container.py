@@ -48,7 +48,7 @@ def require_executable(folder: Path) -> None:
         )
 
 
-def warn_if_little_shared_memory(path: str = "/dev/shm") -> None:  # noqa: S108
+def warn_if_little_shared_memory(path: str = "/dev/shm") -> None:  # noqa: S108 (no file of ours)
     """Warn that several GPUs need more than the 64 MB that Docker gives by default."""
     try:
         total = shutil.disk_usage(path).total

@@ -111,3 +111,6 @@ class PortTakenError(StartError):
 
 SERVER_ENDED = 70
 """Exit code when the server exits with 0 without having been asked to."""
+
+GENERATE_ENDED = 71
+"""Exit code when the service of /generate cannot be kept running."""

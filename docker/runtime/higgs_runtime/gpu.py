@@ -34,12 +34,11 @@ class GpuDefaults(NamedTuple):
 
     Attributes:
         memory: smallest memory, in MiB.
-        utilization: share of the memory that the engine uses. The rest holds the CUDA graphs, the
-            audio tokenizers of the server's process, and the activations of a reference recording.
+        utilization: share of the memory that the engine uses; see `gpu_memory` for the rest.
         max_model_len: longest request with its answer, in tokens.
         max_num_seqs: requests that run at once. More would be preempted, since their KV cache does
             not fit, and the sampler reserves 4.6 MB for each: 4.7 GiB for the server's own 1024.
-        reference_seconds: longest reference recording; 60 s take up to 2.6 GiB.
+        reference_seconds: longest reference recording.
     """
 
     memory: int
@@ -161,15 +160,6 @@ def describe(machine: GpuMachine, tensor_parallel: int) -> str:
             "each GPU has a higher throughput than one container with several"
         )
     return line
-
-
-def describe_limits(limits: GpuDefaults, *, cascade: bool) -> str:
-    """Return one line for the log."""
-    return (
-        f"limits: {limits.max_num_seqs} requests at once, {limits.max_model_len} tokens each, "
-        f"{limits.utilization:.0%} of the GPU's memory, references up to "
-        f"{limits.reference_seconds:g} s, cascade attention {'on' if cascade else 'off'}"
-    )
 
 
 def _version(cuda: int) -> str:

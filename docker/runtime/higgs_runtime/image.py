@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 FILE = "/usr/share/higgs-image/image.json"
@@ -49,8 +50,8 @@ def read() -> ImageFacts:
         OSError: the file does not exist or cannot be read.
         ValueError, KeyError: its content is not what the build writes.
     """
-    with open(os.environ.get("HIGGS_IMAGE_FILE") or FILE, encoding="utf-8") as file:  # noqa: PTH123
-        facts = json.load(file)
+    file = Path(os.environ.get("HIGGS_IMAGE_FILE") or FILE)
+    facts = json.loads(file.read_text(encoding="utf-8"))
     weights = {
         role: PinnedRepo(entry["repo"], entry["revision"])
         for role, entry in facts["weights"].items()

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from higgs_runtime import control, log
-from higgs_runtime.errors import SERVER_ENDED
+from higgs_runtime.errors import GENERATE_ENDED, SERVER_ENDED
+from higgs_runtime.generate import GenerateProcess
 from higgs_runtime.state import Phase, ServerState
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -35,9 +36,13 @@ class ServerProcess:
     Args:
         state: the state that clients are told.
         drain_seconds: time for running requests after a signal.
+        companion: the service of /generate, if it is on: watched and drained with the server.
     """
 
-    def __init__(self, state: ServerState, drain_seconds: float) -> None:
+    def __init__(
+        self, state: ServerState, drain_seconds: float, companion: GenerateProcess | None = None
+    ) -> None:
+        self._companion = companion
         self._state = state
         self._drain_seconds = drain_seconds
         self._ours, self._theirs = socket.socketpair()
@@ -81,6 +86,10 @@ class ServerProcess:
             selector.register(self._signals, selectors.EVENT_READ)
             opening = False
             while self._process.poll() is None:
+                if self._companion and not self._companion.restart_if_ended():
+                    self._state.phase = Phase.ENDED
+                    self._kill()
+                    return GENERATE_ENDED
                 for key, _ in selector.select(POLL_SECONDS if opening else None):
                     if key.fileobj is self._ours:
                         opening = self._receive(selector) or opening
@@ -135,33 +144,60 @@ class ServerProcess:
         log.info(f"stopping: {outcome} after {time.monotonic() - started:.1f} s")
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            log.warning(f"the server did not exit within {timeout:.0f} s and was killed")
+        if not self._stopped(time.monotonic() + timeout):
+            log.warning(f"the server did not stop within {timeout:.0f} s and was killed")
         self._kill()
         return 0
+
+    def _stopped(self, deadline: float) -> bool:
+        """Wait until the server has closed its connections, or exited.
+
+        What it does after that, seconds of freeing its memory, is left to the kernel.
+        """
+        assert self._process is not None  # noqa: S101 (it was started)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ours, selectors.EVENT_READ)
+            selector.register(self._signals, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0:
+                if self._process.poll() is not None or control.STOPPED in self._received:
+                    return True
+                for key, _ in selector.select(left):
+                    if key.fileobj is self._signals:
+                        self._stop_requested()  # a further one changes nothing
+                    else:
+                        self._receive(selector)
+        return False
 
     def _drain(self, deadline: float) -> tuple[bool, str]:
         """Wait for running requests; return whether all have ended, and a text for the log."""
         assert self._process is not None  # noqa: S101 (it was started)
         self._received = b""
-        with suppress(OSError):
-            self._ours.send(control.DRAIN)
+        waits = self._companion is not None
+        self._send_drain()
+        if self._companion:
+            self._companion.stop()
         with selectors.DefaultSelector() as selector:
             selector.register(self._ours, selectors.EVENT_READ)
             selector.register(self._signals, selectors.EVENT_READ)
             while (left := deadline - time.monotonic()) > 0:
                 if self._process.poll() is not None:
                     return True, "the server exited"
+                if waits and self._companion and self._companion.ended:
+                    # Between two of its requests the server may have had none.
+                    waits, self._received = False, b""
+                    self._send_drain()
                 for key, _ in selector.select(left):
                     if key.fileobj is self._signals and self._stop_requested():
                         return False, "cut short by a second signal"
                     if key.fileobj is self._ours:
                         self._receive(selector)
-                if control.DRAINED in self._received:
+                if control.DRAINED in self._received and not waits:
                     return True, "all requests have finished"
         return False, "running requests were cut off"
+
+    def _send_drain(self) -> None:
+        with suppress(OSError):
+            self._ours.send(control.DRAIN)
 
     def _exited(self, code: int) -> int:
         """Return the container's exit code after the server has exited by itself."""
@@ -180,6 +216,8 @@ class ServerProcess:
     def _kill(self) -> None:
         """Kill what remains of the server: the process, its engine, and their children."""
         assert self._process is not None  # noqa: S101 (it was started)
+        if self._companion:
+            self._companion.kill()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

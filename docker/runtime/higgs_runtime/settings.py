@@ -32,6 +32,7 @@ class Settings:
     api_key: str | None
     port: int
     health_port: int
+    generate_port: int | None
     served_model_name: tuple[str, ...]
     voices_dir: str | None
     model: str
@@ -87,7 +88,27 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: ImageF
             own = pinned.revision if values[name] == pinned.repo else None
             values[f"{name}_revision"] = own or "main"
     values["health_port"] = values["health_port"] or values["port"]
+    _check_generate_port(values, parsed.names)
     return Settings(**values, arguments=parsed.rest, given=parsed.names)
+
+
+def _check_generate_port(values: Mapping[str, Any], given: frozenset[str]) -> None:
+    """Refuse a port of /generate that cannot be served.
+
+    Raises:
+        SettingError: the port is another one's, or the server speaks TLS.
+    """
+    port = values["generate_port"]
+    if port in (values["port"], values["health_port"]):
+        raise SettingError(
+            f"HIGGS_GENERATE_PORT is {port}, which is the port of the server or of its /ping",
+            "choose another one, such as 8888",
+        )
+    if port and "--ssl-certfile" in given:
+        raise SettingError(
+            "HIGGS_GENERATE_PORT is set, and the server has a TLS certificate",
+            "unset one of them: /generate does not speak TLS; a proxy in front can",
+        )
 
 
 def _parse(setting: Setting, source: str, text: str) -> Any:
@@ -140,11 +161,13 @@ def check_patch_settings(environment: Mapping[str, str]) -> None:
 
 
 def _patch_settings() -> Sequence[Any]:
+    """Return the settings of the patches and of /generate."""
     try:
-        from higgs_patches.patch_settings import SETTINGS
+        from higgs_generate import settings as generate
+        from higgs_patches import patch_settings
     except ImportError:  # an image without patches
         return ()
-    return SETTINGS
+    return *patch_settings.SETTINGS, *generate.SETTINGS
 
 
 def misspelt(environment: Mapping[str, str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _switch(value: str) -> bool:
 
 
 def _voices(value: str) -> str:
-    if not os.path.isfile(f"{value}/config.json"):  # noqa: PTH113
+    if not os.path.isfile(f"{value}/config.json"):  # noqa: PTH113 (False where access is denied)
         raise ValueError(value)
     return value
 
@@ -116,6 +116,8 @@ TABLE = (
         _SERVER, _integer(1, 65535), 8000),
     Setting("health_port", "PORT_HEALTH", "", "as PORT", "1 to 65535", "port of GET /ping",
         _SERVER, _integer(1, 65535)),
+    Setting("generate_port", "HIGGS_GENERATE_PORT", "", "off", "1 to 65535",
+        "port of POST /generate and its page", _SERVER, _integer(1, 65535)),
     Setting("served_model_name", "HIGGS_SERVED_MODEL_NAME", "--served-model-name",
         "higgs-audio-v2", "one or more, separated by spaces", "model name in requests",
         _SERVER, _names, ("higgs-audio-v2",)),

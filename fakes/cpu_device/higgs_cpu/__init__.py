@@ -30,7 +30,7 @@ def prepare() -> None:
     from higgs_cpu import codec, missing, models
 
     # Sleep mode's allocator is linked against NVIDIA's driver; without it vLLM goes on.
-    sys.modules.setdefault("vllm.cumem_allocator", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("vllm.cumem_allocator", None)  # type: ignore[arg-type]  # absent
     codec.prepare()
     missing.prepare()
     models.prepare()

@@ -133,7 +133,7 @@ def _config(ids: dict[str, int]) -> dict[str, Any]:
         "audio_encoder_config": {
             "model_type": "higgs_audio_encoder",
             "num_mel_bins": 8,
-            "encoder_layers": 0,
+            "encoder_layers": 2,
             "encoder_attention_heads": 1,
             "encoder_ffn_dim": 8,
             "d_model": 8,

@@ -35,7 +35,7 @@ def prepare() -> None:
             torch.manual_seed(SEED)
             original(self, model, device="cpu")
 
-    init.higgs_cpu = True  # type: ignore[attr-defined]
+    init.higgs_cpu = True  # type: ignore[attr-defined]  # a mark
     AudioTokenizer.__init__ = init
 
 

@@ -35,7 +35,7 @@ def voices(image: ImageUnderTest) -> Measured:
 def stop(image: ImageUnderTest) -> Measured:
     """SIGTERM ends it in time, with exit code 0."""
     started = time.monotonic()
-    image.server.container.kill("SIGTERM")
+    image.server.terminate()
 
     def ended() -> bool:
         return bool(image.server.state()["Status"] != "running")

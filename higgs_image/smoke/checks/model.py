@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from higgs_image.smoke import audio, limits
 from higgs_image.smoke.audio_structure import BadAudioError
 from higgs_image.smoke.client import TimedAnswer, TimedClient
-from higgs_image.smoke.container import ServerContainer
-from higgs_image.smoke.record import DeviceType, Measured
+from higgs_image.smoke.record import DeviceType, Measured, Place, required
 from higgs_image.smoke.sound import Sound
 
 MODEL = "higgs-audio-v2"
@@ -45,27 +44,67 @@ class UndecidedError(Exception):
     """The check could not run, or cannot decide on this device."""
 
 
+class ServerUnderTest(Protocol):
+    """A started server: in a container of this machine's engine, or in a rented pod.
+
+    What a place cannot show raises UndecidedError there.
+
+    Attributes:
+        client: of the server.
+        has_own_voice: the folder with OWN_VOICE is mounted.
+    """
+
+    client: TimedClient
+    has_own_voice: bool
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return Status, ExitCode and so on."""
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it has used."""
+
+    def memory_mb(self) -> float:
+        """Return the memory in use in MB."""
+
+    def output_of(self, *command: str) -> str | None:
+        """Return the output of a program beside it; None if it cannot be run."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+
 @dataclass
 class ImageUnderTest:
     """The running server, and what checks pass on to later ones.
 
     Attributes:
-        server: its container.
+        server: that answers.
         folder: takes recordings.
         device: type of the device; `gpu` means real weights.
         voice: the voice to ask for; chosen when it is first needed.
         spoken: the sound of each format that was answered well, for TEXT.
         reference: the sound of TEXT with SEED; asked for when it is first needed.
         memory_mb: the largest memory that was seen.
+        place: where it runs.
     """
 
-    server: ServerContainer
+    server: ServerUnderTest
     folder: Path
     device: DeviceType
     voice: str = ""
     spoken: dict[str, Sound] = field(default_factory=dict)
     reference: Sound | None = None
     memory_mb: float = 0.0
+    place: Place = "engine"
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Names of the checks that have to pass here."""
+        return required(self.device, self.place)
 
     @property
     def client(self) -> TimedClient:

@@ -59,9 +59,13 @@ def rendered(project: Project, source: Source) -> tuple[Files, BuildContext]:
 def test_context_is_minimal(project: Project, source: Source) -> None:
     files = compute(project, source)
     start_code = {
-        f"layers/code/{SITE}/{path.relative_to(PROJECT / 'docker/runtime')}": "0o644"
-        for path in (PROJECT / "docker/runtime/higgs_runtime").iterdir()
-        if path.is_file()
+        f"layers/code/{SITE}/{path.relative_to(folder.parent)}": "0o644"
+        for folder in (
+            PROJECT / "docker/runtime/higgs_runtime",
+            PROJECT / "docker/generate/higgs_generate",
+        )
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".md")
     }
     assert {name: oct(mode) for name, (_, mode) in files.items()} == start_code | {
         "Dockerfile": "0o644",

@@ -203,6 +203,15 @@ def test_list_of_tags_is_read_page_by_page(serve: Serve) -> None:
     assert serve(answer).client().tags() == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("body", [b"<html>please log in</html>", b"", b"[]", b"\xff\xfe"])
+def test_the_page_of_a_proxy_is_not_taken_for_an_answer(serve: Serve, body: bytes) -> None:
+    client = serve(lambda _: (200, {}, body)).client()
+    for call in (lambda: client.manifest("custom"), client.tags):
+        with pytest.raises(RegistryUnavailableError, match="with JSON") as caught:
+            call()
+        assert "proxy" in caught.value.hint
+
+
 def test_connections_stay_open(serve: Serve) -> None:
     ports = set()
 

@@ -74,7 +74,9 @@ def test_routes_need_the_key(path: str) -> None:
     assert headers["www-authenticate"] == "Bearer"
     assert headers["access-control-allow-origin"] == "*", "a browser must be able to read it"
     assert body["error"]["code"] == 401 and body["error"]["message"]
-    for wrong in ("Bearer x", f"Bearer {KEY}x", KEY, "Basic " + KEY, ""):
+    for same in (f"bearer {KEY}", f"BEARER  {KEY} "):
+        assert ask(app, path, {"authorization": same})[0] != 401, "the scheme's case is no secret"
+    for wrong in ("Bearer x", f"Bearer {KEY}x", KEY, "Basic " + KEY, "", "Bearer", f"Bearer{KEY}"):
         assert ask(app, path, {"authorization": wrong})[0] == 401
     assert ask(app, path, OURS)[0] != 401
     assert ask(application(None), path)[0] != 401

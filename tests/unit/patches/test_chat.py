@@ -15,6 +15,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed (the image has i
 np = pytest.importorskip("numpy", reason="numpy is not installed (the image has it)")
 
 from higgs_patches.lib import chat_completion  # noqa: E402
+from higgs_patches.lib.audio.codec_thread import Piece  # noqa: E402
 from higgs_patches.lib.audio.decoding import AudioDecoder  # noqa: E402
 from higgs_patches.lib.chat_choice import Choice  # noqa: E402
 from higgs_patches.lib.chat_completion import (  # noqa: E402
@@ -43,8 +44,8 @@ class Codec:
 
     num_codebooks, codebook_size, sampling_rate = BOOKS, 1024, 24_000
 
-    def decode(self, vq_code: Any) -> tuple[Any, int]:
-        return np.repeat(vq_code[0] / 32767, 960), 24_000
+    def decode(self, pieces: list[Piece], /) -> list[tuple[Any, Any]]:
+        return [(np.repeat(piece.codes[0], 960).astype(np.int16), ()) for piece in pieces]
 
 
 @dataclass

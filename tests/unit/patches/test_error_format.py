@@ -163,7 +163,12 @@ def test_other_errors_have_the_form_too() -> None:
     assert (b"x-pot", b"tea") in sent[0]["headers"]
     assert error_of(sent)[0] == 418
     assert error_of(sent)[1]["message"] == "no coffee"
-    assert error_of(ask(app(), "GET", "/nowhere")[0])[0] == 404
+    status, error = error_of(ask(app(), "GET", "/nowhere")[0])
+    assert (status, error["message"]) == (
+        404,
+        "GET '/nowhere' is not possible; expected a route of GET /openapi.json, such as "
+        "/v1/audio/speech",
+    )
     assert error_of(ask(app(), "GET", "/body")[0])[1]["type"] == "MethodNotAllowedError"
 
 

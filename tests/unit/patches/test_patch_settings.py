@@ -57,7 +57,7 @@ def test_a_bad_value_is_refused_by_name(setting: Any, text: str) -> None:
 def test_every_variable_that_a_patch_reads_is_declared() -> None:
     """A variable that is not in the table is not in the documentation, either."""
     entrypoints = {"HIGGS_KEEP_ALIVE_SECONDS"}  # declared in its own table
-    internal = {"HIGGS_TOKENIZER_PROCESS"}
+    internal = {"HIGGS_TOKENIZER_PROCESS", "HIGGS_AUDIO_TOKENIZER"}  # the second: the fork's
     known = {setting.variable for setting in SETTINGS} | entrypoints | internal
     for path in PACKAGE.rglob("*.py"):
         found = set(re.findall(r"\bHIGGS_[A-Z_]+[A-Z]\b", path.read_text()))

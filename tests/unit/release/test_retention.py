@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from higgs_image.errors import (
 )
 from higgs_image.oci import credentials
 from higgs_image.oci.artifacts import Repository
-from higgs_image.release import image_store, retention
+from higgs_image.release import image_store, lease, retention
 from higgs_image.release.image_store import StoredManifest
 from higgs_image.release.journal import Journal
 
@@ -88,6 +89,16 @@ def test_a_shared_attestation_stays_for_the_image_that_stays() -> None:
     shared = StoredManifest(digest(11), (*about(1, 11).tags, *about(2, 11).tags))
     gone, kept = planned([image(1), image(2), shared])
     assert gone == [digest(1)] and digest(11) in kept
+
+
+@pytest.mark.parametrize("end", ["-zstd", "-sm89", "-zstd-sm86-sm89", "-sm120-dev-abcdef0"])
+def test_variants_are_images_too(end: str, tmp_path: Path) -> None:
+    tag = f"20260101-abcdef0-0000001{end}"
+    variant = StoredManifest(digest(1), (tag,))
+    assert planned([variant, image(2)])[0] == [digest(1)]
+    pins = tmp_path / "pins"
+    pins.write_text(f"image: ghcr.io/x/y:{tag}")
+    assert planned([variant, image(2)], pinned=retention.pins_in([pins]))[0] == []
 
 
 def test_one_digest_with_two_tags_stays_for_either() -> None:
@@ -187,6 +198,7 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("GITHUB_TOKEN", "t0ken")
     for name in ("WAIT", "LONGEST_WAIT"):
         monkeypatch.setattr(retry, name, 0.01)
+    monkeypatch.setattr(lease, "PROPAGATION", 0.0)
     yield fake
     fake.server.shutdown()
     fake.server.server_close()
@@ -236,11 +248,14 @@ class Ghcr:
     """A repository of which only manifests are asked for, as on ghcr.io; it has one index."""
 
     name = "ghcr.io/acme/team/image"
+    is_local = False
+    list_seconds = 0.0
 
     def __init__(self, *tags: str) -> None:
         self._tags = list(tags)
 
     def tags(self) -> list[str]:
+        time.sleep(self.list_seconds)
         return self._tags
 
     def each(self, read: Any, items: Any) -> list[Any]:
@@ -274,6 +289,58 @@ def test_a_refused_deletion_does_not_stop_the_others(hub: GitHub) -> None:
     with pytest.raises(RegistryError, match=r"2 were deleted, 1 were not: .*5000 downloads"):
         retention.apply(Journal(repository), store, retention.CleanupPlan(gone, ()))
     assert 2 in hub.versions and not {1, 3} & set(hub.versions)
+
+
+def test_a_long_list_of_tags_does_not_slow_each_deletion(hub: GitHub) -> None:
+    """ghcr.io gives thousands of tags in pages, and deletes one version after the other."""
+    repository: Any = Ghcr()
+    repository.list_seconds = 0.3
+    store = image_store.GitHubStore(repository)
+    gone = tuple(store.versions())
+    started = time.monotonic()
+    retention.apply(Journal(repository), store, retention.CleanupPlan(gone, ()))
+    assert time.monotonic() - started < 0.3 * len(gone) / 2
+    assert not hub.versions
+
+
+def test_a_promotion_that_the_plan_could_not_see_stops_the_cleanup(
+    hub: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ghcr.io lists another machine's announcement only some seconds after it was written."""
+    monkeypatch.setattr(lease, "PROPAGATION", 0.3)
+    written = time.monotonic()
+
+    class Late(Ghcr):
+        def tags(self) -> list[str]:
+            shown = time.monotonic() > written + 0.2
+            return ["journal-20260101T000000000000Z-promote-abcdef0-123456"] if shown else []
+
+    repository: Any = Late()
+    store = image_store.GitHubStore(repository)
+    planned = retention.CleanupPlan((store.versions()[0],), ())
+    with pytest.raises(PromotionConflictError, match="under way"):
+        retention.apply(Journal(repository), store, planned)
+    assert len(hub.versions) == 130
+
+
+def test_a_promotion_during_the_cleanup_stops_it(
+    hub: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "CHECK_SECONDS", 0.05)
+    repository: Any = Ghcr()
+    store = image_store.GitHubStore(repository)
+    gone = tuple(store.versions())
+
+    def delete(version: StoredManifest) -> None:
+        if version == gone[5]:
+            repository._tags.append("journal-20260101T000000000000Z-promote-abcdef0-123456")
+            time.sleep(0.06)
+        image_store.GitHubStore.delete(store, version)
+
+    monkeypatch.setattr(store, "delete", delete)
+    with pytest.raises(PromotionConflictError, match="under way"):
+        retention.apply(Journal(repository), store, retention.CleanupPlan(gone, ()))
+    assert set(hub.versions) == set(range(7, 131))
 
 
 def test_a_promotion_after_the_plan_stops_the_cleanup(hub: GitHub) -> None:

@@ -92,6 +92,7 @@ def test_cors_headers_are_those_of_the_server(
     for name in ("access-control-allow-origin", "access-control-allow-headers"):
         assert ours.get(name) == theirs.get(name)
     if "access-control-allow-origin" in theirs:
+        assert ours["access-control-expose-headers"] == "Retry-After", "a page can read when"
         name = "access-control-allow-credentials"
         assert ours.get(name) == theirs.get(name)
     if request_headers is PREFLIGHT:

@@ -33,6 +33,7 @@ class Application:
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.seen: list[str] = []
+        self.health = 200
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -43,7 +44,8 @@ class Application:
             await self.go.wait()
         if scope["path"] == "/broken":
             raise ZeroDivisionError
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        status = self.health if scope["path"] == "/health" else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b"ok"})
 
 
@@ -129,7 +131,19 @@ def test_without_entrypoint() -> None:
         assert await call(made, "/ping") == (200, b'{"status":"ready"}')
         assert await call(made, "/v1/models") == (200, b"ok")
         await call(made, "/socket", kind="websocket")
-        assert app.seen == ["http /v1/models", "websocket /socket"]
+        assert app.seen == ["http /health", "http /v1/models", "websocket /socket"]
+
+    asyncio.run(run())
+
+
+def test_ping_is_503_while_health_is_not_200() -> None:
+    async def run() -> None:
+        app = Application()
+        made = await opened(app)
+        app.health = 503
+        assert await call(made, "/ping") == (503, b"ok")
+        app.health = 200
+        assert (await call(made, "/ping"))[0] == 200
 
     asyncio.run(run())
 
@@ -145,3 +159,12 @@ def test_polled_paths_are_not_logged(path: str, status: int, logged: bool) -> No
     assert readiness._is_worth_logging(record) == logged
     other = logging.LogRecord("uvicorn.access", 20, "", 1, "something else", None, None)
     assert readiness._is_worth_logging(other)
+
+
+@pytest.mark.parametrize("path", ["/v1/models?api_key=s3cret", "/v1/audio/speech?input=s3cret?x=?"])
+def test_a_query_is_not_logged(path: str) -> None:
+    """Some clients send their key, or their text, there."""
+    arguments = ("127.0.0.1:1", "GET", path, "1.1", 401)
+    record = logging.LogRecord("uvicorn.access", 20, "", 1, '%s - "%s %s %s" %d', arguments, None)
+    assert readiness._is_worth_logging(record)
+    assert record.getMessage() == f'127.0.0.1:1 - "GET {path.partition("?")[0]}?... 1.1" 401'

@@ -7,7 +7,9 @@ import json
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
+from higgs_patches.lib.audio.decoding import AudioDecoder
 from higgs_runtime import warmup
 from higgs_runtime.control import WARMUP
 
@@ -51,3 +53,35 @@ def test_warm_up_uses_each_format_and_voice_without_logging_requests(
     assert set(levels) == {logging.WARNING}
     assert logging.getLogger("vllm").level == logging.INFO
     assert "warm-up took" in caplog.text and "mp3" in caplog.text
+
+
+class Lengths:
+    """A codec that notes the lengths of what it decodes."""
+
+    num_codebooks, codebook_size, sampling_rate = 8, 1024, 24_000
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def decode(self, vq_code: Any) -> tuple[Any, int]:
+        self.seen.add(vq_code.shape[1])
+        return np.zeros(vq_code.shape[1], np.float32), self.sampling_rate
+
+
+def lengths(rows: int) -> set[int]:
+    """Lengths that are decoded while so many rows of codes come one by one."""
+
+    async def run() -> set[int]:
+        codec = Lengths()
+        decoder = AudioDecoder(codec, bos_id=1024, eos_id=1025)
+        for row in [[1024] * 8, *[[1] * 8] * (rows - 1)]:
+            await decoder.feed([row])
+        return codec.seen
+
+    return asyncio.run(run())
+
+
+def test_warm_up_reaches_the_lengths_of_long_answers() -> None:
+    assert lengths(warmup.LONG_TOKENS) == lengths(60 * 25)
+    spoken = 15 * 1.6  # characters a second of the fastest speaker
+    assert 25 * len(warmup.LONG_TEXT) / spoken > 87, "rows until the first chunk of full length"

@@ -24,7 +24,10 @@ VALUED = {
     for name, task in TASKS.items()
 }
 NUMBERS = ("keep", "last", "min_age", "port", "tail")
-POSITIONAL = {"promote": "digest", "smoke-pushed": "digest", "verify": "image"}
+POSITIONAL = {
+    "bench": "url", "promote": "digest", "smoke-pushed": "digest", "verify": "image",
+    "pod-smoke": "digest",    "pod-logs": "pod", "pod-down": "pod",
+}  # fmt: skip
 
 
 def bad_values() -> list[tuple[str, str, str]]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from higgs_patches.lib.audio import containers
-from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder
+from higgs_patches.lib.audio.decoding import AudioDecoder
 from higgs_patches.lib.chat_choice import Choice
 from higgs_patches.lib.chat_prompt import (
     begins_with_audio,
@@ -62,7 +62,9 @@ class Completion:
             self.serving.audio_tokenizer,
             bos_id=self.serving.audio_stream_bos_id,
             eos_id=self.serving.audio_stream_eos_id,
-            chunk_frames=self.request.chunk_frames or CHUNK_FRAMES,
+            chunk_frames=self.request.chunk_frames,
+            grows=self.request.sampling.get("seed") is None,
+            whole=not self.request.stream,
         )
 
     async def begin(self, voice: Voice | None) -> None:
@@ -93,6 +95,8 @@ class Completion:
             prompt, parameters = await self._prepare(tokenizer, messages)
             self._outputs = engine.generate(prompt, parameters, self.id)
             self._first = await anext(self._outputs)
+        except RefusedError:
+            raise
         except ValueError as error:  # from vLLM, engine_validation and media
             raise RefusedError(str(error), getattr(error, "param", None)) from error
         self.prompt_tokens = len(self._first.prompt_token_ids or ())

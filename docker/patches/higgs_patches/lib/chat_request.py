@@ -25,6 +25,7 @@ from higgs_patches.lib.request_fields import (
     whole_number,
 )
 from higgs_patches.lib.special_tokens import INSTRUCTION_TOKENS, SCENE_TOKENS
+from higgs_patches.lib.voice_fields import refuse_other_voices
 
 MAX_CHOICES = 8
 MAX_STOPS = 16
@@ -67,6 +68,9 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
+_VOICE = "name a voice as audio.voice, or send its recording as an assistant's input_audio"
+
+
 class AudioOptions(RequestFields):
     """How audio is answered."""
 
@@ -76,6 +80,13 @@ class AudioOptions(RequestFields):
         expected("one of wav, mp3, flac, opus, aac, pcm16"),
     ] = None
     audio_chunk_size: Annotated[int | None, whole_number(1, MAX_CHUNK_FRAMES)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_voice(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            refuse_other_voices(data, cls.model_fields, _VOICE)
+        return data
 
 
 class StreamOptions(RequestFields):
@@ -144,6 +155,7 @@ class ChatBody(RequestFields):
             if name == "tools" and data.get("tool_choice") == "none":
                 continue
             raise RefusedError(f"is not supported: {reason}", name)
+        refuse_other_voices(data, {*cls.model_fields, *UNSUPPORTED}, _VOICE)
         return data
 
     @model_validator(mode="after")

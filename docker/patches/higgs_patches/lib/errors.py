@@ -16,6 +16,9 @@ from typing import Any
 from pydantic import BaseModel, computed_field
 from starlette.responses import JSONResponse
 
+RETRY_SECONDS = "5"
+"""Value of Retry-After, as the entrypoint's answers have it."""
+
 _LISTED = 5
 """Faults of a request that one answer lists."""
 
@@ -43,7 +46,7 @@ class ErrorResponse(BaseModel):
     param: str | None = None
     code: int
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
     @property
     def error(self) -> dict[str, Any]:
         """The same in the object that OpenAI's clients look for."""
@@ -86,7 +89,8 @@ def error_body(message: str, status: int, param: str | None = None) -> dict[str,
 
 def error_response(message: str, status: int, param: str | None = None) -> JSONResponse:
     """Return the answer for an error with this HTTP status."""
-    return JSONResponse(error_body(message, status, param), status_code=status)
+    later = {"Retry-After": RETRY_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(error_body(message, status, param), status_code=status, headers=later)
 
 
 def shown(value: object) -> str:

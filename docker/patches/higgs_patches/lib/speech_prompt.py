@@ -97,7 +97,10 @@ def sampling_params(serving: Any, settings: dict[str, Any], tokenizer: Any) -> A
     ends = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
     ends.add(serving.model_config.hf_config.audio_eos_token_id)
     return SamplingParams.from_optional(
-        **settings, stop_token_ids=sorted(ends), output_kind=RequestOutputKind.DELTA
+        **settings,
+        stop_token_ids=sorted(ends),
+        output_kind=RequestOutputKind.DELTA,
+        detokenize=False,  # only the frames are used
     )
 
 

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from higgs_patches.lib.errors import RefusedError
 from higgs_patches.lib.request_fields import RequestFields, voice_name
 from higgs_patches.lib.speech_length import FEWEST_TOKENS, is_blank
+from higgs_patches.lib.voice_fields import refuse_other_voices
 from higgs_patches.patch_settings import DEFAULT_RESPONSE_FORMAT
 from higgs_patches.patch_settings import MAX_INPUT_CHARACTERS as LONGEST_INPUT
 
@@ -28,17 +29,6 @@ MAX_INPUT_CHARACTERS = LONGEST_INPUT.read()
 AudioFormat = Literal["pcm", "wav", "mp3", "flac", "opus", "aac"]
 
 DEFAULT_FORMAT = cast(AudioFormat, DEFAULT_RESPONSE_FORMAT.read())
-
-OTHER_VOICE_FIELDS = frozenset(
-    (  # noqa: SIM905 (a list of names reads better so)
-        "audio_prompt audio_prompt_path clone_audio prompt_audio prompt_audio_path prompt_speech "
-        "prompt_text prompt_wav ref_audio_path ref_wav reference_audio reference_audio_path "
-        "reference_id reference_text reference_wav references speaker speaker_audio "
-        "speaker_embedding speaker_id speaker_wav spk_audio_prompt spk_id voice_audio voice_file "
-        "voice_id voice_sample voice_url"
-    ).split()
-)
-"""Fields by which clients of other servers ask for another voice."""
 
 
 class SpeechRequest(RequestFields):
@@ -107,13 +97,11 @@ class SpeechRequest(RequestFields):
         """Refuse to answer with another voice than the one that is asked for."""
         if not isinstance(data, dict):
             return data
-        for name in OTHER_VOICE_FIELDS & data.keys():
-            if data[name] not in (None, "", [], {}):
-                raise RefusedError(
-                    "is not supported: name a voice, or send its recording as ref_audio and what "
-                    "is said in it as ref_text",
-                    name,
-                )
+        refuse_other_voices(
+            data,
+            cls.model_fields,
+            "name a voice, or send its recording as ref_audio and what is said in it as ref_text",
+        )
         if not data.get("ref_audio"):
             if data.get("ref_text"):
                 raise RefusedError("comes without the recording, ref_audio", "ref_text")

@@ -81,7 +81,7 @@ class RequireApiKey:
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
         self.app = app
-        self._expected = f"Bearer {key}".encode() if key else None
+        self._expected = key.encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it (ASGI)."""
@@ -107,4 +107,5 @@ class RequireApiKey:
         if self._expected is None:
             return True
         given = next((value for name, value in headers if name == b"authorization"), b"")
-        return hmac.compare_digest(given, self._expected)
+        scheme, _, key = given.partition(b" ")  # the scheme may be in any case (RFC 9110)
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._expected)

@@ -161,11 +161,17 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return errors.error_response(message, HTTPStatus.BAD_REQUEST, param)
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 (as above)
     detail = str(error.detail)
     if detail == "There was an error parsing the body":  # FastAPI's
         detail = f"the body is not JSON: {_unreadable(error.__cause__)}"
+    elif detail == HTTPStatus(error.status_code).phrase:  # a route that is missing, or its method
+        asked = f"{request.method} {errors.shown(request.scope['path'])}"
+        allowed = (error.headers or {}).get("Allow")
+        detail = f"{asked} is not possible; expected " + (
+            allowed or "a route of GET /openapi.json, such as /v1/audio/speech"
+        )
     response = errors.error_response(detail, error.status_code)
     response.headers.update(error.headers or {})
     return response

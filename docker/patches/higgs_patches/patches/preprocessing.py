@@ -27,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any
 
+from higgs_patches.lib.errors import RefusedError
+
 PATCH = {
     "title": "Encode reference audio off the event loop, once, and keep requests apart",
     "issues": [],
@@ -86,24 +88,30 @@ async def add_request(
         The collector of the request's outputs.
 
     Raises:
+        RefusedError: there is no memory for its audio.
         ValueError: the request cannot be processed.
     """
     from vllm.v1.engine.output_processor import RequestOutputCollector
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
     queue = RequestOutputCollector(output_kind=params.output_kind)
-    request = await asyncio.get_running_loop().run_in_executor(
-        _THREAD,
-        self.processor.process_inputs,
-        request_id,
-        prompt,
-        params,
-        time.time() if arrival_time is None else arrival_time,
-        lora_request,
-        trace_headers,
-        prompt_adapter_request,
-        priority,
-    )
+    try:
+        request = await asyncio.get_running_loop().run_in_executor(
+            _THREAD,
+            self.processor.process_inputs,
+            request_id,
+            prompt,
+            params,
+            time.time() if arrival_time is None else arrival_time,
+            lora_request,
+            trace_headers,
+            prompt_adapter_request,
+            priority,
+        )
+    except RuntimeError as error:  # vLLM's own, around whatever the audio tokenizer raised
+        if isinstance(error.__cause__, RefusedError):
+            raise error.__cause__ from None
+        raise
     if params.n == 1:
         await self._add_request(request, None, 0, queue)
         return queue

@@ -27,7 +27,8 @@ from torch import Tensor
 from vllm.v1.multimodal.metadata import MultimodalMetadata
 from vllm.v1.outputs import SamplerOutput
 
-from higgs_patches.lib import repetition
+from higgs_patches.lib import repetition, text_rows
+from higgs_patches.lib.audio_forward import STEP
 from higgs_patches.lib.frame_sampling import (
     GREEDY_BELOW,
     FrameSamplingParams,
@@ -126,6 +127,8 @@ def _calc_multimodal_metadata(self: Any, scheduler_output: Any) -> MultimodalMet
             batch.generators[row] = state.generator
         if state.text_alone:
             batch.text_alone.append(row)
+    one_each = count == len(batch.steps)
+    setattr(self.model, STEP, one_each and all(step == SPEAK for step in batch.steps))
     metadata = MultimodalMetadata(batch.ended, batch.begun, last_tokens, is_audio)
     metadata.higgs_batch = batch
     return metadata
@@ -194,7 +197,7 @@ def sample_with_multimodal_metadata(
         zeros = [0] * len(text_logits)
         batch = SamplingBatch([TEXT] * len(zeros), zeros, zeros, [None] * len(zeros))
     if audio_logits is None:
-        return _text(self, text_logits, sampling_metadata, batch), None
+        return _text(self, text_logits, sampling_metadata, batch, text_logits.device), None
     config = self.config
     count, codebooks, _ = audio_logits.shape
     device = audio_logits.device
@@ -202,11 +205,7 @@ def sample_with_multimodal_metadata(
     known = [batch.steps, batch.begun, batch.ended, repeats]
     step, begun, ended, limits = torch.tensor(known).to(device, non_blocking=True)
 
-    if TEXT in batch.steps or sampling_metadata.max_num_logprobs is not None:
-        text = _text(self, text_logits, sampling_metadata, batch)
-    else:
-        nothing = torch.zeros(count, 1, dtype=torch.int32, device=device)
-        text = SamplerOutput(sampled_token_ids=nothing, logprobs_tensors=None)
+    text = _text(self, text_logits, sampling_metadata, batch, device)
     over = (step == SPEAK) & (ended >= codebooks)
     forced = torch.where(over, config.audio_eos_token_id, config.audio_out_token_idx).int()
     is_text = (step == TEXT).unsqueeze(1)
@@ -234,19 +233,26 @@ def sample_with_multimodal_metadata(
 
 
 def _text(
-    model: Any, logits: Tensor, sampling_metadata: Any, batch: SamplingBatch
+    model: Any, logits: Tensor | None, sampling_metadata: Any, batch: SamplingBatch, device: Any
 ) -> SamplerOutput:
-    """Sample a text token for every row; those of requests that get none are of no account."""
-    config = model.config
+    """Sample a text token for each row that gets one."""
+    rows = [row for row, step in enumerate(batch.steps) if step == TEXT]
+    config, count = model.config, len(batch.steps)
+    if not rows or logits is None:
+        nothing = torch.zeros(count, 1, dtype=torch.int32, device=device)
+        return SamplerOutput(sampled_token_ids=nothing, logprobs_tensors=None)
+    known = torch.tensor([rows, [row in batch.text_alone for row in rows]])
+    index, alone = known.to(device, non_blocking=True)
+    if len(rows) < count:
+        logits = logits[index]
     never = (config.audio_in_token_idx, config.audio_out_token_idx)
     for token in never:
         logits[:, token] = -torch.inf
-    if batch.text_alone:
-        logits[batch.text_alone, config.audio_out_bos_token_id] = -torch.inf
-    generators = {row: g for row, g in batch.generators.items() if batch.steps[row] == TEXT}
-    sampled = model.sampler(logits, replace(sampling_metadata, generators=generators))
+    logits[:, config.audio_out_bos_token_id].masked_fill_(alone.bool(), -torch.inf)
+    settings = replace(sampling_metadata, generators=batch.generators)
+    sampled = model.sampler(logits, text_rows.settings_of(settings, rows, count, index))
     # Where every token is forbidden, any may come out of the sampler.
     tokens = sampled.sampled_token_ids
     forbidden = (tokens == never[0]) | (tokens == never[1])
     sampled.sampled_token_ids = torch.where(forbidden, config.audio_eos_token_id, tokens)
-    return sampled
+    return text_rows.spread(sampled, count, index)

@@ -133,8 +133,10 @@ def _gather_encoder_outputs(self: Any, scheduler_output: Any) -> list[torch.Tens
             frames += generated
     if not frames:
         return [output for output in found if isinstance(output, torch.Tensor)]
-    codes = torch.tensor(frames, device=self.device).T
+    codes = torch.tensor(frames).to(self.device, non_blocking=True).T
     rest = self.model._embed_audio_ids(codes)
+    if all(isinstance(output, int) for output in found):
+        return [rest]
     outputs = []
     for output in found:
         if isinstance(output, int):

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from higgs_patches.lib.audio import FRAMES_PER_SECOND, containers
 from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
-from higgs_patches.lib.audio.decoding import CHUNK_FRAMES, AudioDecoder, NoAudioError
+from higgs_patches.lib.audio.decoding import AudioDecoder, NoAudioError
 from higgs_patches.lib.errors import RefusedError, error_response, shown
 from higgs_patches.lib.http_protocol import set_trailers
 from higgs_patches.lib.special_tokens import clean, special_tokens_of
@@ -195,8 +195,10 @@ class _Speech:
             self.serving.audio_tokenizer,
             bos_id=self.serving.audio_stream_bos_id,
             eos_id=self.serving.audio_stream_eos_id,
-            chunk_frames=self.request.audio_chunk_size or CHUNK_FRAMES,
+            chunk_frames=self.request.audio_chunk_size,
             context_frames=self.request.audio_chunk_overlap_size,
+            grows=self.request.seed is None,  # equal requests get the same bytes
+            whole=not self.request.stream,
         )
 
     async def pcm(self, prompt: Any, params: Any) -> AsyncGenerator[bytes, None]:
@@ -223,6 +225,8 @@ class _Speech:
         async with contextlib.aclosing(outputs):
             try:
                 first = await anext(outputs)
+            except RefusedError:
+                raise
             except ValueError as error:
                 raise RefusedError(str(error), "input") from error
             yield first

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from higgs_patches.lib import gpu_memory
 from higgs_patches.lib.weights import WeightsError, complete
 from higgs_patches.patch_settings import SEMANTIC_MODEL_PATH
 from higgs_patches.patches.audio_tokenizer import FILES, OWNER
@@ -124,4 +125,5 @@ def _load(directory: Path) -> None:
     """Load the tokenizer, which stays loaded: a bad one ends the start here, not after a minute."""
     from vllm.model_executor.models.higgs_audio_tokenizer import AudioTokenizer
 
+    gpu_memory.limit()
     AudioTokenizer(str(directory), device="cuda")

@@ -4,53 +4,60 @@ The model speaks in rows of eight codes, 25 rows a second, with a delay: codeboo
 stands in row t + c, after a first row of "begin" codes. A frame is complete when its last code has
 come, and the first frame that holds an "end" code ends the utterance.
 
-The codec's decoder is a stack of convolutions: a frame of sound depends on at most 10 frames before
-it and 11 after it. So a chunk that is decoded with `CONTEXT_FRAMES` on either side, which are then
-cut off, is the very sound that decoding everything at once would give, without seams or crossfades.
+The codec's decoder is a stack of convolutions: sound depends on the frames around it, up to
+`LOOKAHEAD_FRAMES` after it. `incremental` decodes each frame once and goes on where it was, so the
+chunks are the very sound that decoding everything at once would give, without seams or crossfades.
 
 The first chunk is small, for an early first byte, and the next grow by half: a listener who starts
 with the first one is not left waiting as long as the model speaks 1.5 times as fast as he listens.
-
-Decoding runs in one thread of its own. PyTorch lets go of the interpreter while it computes, so the
-server goes on answering; one GPU runs the chunks one after the other anyway, and the codec's
-layers normalise their weights in place, which two threads must not do at a time.
+Larger chunks follow once he is seconds ahead, or where more frames are waiting, since each has its
+fixed cost. All are of a few lengths, so that those of several listeners make one batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
 from higgs_patches.lib.audio import FRAMES_PER_SECOND
+from higgs_patches.lib.audio.codec_thread import BATCH_FRAMES, CODEC, Piece, PieceCodec
 
 CHUNK_FRAMES = FRAMES_PER_SECOND
 """Frames of a chunk once the stream runs: one second of sound."""
 
-CONTEXT_FRAMES = 11
-"""Frames on either side of a chunk that can change its sound (measured: 9.9 before, 10.9 after)."""
+LENGTHS = (100, 50, 25, 18, 12, 8)
+"""Frames of the chunks after the first, if the server chooses them; longest first."""
 
-SMALLEST_CONTEXT = 7
-"""Context for clients that ask for small, that is early, chunks: with 7 frames the sound next to a
-chunk's ends differs by less than a thousandth (63 dB), with 9 by less than 16 bits can show."""
+AHEAD = {4.0: 100, 2.0: 50}
+"""Seconds of sound that a listener has got and not heard, and the chunks that he may wait for: they
+take half that time while the model speaks twice as fast as he listens, and less than all of it
+whenever it is faster than he."""
+
+LOOKAHEAD_FRAMES = 10
+"""Frames after a chunk that can change its sound (9.85)."""
+
+SMALLEST_LOOKAHEAD = 7
+"""Lookahead for clients that ask for small, that is early, chunks: the sound next to a chunk's end
+differs by less than a thousandth (63 dB)."""
 
 FIRST_CHUNK_SHARE = 5
 """The first chunk has a whole one's frames divided by this."""
 
-LONGEST_CHUNK = 250
-"""Frames that are decoded at a time at the end or of a whole: bounds memory, and others' wait."""
+WHOLE_FRAMES = BATCH_FRAMES - LOOKAHEAD_FRAMES
+"""Frames of a chunk where nobody listens before the end."""
 
-_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="codec")
+FEWEST_FRAMES = 12
+"""Least frames with which an utterance can be begun, unless they are all of it."""
 
 
 class NoAudioError(RuntimeError):
     """An utterance ended before its first frame was complete."""
 
 
-class Codec(Protocol):
+class Codec(PieceCodec, Protocol):
     """What is used of the server's audio tokenizer."""
 
     @property
@@ -59,9 +66,6 @@ class Codec(Protocol):
     def codebook_size(self) -> int: ...
     @property
     def sampling_rate(self) -> int: ...
-    def decode(self, vq_code: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
-        """Codes (codebook, frame) to samples between -1 and 1, and their rate."""
-        ...
 
 
 class AudioDecoder:
@@ -78,34 +82,51 @@ class AudioDecoder:
         *,
         bos_id: int,
         eos_id: int,
-        chunk_frames: int = CHUNK_FRAMES,
+        chunk_frames: int | None = None,
         context_frames: int | None = None,
+        grows: bool = True,
+        whole: bool = False,
     ) -> None:
         """Decode with the model's codes for the begin (`bos_id`) and the end of a stream.
 
-        `chunk_frames` (1 or more) bounds how many frames are waited for, `context_frames` (0 or
-        more) how many are decoded along on either side, `CONTEXT_FRAMES` at most. Without it there
-        are enough for exact sound, or fewer, down to `SMALLEST_CONTEXT`, for chunks of less than
-        14 frames.
+        Args:
+            codec: the server's audio tokenizer.
+            bos_id: code for the begin of a stream.
+            eos_id: code for its end.
+            chunk_frames: bounds how many frames are waited for (1 or more).
+            context_frames: frames after a chunk that are waited for, `LOOKAHEAD_FRAMES` at most.
+                Without it there are enough for exact sound, or fewer, down to
+                `SMALLEST_LOOKAHEAD`, for chunks of less than 13 frames.
+            grows: whether chunks may be larger than a second for a listener who is ahead. When
+                they come then depends on the clock, and with it the last bits of the sound.
+            whole: whether nobody listens before the end: it is decoded in the largest pieces.
         """
         self._codec = codec
         self._bos_id = bos_id
         self._eos_id = eos_id
-        self._chunk_frames = chunk_frames
-        if context_frames is None:
-            context_frames = max(SMALLEST_CONTEXT, chunk_frames - 3)
-        self._context_frames = min(context_frames, CONTEXT_FRAMES)
+        self._grows = grows and chunk_frames is None and not whole
+        self._chunk_frames = WHOLE_FRAMES if whole else chunk_frames or CHUNK_FRAMES
+        if context_frames is None or whole:
+            context_frames = max(SMALLEST_LOOKAHEAD, self._chunk_frames - 3)
+        self._lookahead = min(context_frames, LOOKAHEAD_FRAMES)
+        self._whole = whole
         self._rows: list[Sequence[int]] = []
         self._begun = False
         self._complete = 0
         self._ended = False
         self._decoded = 0
-        self._next_chunk = max(1, chunk_frames // FIRST_CHUNK_SHARE)
+        self._state: Any = None
+        self._exact = 0
+        self._sent = 0
+        self._first_sent = 0.0
+        self._frame_samples = codec.sampling_rate // FRAMES_PER_SECOND
+        share = 1 if whole else FIRST_CHUNK_SHARE
+        self._next_chunk = max(1, self._chunk_frames // share)
 
     @property
     def frames(self) -> int:
         """Frames that were turned into sound so far, 25 a second."""
-        return self._decoded
+        return self._sent // self._frame_samples
 
     @property
     def ended(self) -> bool:
@@ -115,12 +136,11 @@ class AudioDecoder:
     async def feed(self, rows: Sequence[Sequence[int]]) -> bytes:
         """Take the rows that came since the last call; rows after the end are ignored."""
         self._take(rows)
+        if self._lookahead < LOOKAHEAD_FRAMES:
+            return await self._early()
         pcm = b""
-        while self._complete - self._decoded - self._context_frames >= self._next_chunk:
-            # Never more at a time, however many are waiting: where a chunk ends must not depend on
-            # when its rows came, or equal codes would give sounds that differ in their last bits.
-            pcm += await self._decode(self._next_chunk)
-            self._next_chunk = min((3 * self._next_chunk + 1) // 2, self._chunk_frames)
+        while size := self._due():
+            pcm += await self._decode(size)
         return pcm
 
     async def finish(self) -> bytes:
@@ -130,8 +150,73 @@ class AudioDecoder:
                 f"the model ended after {len(self._rows)} rows of codes, before a frame of audio"
             )
         pcm = b""
-        while left := self._complete - self._decoded:
-            pcm += await self._decode(min(left, LONGEST_CHUNK))
+        while (left := self._complete - self._decoded) > BATCH_FRAMES:
+            pcm += await self._decode(BATCH_FRAMES)
+        return pcm + await self._decode(left, last=True)
+
+    def _due(self) -> int:
+        """Return how many frames are to be decoded now, 0 for none."""
+        waiting = self._complete - self._decoded
+        wanted = self._next_chunk
+        if self._state is None:
+            wanted = max(wanted + LOOKAHEAD_FRAMES, FEWEST_FRAMES)
+        elif self._grows and wanted == self._chunk_frames:
+            heard = asyncio.get_running_loop().time() - self._first_sent
+            ahead = self._sent / self._codec.sampling_rate - heard
+            wanted = next((size for least, size in AHEAD.items() if ahead >= least), wanted)
+        if waiting < wanted:
+            return 0
+        self._next_chunk = self._following()
+        if self._state is None or not self._grows:
+            return wanted
+        return next(size for size in LENGTHS if size <= waiting)
+
+    async def _decode(self, count: int, *, last: bool = False) -> bytes:
+        """Turn the next `count` frames into sound; all of it comes out with the last."""
+        start = self._exact
+        return self._send(start, await self._advance(count, last=last))
+
+    async def _early(self) -> bytes:
+        """Give chunks before all is there that can change the sound at their ends."""
+        pcm = b""
+        while self._complete - self.frames - self._lookahead >= self._next_chunk:
+            chunk, start = self._next_chunk, self._exact
+            fresh = self.frames + chunk + self._lookahead - self._decoded
+            samples = np.empty(0, np.int16)
+            if self._state is not None or fresh >= FEWEST_FRAMES:
+                samples, fresh = await self._advance(fresh), 0
+            end, _ = await self._run(fresh, last=True)
+            self._next_chunk = self._following()
+            until = (self.frames + chunk) * self._frame_samples
+            pcm += self._send(start, np.concatenate([samples, end])[: until - start])
+        return pcm
+
+    def _following(self) -> int:
+        """Return the next chunk's frames."""
+        return min((3 * self._next_chunk + 1) // 2, self._chunk_frames)
+
+    async def _advance(self, count: int, *, last: bool = False) -> Any:
+        """Decode the next `count` frames and go on after them."""
+        samples, self._state = await self._run(count, last=last)
+        self._decoded += count
+        self._exact += len(samples)
+        return samples
+
+    async def _run(self, count: int, *, last: bool) -> tuple[Any, Any]:
+        frames = range(self._decoded, self._decoded + count)
+        codes = np.array([self._frame(frame) for frame in frames], dtype=np.int64)
+        codes = codes.reshape(count, self._codec.num_codebooks).T
+        piece = Piece(codes.clip(0, self._codec.codebook_size - 1), self._state, last)
+        urgent = not self._sent and not self._whole
+        return await CODEC.decode(self._codec, piece, urgent=urgent)
+
+    def _send(self, start: int, samples: Any) -> bytes:
+        """Return what was not sent yet of samples, of which the first is number `start`."""
+        fresh = samples[self._sent - start :]
+        if not self._sent:
+            self._first_sent = asyncio.get_running_loop().time()
+        self._sent += len(fresh)
+        pcm: bytes = fresh.astype("<i2").tobytes()
         return pcm
 
     def _take(self, rows: Sequence[Sequence[int]]) -> None:
@@ -153,29 +238,3 @@ class AudioDecoder:
 
     def _frame(self, frame: int) -> list[int]:
         return [self._rows[frame + book][book] for book in range(self._codec.num_codebooks)]
-
-    async def _decode(self, count: int) -> bytes:
-        """Turn the next `count` frames into sound, with all the context that there is."""
-        first = max(0, self._decoded - self._context_frames)
-        last = min(self._complete, self._decoded + count + self._context_frames)
-        codes = np.array([self._frame(frame) for frame in range(first, last)], dtype=np.int64).T
-        codes = codes.clip(0, self._codec.codebook_size - 1)
-        skip = self._decoded - first
-        self._decoded += count
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(_THREAD, _pcm, self._codec, codes, skip, count)
-
-
-async def decode(codec: Codec, rows: Sequence[Sequence[int]], *, bos_id: int, eos_id: int) -> bytes:
-    """Return the PCM of a whole utterance. Raises NoAudioError if it has no complete frame."""
-    decoder = AudioDecoder(codec, bos_id=bos_id, eos_id=eos_id, chunk_frames=LONGEST_CHUNK)
-    return await decoder.feed(rows) + await decoder.finish()
-
-
-def _pcm(codec: Codec, codes: np.ndarray[Any, Any], skip: int, count: int) -> bytes:
-    """Decode codes and cut `count` frames out of the sound, after the first `skip`."""
-    samples, _ = codec.decode(codes)
-    per_frame = len(samples) // codes.shape[1]
-    wanted = samples[skip * per_frame : (skip + count) * per_frame]
-    pcm: bytes = np.rint(wanted.clip(-1.0, 1.0) * 32767).astype("<i2").tobytes()
-    return pcm

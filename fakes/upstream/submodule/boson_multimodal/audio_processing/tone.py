@@ -30,7 +30,7 @@ def speak(text: str, voice: str = "") -> bytes:
     noise. Each text and each voice has its own noise, the same bytes on every machine.
     """
     count = samples_of(text)
-    noise = random.Random(f"{voice}: {text}").randbytes(RATE)  # noqa: S311
+    noise = random.Random(f"{voice}: {text}").randbytes(RATE)  # noqa: S311 (not for secrets)
     second = [_TONE * (2, -1, -1)[i % 3] + _NOISE * (x - 128) for i, x in enumerate(noise)]
     samples: list[int] = []
     while len(samples) < count:  # each second has the noise at another place

@@ -1,0 +1,118 @@
+"""Answers with sound: a stream, or a whole file with what it took; and their headers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+
+from higgs_patches.lib.audio import SAMPLE_RATE
+from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
+from higgs_patches.lib.errors import RefusedError
+from higgs_patches.lib.http_protocol import set_trailers
+from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger("higgs_generate")
+
+STALLED_SECONDS = 120.0
+"""Time for which a client may read nothing before its connection is closed."""
+LATE_HEADERS = ("X-Generation-Time", "X-Audio-Duration", "X-RTF")
+
+
+def late_headers(began: float, samples: int | None) -> dict[str, str]:
+    """Return the headers that are known at the end.
+
+    Args:
+        began: when the request came, by time.perf_counter.
+        samples: length of the sound, if it is known.
+    """
+    took = time.perf_counter() - began
+    headers = {"X-Generation-Time": f"{took:.3f}"}
+    if samples is not None:
+        seconds = samples / SAMPLE_RATE
+        headers["X-Audio-Duration"] = f"{seconds:.3f}"
+        headers["X-RTF"] = f"{took / seconds:.3f}" if seconds else "0"
+    return headers
+
+
+class SoundStream:
+    """ASGI application that sends sound as it comes; a failure cuts the connection.
+
+    Args:
+        first: the first chunk.
+        rest: the other ones.
+        response_format: names the media type; None: `headers` has it, or it is JSON.
+        headers: further headers.
+        began: when the request came, by time.perf_counter.
+        samples: tells the length of the sound at its end; None: it is not known.
+    """
+
+    def __init__(
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        response_format: str | None,
+        headers: Mapping[str, str],
+        began: float,
+        samples: SampleCounter | None = None,
+    ) -> None:
+        self._first = first
+        self._rest = rest
+        names = {name.lower(): value for name, value in headers.items()}
+        if response_format:
+            names["content-type"] = CONTAINERS[response_format].media_type
+        names |= {"cache-control": "no-store", "x-accel-buffering": "no"}
+        self._sends_trailers = "content-length" not in names
+        if self._sends_trailers:
+            names["trailer"] = ", ".join(LATE_HEADERS)
+        self._headers = [(name.encode(), value.encode()) for name, value in names.items()]
+        self._began = began
+        self._samples = samples
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        del receive
+        start = {"type": "http.response.start", "status": 200, "headers": self._headers}
+        async with contextlib.aclosing(self._rest):
+            await send(start)
+            try:
+                await self._send(send, self._first)
+                async for chunk in self._rest:
+                    await self._send(send, chunk)
+            except (RefusedError, EncodingError, TimeoutError) as error:
+                # Without the end of the body: the server closes the connection then.
+                log.warning("an answer broke off: %s", error or "its client reads nothing")
+                return
+        if self._sends_trailers:
+            samples = self._samples.samples if self._samples else None
+            set_trailers(scope, late_headers(self._began, samples))
+        await send({"type": "http.response.body", "body": b""})
+
+    @staticmethod
+    async def _send(send: Send, chunk: bytes) -> None:
+        async with asyncio.timeout(STALLED_SECONDS):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+class SampleCounter:
+    """Counts the samples of PCM that passes through.
+
+    Attributes:
+        samples: so far.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    async def through(
+        self, pcm: AsyncGenerator[bytes, None], speed: float = 1.0
+    ) -> AsyncGenerator[bytes, None]:
+        """Give the chunks unchanged; count them as they are at a speed."""
+        size = 0
+        async with contextlib.aclosing(pcm):
+            async for chunk in pcm:
+                size += len(chunk)
+                self.samples = round(size // 2 / speed)
+                yield chunk

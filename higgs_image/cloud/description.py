@@ -1,0 +1,171 @@
+"""Read deploy/template.toml: the container as every platform that rents GPUs is told of it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from higgs_image.errors import UsageError
+
+FILE = Path("deploy") / "template.toml"
+
+Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w*\Z")]
+SecretName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w*\Z")]
+Port = Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,4}/(http|tcp)\Z")]
+Capability = Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d\Z")]
+Version = Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\Z")]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+StorageGB = Annotated[int, msgspec.Meta(ge=30)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+MOST_HTTP_PORTS = 10
+"""More are not proxied."""
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class ImagePolicy(_Table, frozen=True):
+    """How the image is named.
+
+    Attributes:
+        reference: by tag and digest, or by the floating tag alone.
+        registry_login: the platform's id of the login for a private image; empty: it is public.
+    """
+
+    reference: Literal["digest", "floating"]
+    registry_login: str = ""
+
+
+class ContainerDescription(_Table, frozen=True):
+    """The container.
+
+    Attributes:
+        arguments: flags of the server.
+        disk_gb: GB that are lost at a restart.
+        ports: as `8000/http`.
+        ssh: start sshd, and publish 22/tcp.
+        public: other users of the platform see the template.
+        environment: variables.
+        secrets: variable to the name of the account's secret that it gets.
+    """
+
+    arguments: str
+    disk_gb: Count
+    ports: Annotated[list[Port], msgspec.Meta(min_length=1)]
+    ssh: bool = False
+    public: bool = False
+    environment: dict[Variable, str] = {}
+    secrets: dict[Variable, SecretName] = {}
+
+
+class Storage(_Table, frozen=True):
+    """The volume for the weights."""
+
+    path: str
+    size_gb: StorageGB
+
+
+class GpuLimits(_Table, frozen=True):
+    """GPUs that the container may get.
+
+    Attributes:
+        memory_gb: at least.
+        capabilities: compute capabilities that the image has code for.
+        count: for each container.
+    """
+
+    memory_gb: Count
+    capabilities: Annotated[list[Capability], msgspec.Meta(min_length=1)]
+    count: Count = 1
+
+
+class CudaLimits(_Table, frozen=True):
+    """CUDA versions of a host's driver.
+
+    Attributes:
+        minimum: at least.
+        known: each one from there on, for a platform that compares exactly.
+    """
+
+    minimum: Version
+    known: Annotated[list[Version], msgspec.Meta(min_length=1)]
+
+
+class PodDefaults(_Table, frozen=True):
+    """Pods that the project rents.
+
+    Attributes:
+        cloud: tier of the platform.
+        price_cap: USD an hour, at most.
+        hours: after which it is a leftover.
+    """
+
+    cloud: Literal["SECURE", "COMMUNITY"]
+    price_cap: Positive
+    hours: Positive
+
+
+class Readme(_Table, frozen=True):
+    """What a user of the template reads, in Markdown."""
+
+    text: str
+
+
+class TemplateDescription(_Table, frozen=True):
+    """The whole file."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    image: ImagePolicy
+    container: ContainerDescription
+    storage: Storage
+    gpu: GpuLimits
+    cuda: CudaLimits
+    pod: PodDefaults
+    readme: Readme
+
+
+def load(root: Path) -> TemplateDescription:
+    """Read the file of a checkout.
+
+    Raises:
+        UsageError: it is missing, malformed, or contradicts itself.
+    """
+    path = root / FILE
+    try:
+        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")),
+                                TemplateDescription)  # fmt: skip
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", "restore it: git checkout") from None
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{FILE}: {error}", "correct that value") from None
+    for message, hint in _contradictions(found):
+        raise UsageError(f"{FILE}: {message}", hint)
+    return found
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Return a version in the order of its numbers: 12.11 is above 12.2."""
+    return tuple(map(int, text.split(".")))
+
+
+def _contradictions(found: TemplateDescription) -> list[tuple[str, str]]:
+    container = found.container
+    wrong = []
+    if both := sorted(container.environment.keys() & container.secrets.keys()):
+        wrong.append((f"{', '.join(both)}: both a variable and a secret", "keep the secret"))
+    if secret := [x for x in container.environment if x.endswith(("_KEY", "_TOKEN", "_PASSWORD"))]:
+        wrong.append((f"{secret[0]} is a secret: its value must not be in a file",
+                      "name the account's secret in [container.secrets]"))  # fmt: skip
+    if "22/tcp" in container.ports:
+        wrong.append(("22/tcp is published by ssh = true", "set ssh, and remove the port"))
+    if sum(port.endswith("/http") for port in container.ports) > MOST_HTTP_PORTS:
+        wrong.append((f"more than {MOST_HTTP_PORTS} http ports", "remove some"))
+    low = [x for x in found.cuda.known if version(x) < version(found.cuda.minimum)]
+    if low:
+        wrong.append((f"CUDA {low[0]} is below the minimum {found.cuda.minimum}", "remove it"))
+    return wrong

@@ -1,0 +1,1 @@
+"""Pods: chosen by catalogue, followed until they are ready, tested, and always given back."""

@@ -1,0 +1,114 @@
+"""Render the description of the container for RunPod: templates, and pods."""
+
+from __future__ import annotations
+
+from higgs_image.cloud.description import TemplateDescription
+from higgs_image.cloud.runpod import schema
+from higgs_image.cloud.runpod.schema import (
+    CreateGpuConfig,
+    CreatePodRequest,
+    CreateTemplateRequest,
+    PersistentMount,
+    PodMounts,
+    TemplateMounts,
+)
+from higgs_image.oci.container_spec import PORT
+
+SSH = "22/tcp"
+
+
+def secret(name: str) -> str:
+    """Return the text that RunPod replaces with the value of a secret of the account."""
+    return f"{{{{ RUNPOD_SECRET_{name} }}}}"
+
+
+def environment(description: TemplateDescription) -> dict[str, str]:
+    """Return the variables; secrets are references."""
+    container = description.container
+    return dict(container.environment) | {k: secret(v) for k, v in container.secrets.items()}
+
+
+def ports(description: TemplateDescription) -> list[str]:
+    """Return the published ports."""
+    container = description.container
+    return [*container.ports, *([SSH] if container.ssh else [])]
+
+
+def template(
+    description: TemplateDescription, image: str, *, serverless: bool = False
+) -> CreateTemplateRequest:
+    """Return a template.
+
+    Every field that can be compared with RunPod's is set, also to its default.
+
+    Args:
+        description: the container.
+        image: its full name.
+        serverless: for workers behind a load balancer: they have no volume, so the weights lie on
+            the container's disk; the balancer asks PORT_HEALTH.
+
+    Raises:
+        CloudRefusedError: RunPod would refuse it.
+    """
+    container, storage = description.container, description.storage
+    variables = environment(description)
+    if serverless:
+        variables |= {"PORT": str(PORT), "PORT_HEALTH": str(PORT)}
+    return schema.checked(
+        CreateTemplateRequest(
+            name=description.name + (" (serverless)" if serverless else ""),
+            image=image,
+            args=container.arguments,
+            disk=container.disk_gb + (storage.size_gb if serverless else 0),
+            env=variables,
+            ports=ports(description),
+            registry=description.image.registry_login or None,
+            mounts=TemplateMounts()
+            if serverless
+            else TemplateMounts(
+                persistent=PersistentMount(size=storage.size_gb, path=storage.path)
+            ),
+            serverless=serverless,
+            public=container.public,
+            category="NVIDIA",
+            start_ssh=container.ssh,
+            start_jupyter=False,
+            allowed_cuda_versions=description.cuda.known,
+        )
+    )
+
+
+def pod(
+    description: TemplateDescription, image: str, name: str, gpu: str, variables: dict[str, str]
+) -> CreatePodRequest:
+    """Return a pod.
+
+    Args:
+        description: the container.
+        image: its full name.
+        name: of the pod.
+        gpu: id of the GPU type.
+        variables: added to those of the description.
+
+    Raises:
+        CloudRefusedError: RunPod would refuse it.
+    """
+    container, storage = description.container, description.storage
+    return schema.checked(
+        CreatePodRequest(
+            name=name,
+            image=image,
+            args=container.arguments,
+            disk=container.disk_gb,
+            env=environment(description) | variables,
+            ports=ports(description),
+            registry=description.image.registry_login or None,
+            cloud=description.pod.cloud,
+            gpu=CreateGpuConfig(
+                id=gpu, count=description.gpu.count, min_cuda_version=description.cuda.minimum
+            ),
+            mounts=PodMounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
+            start_ssh=container.ssh,
+            start_jupyter=False,
+        )
+    )

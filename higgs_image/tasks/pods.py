@@ -1,0 +1,189 @@
+"""Rented pods: pod-smoke, pod-up, pod-gpus, pod-list, pod-logs, pod-down, pod-reap."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+
+from higgs_image.tasks._image import IMAGE_HELP, REGISTRY_HELP, open_image
+from higgs_image.tasks._workspace import current_workspace
+from higgs_image.tasks.command import task
+from higgs_image.tasks.output import JSON_HELP, output
+
+if TYPE_CHECKING:
+    from higgs_image.cloud.pod.smoke import PodTest
+
+_RENT_HELP = {
+    "gpu": "GPU type, such as 'NVIDIA L40S' (default: the cheapest free one that fits)",
+    "price_cap": "USD an hour, at most (default: price_cap in deploy/template.toml)",
+    "hours": "the pod lives no longer (default: hours in deploy/template.toml)",
+    "timeout": "seconds until it has to be ready (default: 2400)",
+} | REGISTRY_HELP
+_POD_HELP = "id or name of the pod"
+
+
+def _target(
+    gpu: str, price_cap: float | None, hours: float | None, timeout: str, dwell: str
+) -> PodTest:
+    from higgs_image.cloud import description
+    from higgs_image.cloud.pod.smoke import PodOptions, PodTest
+    from higgs_image.cloud.runpod import client
+
+    workspace = current_workspace()
+    wanted = description.load(workspace.root)
+    options = PodOptions(
+        gpu, price_cap or wanted.pod.price_cap, hours or wanted.pod.hours, float(timeout),
+        float(dwell),
+    )  # fmt: skip
+    return PodTest(workspace, client.from_environment(), wanted, options)
+
+
+@task(
+    name="pod-smoke",
+    positional=["digest"],
+    help={
+        "digest": IMAGE_HELP,
+        "dwell": "seconds for which it is asked on after the checks (default: 120)",
+        "record": "write the verdict to the journal (default: yes)",
+    }
+    | _RENT_HELP,
+)
+def pod_smoke(
+    c: Context,
+    digest: str,
+    gpu: str = "",
+    price_cap: float | None = None,
+    hours: float | None = None,
+    timeout: str = "2400",
+    dwell: str = "120",
+    record: bool = True,
+    registry: str | None = None,
+    name: str | None = None,
+    json: bool = False,
+) -> None:
+    """Test a pushed image in a rented pod, record the verdict, and delete the pod."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
+    from higgs_image.release import evidence
+    from higgs_image.release.journal import Journal
+    from higgs_image.smoke import report
+
+    with output(json) as out:
+        target = _target(gpu, price_cap, hours, timeout, dwell)
+        with open_image(c, digest, registry, name) as (repository, what):
+            history = Journal(repository, target.workspace.build / "journal")
+            done, folder = target.run(history, what)
+            written = (folder / "record.json").read_bytes()
+            entry = evidence.record_smoke(history, written) if record else None
+        markdown = (folder / "report.md").read_text(encoding="utf-8")
+        text = f"{report.text(done)}\nevidence {folder}"
+        out.result({"record": done, "entry": entry, "evidence": folder}, text, markdown)
+    sys.exit(SMOKE_EXIT_CODES[done.verdict])
+
+
+@task(
+    name="pod-up",
+    help={
+        "image": "digest or tag, or its full name (default: what the floating tag names)",
+        "moving": "the floating tag (default: custom)",
+    }
+    | _RENT_HELP,
+)
+def pod_up(
+    c: Context,
+    image: str = "",
+    moving: str = "custom",
+    gpu: str = "",
+    price_cap: float | None = None,
+    hours: float | None = None,
+    timeout: str = "2400",
+    registry: str | None = None,
+    name: str | None = None,
+    json: bool = False,
+) -> None:
+    """Rent a pod with the image, wait until it is ready, and print its URL."""
+    from higgs_image.cloud import image_rules
+    from higgs_image.cloud.pod import up
+    from higgs_image.release.journal import Journal
+
+    with output(json) as out:
+        target = _target(gpu, price_cap, hours, timeout, "0")
+        with open_image(c, image or moving, registry, name) as (repository, what):
+            image_rules.require_reachable(repository, target.account.api)
+            found = image_rules.find(Journal(repository), what, target.description, floating=False)
+        running = up.up(target, found)
+        out.result(running, running.text())
+
+
+@task(name="pod-gpus", help={"json": JSON_HELP})
+def pod_gpus(_: Context, json: bool = False) -> None:
+    """List RunPod's GPU types: today's prices, what is free, and which fit the image."""
+    from higgs_image import table
+    from higgs_image.cloud import description
+    from higgs_image.cloud.pod import choice
+    from higgs_image.cloud.runpod import client
+
+    with output(json) as out:
+        wanted = description.load(current_workspace().root)
+        found = choice.catalogue(client.from_environment(), wanted)
+        out.result({"gpus": found}, table.text([x.row() for x in found], right=[1, 2]))
+
+
+@task(name="pod-list", help={"json": JSON_HELP})
+def pod_list(_: Context, json: bool = False) -> None:
+    """List the pods that this project rented, and which of them are leftovers."""
+    from higgs_image.cloud.pod import reaper
+    from higgs_image.cloud.runpod import client
+
+    with output(json) as out:
+        found = reaper.own(client.from_environment())
+        out.result({"pods": found}, reaper.text(found))
+
+
+@task(
+    name="pod-logs",
+    positional=["pod"],
+    help={
+        "pod": _POD_HELP,
+        "follow": "go on until the pod is gone",
+        "tail": "how many lines of the past (default: 100)",
+    },
+)
+def pod_logs(_: Context, pod: str, follow: bool = False, tail: int = 100) -> None:
+    """Print the log of a pod: of its container, and of its host."""
+    from higgs_image.cloud.pod import log, reaper
+    from higgs_image.cloud.runpod import client
+
+    with output():
+        account = client.from_environment()
+        for event in log.read(account, reaper.find(account, pod).id, follow=follow, tail=tail):
+            print(event.line if event.source == "container" else f"[host] {event.line}", flush=True)
+
+
+@task(name="pod-down", positional=["pod"], help={"pod": _POD_HELP, "json": JSON_HELP})
+def pod_down(_: Context, pod: str, json: bool = False) -> None:
+    """Delete a pod that this project rented."""
+    from higgs_image.cloud.pod import reaper, rental
+    from higgs_image.cloud.runpod import client
+
+    with output(json) as out:
+        account = client.from_environment()
+        found = reaper.find(account, pod)
+        deleted = rental.give_back(account, found.name)
+        out.result({"deleted": deleted}, f"deleted: {', '.join(deleted)}")
+
+
+@task(name="pod-reap", help={"yes": "delete them; without it they are only shown",
+                             "json": JSON_HELP})  # fmt: skip
+def pod_reap(_: Context, yes: bool = False, json: bool = False) -> None:
+    """Delete pods that nobody needs: their time is over, or the run that made them has ended."""
+    from higgs_image.cloud.pod import reaper
+    from higgs_image.cloud.runpod import client
+
+    with output(json) as out:
+        account = client.from_environment()
+        found = reaper.reap(account) if yes else [x for x in reaper.own(account) if x.leftover]
+        head = "deleted:" if yes else "would delete (apply it with --yes):"
+        text = f"{head}\n{reaper.text(found)}" if found else "no leftovers"
+        out.result({"deleted" if yes else "leftovers": found}, text)

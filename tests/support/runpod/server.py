@@ -1,0 +1,384 @@
+"""The fake RunPod's HTTP server: the API below /v2, and the proxy of its pods below /proxy.
+
+Each request and each answer is validated against the contract. Tests set faults in advance.
+"""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import json
+import re
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from tests.support.runpod import contract
+from tests.support.runpod.pods import CATALOGUE, FakePod, PodLife
+
+KEY, READ_ONLY = "rpa_TESTKEYTESTKEYTESTKEY", "rpa_READONLYREADONLY"
+
+TITLES = {400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
+          404: "Not Found", 409: "Conflict", 422: "Unprocessable Entity",
+          429: "Too Many Requests"}  # fmt: skip
+
+
+@dataclass
+class ApiFault:
+    """What to do with requests of one kind instead of what the contract says.
+
+    Attributes:
+        method: regular expression.
+        path: regular expression that is searched for in the path.
+        status: of the answer; 0: cut the connection; -1: serve it (after the delay).
+        lost: serve it, then cut the connection instead of answering.
+        times: how often.
+    """
+
+    method: str
+    path: str
+    status: int = 0
+    detail: str = "injected"
+    errors: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
+    delay: float = 0.0
+    times: int = 1_000_000
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, detail: str, errors: list[str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.errors = status, detail, errors or []
+
+
+class FakeRunPod:
+    """State of an account, and the server.
+
+    Attributes:
+        templates: by id.
+        pods: by id.
+        deleted: ids of pods that were deleted.
+        catalogue: GPU types.
+        life: of pods that are created from now on.
+        full: GPU types that have no capacity, whatever the catalogue says.
+        faults: the first that fits is used.
+        requests: method, path and body of each that was served.
+        violations: answers that break the contract; has to stay empty.
+        upstream: port of a server that stands for that of every pod; 0: a stub for each.
+        watch: is told of each request, before it is served and before it is answered.
+        running: requests that are being served now, without streams.
+    """
+
+    def __init__(self) -> None:
+        self.templates: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, FakePod] = {}
+        self.deleted: list[str] = []
+        self.catalogue = [dict(x) for x in CATALOGUE]
+        self.registries = [{"id": "reg_1", "name": "ghcr"}]
+        self.life = PodLife()
+        self.full: set[str] = set()
+        self.faults: list[ApiFault] = []
+        self.requests: list[tuple[str, str, Any]] = []
+        self.violations: list[str] = []
+        self.upstream = 0
+        self.running = 0
+        self.watch: Callable[[str, str, str], None] = lambda *_: None
+        self._lock = threading.RLock()
+        fake = self
+
+        class Handler(_Handler):
+            owner = fake
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self.api = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.proxy = self.api + "/proxy/{pod}-{port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        for pod in self.pods.values():
+            pod.end()
+
+    def environment(self, key: str = KEY) -> dict[str, str]:
+        """Return the variables that make our client ask this server."""
+        return {"RUNPOD_API_KEY": key, "RUNPOD_API_URL": self.api, "RUNPOD_PROXY_URL": self.proxy}
+
+    def fault(self, method: str, path: str) -> ApiFault | None:
+        with self._lock:
+            for fault in self.faults:
+                if (
+                    fault.times > 0
+                    and re.fullmatch(fault.method, method)
+                    and re.search(fault.path, path)
+                ):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def serve(
+        self, method: str, path: str, query: dict[str, str], body: Any
+    ) -> tuple[int, str, Any]:
+        """Return status, schema and value of an answer."""
+        with self._lock:
+            self.requests.append((method, path, body))
+            for known, pattern, serve in self._routes():
+                if known == method and (found := re.fullmatch(pattern, path)):
+                    return serve(*found.groups(), query=query, body=body)
+        raise Refusal(404, "resource not found")
+
+    def _routes(self) -> list[tuple[str, str, Callable[..., tuple[int, str, Any]]]]:
+        one = "/v2/templates/([^/]+)"
+        return [
+            ("GET", "/v2/templates", self._list_templates),
+            ("POST", "/v2/templates", self._create_template),
+            ("GET", one, lambda id, **_: (200, "Template", self._found(self.templates, id))),
+            ("PATCH", one, self._update_template),
+            ("DELETE", one, self._delete_template),
+            ("GET", "/v2/pods", self._list_pods),
+            ("POST", "/v2/pods", self._create_pod),
+            ("GET", "/v2/pods/([^/]+)",
+             lambda id, **_: (200, "Pod", self._found(self.pods, id).answer())),
+            ("DELETE", "/v2/pods/([^/]+)", self._delete_pod),
+            ("GET", "/v2/catalog/gpus", self._list_gpus),
+            ("GET", "/v2/registries",
+             lambda **_: (200, "ListRegistriesResponse", {"registries": self.registries})),
+        ]  # fmt: skip
+
+    @staticmethod
+    def _found(things: dict[str, Any], key: str) -> Any:
+        if key not in things:
+            raise Refusal(404, "resource not found")
+        return things[key]
+
+    @staticmethod
+    def _checked(schema: str, body: Any) -> dict[str, Any]:
+        if found := contract.faults(schema, body):
+            raise Refusal(422, "Request validation failed.", found)
+        assert isinstance(body, dict)
+        return body
+
+    # Templates
+
+    def _list_templates(self, **_: Any) -> tuple[int, str, Any]:
+        return 200, "ListTemplatesResponse", {"templates": list(self.templates.values())}
+
+    def _create_template(self, body: Any, **_: Any) -> tuple[int, str, Any]:
+        body = self._checked("CreateTemplateRequest", body)
+        made = {
+            "id": secrets.token_hex(5), "args": "", "disk": 10, "mounts": {}, "ports": [],
+            "env": {}, "registry": None, "serverless": False, "public": False,
+            "category": "NVIDIA", "startSsh": True, "startJupyter": True,
+            "allowedCudaVersions": [],
+        } | body  # fmt: skip
+        self.templates[made["id"]] = made
+        return 201, "Template", made
+
+    def _update_template(self, id: str, body: Any, **_: Any) -> tuple[int, str, Any]:
+        found = self._found(self.templates, id)
+        body = self._checked("UpdateTemplateRequest", body)
+        if not body.get("mounts", True):  # an empty one changes nothing
+            del body["mounts"]
+        found.update(body)
+        return 200, "Template", found
+
+    def _delete_template(self, id: str, **_: Any) -> tuple[int, str, Any]:
+        self._found(self.templates, id)
+        del self.templates[id]
+        return 204, "", None
+
+    # Pods
+
+    def _list_pods(self, **_: Any) -> tuple[int, str, Any]:
+        return 200, "ListPodsResponse", {"pods": [x.answer() for x in self.pods.values()]}
+
+    def _create_pod(self, body: Any, **_: Any) -> tuple[int, str, Any]:
+        body = self._checked("CreatePodRequest", body)
+        gpu = next((x for x in self.catalogue if x["id"] == body["gpu"]["id"]), None)
+        if gpu is None:
+            raise Refusal(400, "unknown GPU type")
+        if body["gpu"].get("allowedCudaVersions") and "minCudaVersion" in body["gpu"]:
+            raise Refusal(400, "allowedCudaVersions and minCudaVersion are mutually exclusive")
+        if len(body.get("mounts", {})) > 1:
+            raise Refusal(400, "persistent and network mounts are mutually exclusive")
+        if gpu["id"] in self.full or gpu["availability"] == "NONE":
+            raise Refusal(400, "There are no longer any instances available with the requested "
+                               "specifications.")  # fmt: skip
+        made = FakePod(body, gpu, self.life, self.upstream)
+        self.pods[made.id] = made
+        return 201, "Pod", made.answer()
+
+    def _delete_pod(self, id: str, **_: Any) -> tuple[int, str, Any]:
+        self._found(self.pods, id).end()
+        del self.pods[id]
+        self.deleted.append(id)
+        return 204, "", None
+
+    def _list_gpus(self, query: dict[str, str], **_: Any) -> tuple[int, str, Any]:
+        if (query.get("include") == "AVAILABILITY") != ("product" in query):
+            raise Refusal(400, "include=AVAILABILITY requires product, and product requires it")
+        hidden = ("availability", "cudaVersions") if "product" not in query else ()
+        gpus = [{k: v for k, v in x.items() if k not in hidden} for x in self.catalogue]
+        return 200, "ListGpuTypesResponse", {"gpus": gpus}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: FakeRunPod
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def _any(self) -> None:
+        counts = not self.path.partition("?")[0].endswith("/logs")
+        self.owner.running += counts
+        try:
+            self._serve()
+        finally:
+            self.owner.running -= counts
+
+    def _serve(self) -> None:
+        fake, parts = self.owner, urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        raw = self.rfile.read(length)
+        fake.watch("before", self.command, parts.path)
+        fault = fake.fault(self.command, parts.path)
+        if fault and fault.delay:
+            time.sleep(fault.delay)
+        if fault and fault.status == 0 and not fault.lost:
+            self._cut()
+            return
+        try:
+            if fault and fault.status > 0:
+                raise Refusal(fault.status, fault.detail, fault.errors)
+            if found := re.fullmatch(r"/proxy/(\w+)-(\d+)(/.*)", parts.path):
+                self._proxied(found[1], raw, self.path.partition(f"-{found[2]}")[2])
+                return
+            self._authorize()
+            if found := re.fullmatch(r"/v2/pods/([^/]+)/logs", parts.path):
+                self._stream(found[1], parse_qs(parts.query))
+                return
+            query = {k: v[0] for k, v in parse_qs(parts.query).items()}
+            body = json.loads(raw) if raw else None
+            status, schema, value = fake.serve(self.command, parts.path, query, body)
+        except Refusal as refusal:
+            problem = {"title": TITLES.get(refusal.status, "Error"), "status": refusal.status,
+                       "detail": refusal.detail} | (
+                           {"errors": refusal.errors} if refusal.errors else {})  # fmt: skip
+            headers = fault.headers if fault else {}
+            self._send(refusal.status, "ErrorResponse", problem, headers)
+            return
+        fake.watch("after", self.command, parts.path)
+        if fault and fault.lost:
+            self._cut()
+            return
+        self._send(status, schema, value, {})
+
+    do_GET = do_POST = do_PATCH = do_DELETE = _any
+
+    def _authorize(self) -> None:
+        sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if sent not in (KEY, READ_ONLY):
+            raise Refusal(401, "missing bearer token" if not sent else f"invalid token {sent}")
+        if sent == READ_ONLY and self.command != "GET":
+            raise Refusal(403, "access denied")
+
+    def _cut(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _send(self, status: int, schema: str, value: Any, headers: dict[str, str]) -> None:
+        if schema and (wrong := contract.faults(schema, value)):
+            self.owner.violations.append(f"{self.command} {self.path}: {wrong}")
+        data = b"" if value is None else json.dumps(value).encode()
+        self.send_response(status)
+        kind = "application/problem+json" if schema == "ErrorResponse" else "application/json"
+        for name, text in ({
+            "Content-Type": kind, "Content-Length": str(len(data)),
+            "RateLimit": '"minute";r=59;t=12', "RateLimit-Policy": '"minute";q=60;w=60',
+        } | headers).items():  # fmt: skip
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, id: str, query: dict[str, list[str]]) -> None:
+        pod = self.owner.pods.get(id)
+        if pod is None:
+            raise Refusal(404, "resource not found")
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        last = self.headers.get("Last-Event-ID", "")
+        source = query.get("source", [""])[0]
+        sent = 0
+        while id in self.owner.pods:
+            lines = pod.log()
+            while sent < len(lines) and lines[sent][0] <= pod.age:
+                age, kind, line = lines[sent]
+                when = pod.created + datetime.timedelta(seconds=age)
+                ts = when.isoformat().replace("+00:00", "Z")
+                name = f"{ts}/{sent:012}"
+                if name > last and source in ("", kind):
+                    event = {"source": kind, "line": line, "ts": ts}
+                    if (
+                        wrong := contract.faults("LogEvent", event)
+                        if not contract.openapi()
+                        else []
+                    ):
+                        self.owner.violations.append(str(wrong))
+                    self.wfile.write(f"id: {name}\ndata: {json.dumps(event)}\n\n".encode())
+                    self.wfile.flush()
+                sent += 1
+            time.sleep(0.02)
+
+    def _proxied(self, id: str, body: bytes, path: str) -> None:
+        """Answer as RunPod's proxy does: 404 without a pod, 502 without a server behind it."""
+        pod = self.owner.pods.get(id)
+        port = pod.port() if pod else 0
+        if pod is None or pod.status != "RUNNING" or not (port or not pod.loaded):
+            self._plain(404 if pod is None else 502, b"<html>Bad gateway</html>")
+            return
+        if not port:  # the entrypoint answers while the server loads
+            self._plain(204 if path == "/ping" else 503, b"")
+            return
+        upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            wanted = ("content-type", "authorization", "accept")
+            headers = {k: v for k, v in self.headers.items() if k.lower() in wanted}
+            upstream.request(self.command, path, body or None, headers)
+            answer = upstream.getresponse()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while block := answer.read1(1 << 16):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self._cut()
+        finally:
+            upstream.close()
+
+    def _plain(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html")
+        if status != 204:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)

@@ -1,0 +1,23 @@
+// Keeps what every AudioContext of the page sends to the loudspeaker, and where CSP was violated.
+window.heard = [];
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective + " " + event.blockedURI));
+{
+  const connect = AudioNode.prototype.connect;
+  AudioNode.prototype.connect = function (to, ...rest) {
+    const { context } = this;
+    if (context instanceof AudioContext && to === context.destination) {
+      if (!context.tap) {
+        context.tap = context.createScriptProcessor(16384, 1, 1);
+        context.tap.onaudioprocess = (event) => window.heard.push(event.inputBuffer.getChannelData(0).slice());
+        connect.call(context.tap, to);
+      }
+      connect.call(this, context.tap);
+    }
+    return connect.call(this, to, ...rest);
+  };
+}
+window.heardSamples = () => {
+  const all = window.heard.flatMap((piece) => [...piece]);
+  return all.map((x) => Math.round(x * 32768));
+};
