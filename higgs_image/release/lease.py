@@ -123,7 +123,7 @@ class RegistryTagStore:
         """Wait where the registry is not on this machine, or was seen to lag behind."""
         if not self._repository.is_local or read_back.seen_lag() > 0:
             wait = PROPAGATION
-            log.info("promote: waiting %.0f s for what other runs wrote to be shown", wait)
+            log.info("registry: waiting %.0f s for what other runs wrote to be shown", wait)
             time.sleep(wait)
 
 

@@ -82,6 +82,13 @@ class ReleaseReport:
     notes: Path | None
     commands: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> Verdict:
+        """Return that of the smoke test; a promotion has decided on it itself."""
+        if self.moved:
+            return Verdict.PASS
+        return self.smoke.verdict if self.smoke else Verdict.INCONCLUSIVE
+
     def text(self) -> str:
         """Return the report as text."""
         lines = [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
 from higgs_image.oci.artifacts import INDEX_TYPES
-from higgs_image.release import record_tags
+from higgs_image.release import lease, record_tags
 from higgs_image.release.image_store import ImageStore, StoredManifest
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import FLOATING_TAG
@@ -185,6 +185,8 @@ def apply(history: Journal, store: ImageStore, planned: CleanupPlan) -> list[Sto
 
     deleted: list[StoredManifest] = []
     refused: list[str] = []
+    if planned.delete:
+        lease.RegistryTagStore(history).propagate()  # a promotion may be older than the plan
     interval = 0.0 if history.repository.is_local else CHECK_SECONDS
     due = time.monotonic()
     for batch in _batches(planned.delete, store.at_once):

@@ -16,5 +16,5 @@ REFERENCE = "HIGGS_MAX_REFERENCE_SECONDS"
 CODEC_MEMORY = "HIGGS_CODEC_MEMORY_MIB"
 KEEP_ALIVE = "HIGGS_KEEP_ALIVE_SECONDS"
 
-READY, DRAIN, DRAINED = b"ready\n", b"drain\n", b"drained\n"
-"""Messages on that socket: to the entrypoint, to the middleware, to the entrypoint."""
+READY, DRAIN, DRAINED, STOPPED = b"ready\n", b"drain\n", b"drained\n", b"stopped\n"
+"""Messages on that socket, all to the entrypoint but DRAIN; STOPPED: every connection is closed."""

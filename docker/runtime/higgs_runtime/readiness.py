@@ -24,6 +24,7 @@ from higgs_runtime.control import (
     DRAIN,
     DRAINED,
     READY,
+    STOPPED,
 )
 from higgs_runtime.state import Phase, ServerState
 from higgs_runtime.warmup import warm_up
@@ -62,7 +63,7 @@ class ReadinessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request, by the path that the server's router uses."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._warm_up_first(scope, send))
+            await self._app(scope, receive, self._reporting(scope, send))
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] == "/ping" or (self._draining and not self._is_let_in(scope)):
@@ -120,8 +121,8 @@ class ReadinessMiddleware:
         await self._app(asked, receive, send)
         return b"" if status < 400 else b"".join(chunks) or b"{}"
 
-    def _warm_up_first(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that warms up before it reports that the application has started."""
+    def _reporting(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that tells the entrypoint of the start, after a warm-up, and the end."""
 
         async def wrapped(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -130,6 +131,8 @@ class ReadinessMiddleware:
                     asyncio.get_running_loop().add_reader(self._control, self._receive_control)
                     self._control.send(READY)
             await send(message)
+            if message["type"] == "lifespan.shutdown.complete" and self._control:
+                self._control.send(STOPPED)
 
         return wrapped
 

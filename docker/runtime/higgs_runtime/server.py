@@ -144,12 +144,29 @@ class ServerProcess:
         log.info(f"stopping: {outcome} after {time.monotonic() - started:.1f} s")
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            log.warning(f"the server did not exit within {timeout:.0f} s and was killed")
+        if not self._stopped(time.monotonic() + timeout):
+            log.warning(f"the server did not stop within {timeout:.0f} s and was killed")
         self._kill()
         return 0
+
+    def _stopped(self, deadline: float) -> bool:
+        """Wait until the server has closed its connections, or exited.
+
+        What it does after that, seconds of freeing its memory, is left to the kernel.
+        """
+        assert self._process is not None  # noqa: S101 (it was started)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ours, selectors.EVENT_READ)
+            selector.register(self._signals, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0:
+                if self._process.poll() is not None or control.STOPPED in self._received:
+                    return True
+                for key, _ in selector.select(left):
+                    if key.fileobj is self._signals:
+                        self._stop_requested()  # a further one changes nothing
+                    else:
+                        self._receive(selector)
+        return False
 
     def _drain(self, deadline: float) -> tuple[bool, str]:
         """Wait for running requests; return whether all have ended, and a text for the log."""

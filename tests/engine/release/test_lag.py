@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from higgs_image.errors import PromotionConflictError
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import read_back
 from higgs_image.oci.artifacts import Repository, open_repository
-from higgs_image.release import lease, record_tags, records
+from higgs_image.release import image_store, lease, record_tags, records, retention, status
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import tag_state
 from tests.support.lagging_proxy import LaggingProxy
@@ -21,6 +23,10 @@ from .conftest import Release, named
 pytestmark = pytest.mark.engine
 
 LAG = 1.5
+
+SEEDS = [int(x) for x in os.environ.get("HIGGS_LAG_SEEDS", "1").split()]
+LONGEST = float(os.environ.get("HIGGS_LAG_SECONDS", LAG))
+"""Longest lag of the whole way; 10 is what ghcr.io was seen to have, and takes minutes."""
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def test_a_promotion_is_not_planned_from_a_stale_read(
     behind.promote(second)
     with open_repository(behind.target) as stale:
         proxy._before[repository.name.partition("/")[2], "custom"] = (
-            first, __import__("time").monotonic() + LAG,
+            first, time.monotonic() + LAG,
         )  # fmt: skip
         assert tag_state(Journal(stale), "custom").present == second
     assert behind.promote(third).previous == second
@@ -75,8 +81,6 @@ def test_a_move_that_another_run_shows_too_late_is_a_conflict_not_a_wrong_image(
     release.promote(first)
     before = set(repository.tags())
     release.promote(second)
-    import time
-
     path = repository.name.partition("/")[2]
     until = time.monotonic() + LAG
     proxy._before = {(path, tag): (None, until) for tag in set(repository.tags()) - before}
@@ -85,3 +89,45 @@ def test_a_move_that_another_run_shows_too_late_is_a_conflict_not_a_wrong_image(
         behind.promote(third)
     assert release.custom() == second
     assert release.rollback().digest == first
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_whole_way_over_a_registry_that_lags(
+    release: Release,
+    served: LocalRegistry,
+    repository: Repository,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Each write is shown some other time later; nobody but the proxy knows when."""
+    monkeypatch.setattr(read_back, "LAG", 3 * LONGEST)
+    monkeypatch.setattr(lease, "PROPAGATION", 1.5 * LONGEST)
+    monkeypatch.setattr(read_back._Longest, "seconds", 0.0)
+    old = [
+        release.push(str(number), tag=f"2026010{number}-abcdef0-000000{number}")
+        for number in range(3)
+    ]
+    with LaggingProxy.between(served.address, 0, LONGEST, seed) as proxy:
+        behind = replace(release, target=named(proxy.address, request))
+        first, second = behind.push("a"), behind.push("b")
+        assert behind.push("a") == first, "a push that is repeated finds what it pushed"
+        behind.promote(first)
+        assert behind.promote(second).previous == first
+        assert behind.promote(second).skipped
+        assert behind.rollback().digest == first
+        assert behind.promote(second).previous == first
+        with open_repository(behind.target) as seen:
+            history = Journal(seen, behind.folder / "journal")
+            assert history.read()[-1].record.digest == second
+            assert status.tag_status(history) == [f"custom names {second}"]
+            store = image_store.store_of(seen)
+            plan = retention.plan_cleanup(history, store, 0, set())
+            assert {x.digest for x in plan.delete} == set(old)
+            retention.apply(history, store, plan)
+        assert proxy.stale > 0
+    assert release.custom() == second
+    ends = record_tags.outcomes(repository.tags())
+    assert list(ends.values()) == [records.DONE] * 4
+    assert [repository.digest(x) for x in (first, second)] == [first, second]
+    assert [repository.digest(x) for x in old] == [None] * len(old)

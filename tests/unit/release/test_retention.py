@@ -23,7 +23,7 @@ from higgs_image.errors import (
 )
 from higgs_image.oci import credentials
 from higgs_image.oci.artifacts import Repository
-from higgs_image.release import image_store, retention
+from higgs_image.release import image_store, lease, retention
 from higgs_image.release.image_store import StoredManifest
 from higgs_image.release.journal import Journal
 
@@ -198,6 +198,7 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("GITHUB_TOKEN", "t0ken")
     for name in ("WAIT", "LONGEST_WAIT"):
         monkeypatch.setattr(retry, name, 0.01)
+    monkeypatch.setattr(lease, "PROPAGATION", 0.0)
     yield fake
     fake.server.shutdown()
     fake.server.server_close()
@@ -293,13 +294,33 @@ def test_a_refused_deletion_does_not_stop_the_others(hub: GitHub) -> None:
 def test_a_long_list_of_tags_does_not_slow_each_deletion(hub: GitHub) -> None:
     """ghcr.io gives thousands of tags in pages, and deletes one version after the other."""
     repository: Any = Ghcr()
-    repository.list_seconds = 0.1
+    repository.list_seconds = 0.3
     store = image_store.GitHubStore(repository)
     gone = tuple(store.versions())
     started = time.monotonic()
     retention.apply(Journal(repository), store, retention.CleanupPlan(gone, ()))
-    assert time.monotonic() - started < 0.1 * len(gone) / 2
+    assert time.monotonic() - started < 0.3 * len(gone) / 2
     assert not hub.versions
+
+
+def test_a_promotion_that_the_plan_could_not_see_stops_the_cleanup(
+    hub: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ghcr.io lists another machine's announcement only some seconds after it was written."""
+    monkeypatch.setattr(lease, "PROPAGATION", 0.3)
+    written = time.monotonic()
+
+    class Late(Ghcr):
+        def tags(self) -> list[str]:
+            shown = time.monotonic() > written + 0.2
+            return ["journal-20260101T000000000000Z-promote-abcdef0-123456"] if shown else []
+
+    repository: Any = Late()
+    store = image_store.GitHubStore(repository)
+    planned = retention.CleanupPlan((store.versions()[0],), ())
+    with pytest.raises(PromotionConflictError, match="under way"):
+        retention.apply(Journal(repository), store, planned)
+    assert len(hub.versions) == 130
 
 
 def test_a_promotion_during_the_cleanup_stops_it(

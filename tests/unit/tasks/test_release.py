@@ -1,4 +1,4 @@
-"""`invoke release`: its exit code, and what it refuses first."""
+"""`invoke release`: the verdict that it ends with, and what it refuses first."""
 
 from __future__ import annotations
 
@@ -6,43 +6,40 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from invoke.context import Context
 
 from higgs_image.errors import UsageError
 from higgs_image.oci.skopeo import Pushed
 from higgs_image.release import pipeline
+from higgs_image.release.move_plan import Moved
+from higgs_image.release.pipeline import ReleaseReport
 from higgs_image.release.promote import PromotionConditions
 from higgs_image.release.smoke_pushed import DeviceVerdict
-from higgs_image.tasks.release import release
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 
 DIGEST = "sha256:" + "a" * 64
 
 
+PUSHED = Pushed("r:t", f"r@{DIGEST}", DIGEST, 0, False, 0.0)
+MOVED = Moved("r:custom", f"r@{DIGEST}", DIGEST, None, False, "", "")
+
+
 @pytest.mark.parametrize(
-    ("verdict", "code"), [(Verdict.PASS, 0), (Verdict.FAIL, 1), (Verdict.INCONCLUSIVE, 41)]
+    ("smoke", "moved", "verdict"),
+    [
+        (DeviceVerdict("cpu", Verdict.PASS), None, Verdict.PASS),
+        (DeviceVerdict("cpu", Verdict.FAIL), None, Verdict.FAIL),
+        (DeviceVerdict("gpu", Verdict.INCONCLUSIVE), None, Verdict.INCONCLUSIVE),
+        (None, None, Verdict.INCONCLUSIVE),
+        (DeviceVerdict("gpu", Verdict.INCONCLUSIVE), MOVED, Verdict.PASS),
+    ],
 )
-def test_exit_code_follows_the_smoke_verdict(
-    verdict: Verdict, code: int, monkeypatch: pytest.MonkeyPatch
+def test_a_promotion_decides_on_the_verdict_itself(
+    smoke: DeviceVerdict | None, moved: Moved | None, verdict: Verdict
 ) -> None:
-    monkeypatch.setenv("REGISTRY", "127.0.0.1:1")
-    monkeypatch.setenv("IMAGE_NAME", "image")
-    pushed = Pushed("r:t", f"r@{DIGEST}", DIGEST, 0, False, 0.0)
-    report = pipeline.ReleaseReport(
-        "t",
-        f"r@{DIGEST}",
-        DIGEST,
-        pushed,
-        "",
-        DeviceVerdict("cpu", verdict),
-        None,
-        None,
-    )
-    monkeypatch.setattr(pipeline, "run", lambda *_: report)
-    with pytest.raises(SystemExit) as ended:
-        release(Context(), promote=False)
-    assert ended.value.code == code
+    """The exit code follows it; tests/engine/release/test_tasks.py runs the command."""
+    report = ReleaseReport("t", f"r@{DIGEST}", DIGEST, PUSHED, "", smoke, moved, None)
+    assert report.verdict is verdict
 
 
 @pytest.mark.parametrize(

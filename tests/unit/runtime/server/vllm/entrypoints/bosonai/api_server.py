@@ -107,6 +107,7 @@ def main() -> None:
     module, _, name = options.middleware.rpartition(".")
     middleware = getattr(importlib.import_module(module), name)
     asyncio.run(serve(middleware(application), listener))
+    time.sleep(float(os.environ.get("TEST_EXIT_SECONDS", "0")))
 
 
 if __name__ == "__main__":
