@@ -8,7 +8,6 @@ import pytest
 
 from higgs_image.bench.player import play
 
-
 Floats = npt.NDArray[np.float64]
 
 
