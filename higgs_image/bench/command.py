@@ -75,7 +75,7 @@ def run(
     against: str = "",
     margin: float = MARGIN,
 ) -> BenchRun:
-    """Measure a server, compare it, and write result.json, report.md and report.html.
+    """Measure a server, compare it, and write JSON, its schema, Markdown and a page.
 
     Args:
         options: of the benchmark.
@@ -101,6 +101,7 @@ def run(
     done = BenchRun(results, comparison, old is not None, place)
     for number, one in enumerate(results):
         result.save(one, place / ("result.json" if not number else "against.json"))
+    write_atomically(place / "schema.json", msgspec.json.encode(result.schema()))
     write_atomically(place / "report.md", done.markdown().encode())
     write_atomically(place / "report.html", html_page.render(results, comparison).encode())
     return done

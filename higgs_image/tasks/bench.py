@@ -110,7 +110,7 @@ _VALUES = {
         "note": "what else is to be known of the server",
         "records": "keep every request in the JSON file",
         "arrivals": "and the arrival of each part of its sound",
-        "out": "folder for result.json, report.md and report.html (default: build/bench/TIME)",
+        "out": "folder for the files of each run (default: build/bench)",
         "json": JSON_HELP,
     },
 )
