@@ -34,7 +34,12 @@ _TEMPLATE = "let RunPod's template name the image, too (docs/runpod.md)"
 
 
 def _conditions(
-    c: Context, device_class: str | None, force: bool, reason: str, rehearsal: bool, share: str
+    c: Context,
+    device_class: str | None,
+    force: bool,
+    reason: str,
+    rehearsal: bool,
+    share: str = "",
 ) -> PromotionConditions:
     from higgs_image.release.promote import PromotionConditions
 

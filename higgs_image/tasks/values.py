@@ -189,7 +189,7 @@ VALUES: dict[str, Value] = {
     "pod": matching(r"[\w.-]+", "the id or name of a pod"),
     "not_worse_than": number(0, 10),
     "port": whole_number(1, 65535),
-    "price_cap": Value("USD an hour, above 0", _between(0, 1000)),
+    "price_cap": Value("USD an hour, above 0", _between(0, 1000), blank=True),
     "reason": Value(TEXT.expected, blank=True),
     "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
