@@ -14,11 +14,13 @@ from higgs_image import http
 from higgs_image.bench.target import headers
 from higgs_image.errors import EngineError, NetworkError
 from higgs_image.oci.daemon import docker_client
-from higgs_image.smoke.container import ServerContainer
 from higgs_image.smoke.image import registry_digest
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
+
+LOG_LINES = 5000
+"""Lines of the log, from its end, in which the start is looked for."""
 
 _SECRET = re.compile(r"(--[\w-]*(?:key|token|secret|password)[\w-]*[= ]\s*)\S+", re.I)
 
@@ -147,10 +149,12 @@ def _masked(text: str) -> str:
 
 def _of_container(found: ServerFacts, container: Container) -> ServerFacts:
     config, image = container.attrs["Config"], container.image
-    server = ServerContainer(container)
-    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    cards = [x.split(", ") for x in (server.output_of(*query) or "").splitlines() if ", " in x]
-    lines = server.logs(2000).splitlines()
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    asked: Any = container.exec_run(query)
+    shown = asked.output.decode(errors="replace") if asked.exit_code == 0 else ""
+    cards = [x.split(", ") for x in shown.splitlines() if ", " in x]
+    log: Any = container.logs(tail=LOG_LINES)
+    lines = log.decode(errors="replace").splitlines()
     starts = (x for words in STARTS for x in lines if words in x)
     return msgspec.structs.replace(
         found,
