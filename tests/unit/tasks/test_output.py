@@ -69,8 +69,8 @@ def test_a_summary_that_cannot_be_written_is_no_failure(
     printed = capsys.readouterr()
     assert printed.out == "moved\n" and "no summary is written" in printed.err
     with pytest.raises(SystemExit) as ended, output():
-        raise UsageError("no", "yes")
-    assert ended.value.code == UsageError.exit_code
+        raise errors.UsageError("no", "yes")
+    assert ended.value.code == errors.UsageError.exit_code
 
 
 def test_values_become_json(capsys: pytest.CaptureFixture[str]) -> None:
