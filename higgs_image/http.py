@@ -63,8 +63,11 @@ def request(
     Raises:
         NetworkError: nothing answered, or the connection broke.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
+    try:
+        known = urlsplit(url).scheme in ("http", "https")
+    except ValueError:  # half of an IPv6 address, for example
+        known = False
+    if not known:
         raise NetworkError(f"{url!r} is not an http or https URL", "correct the URL")
     asked = urllib.request.Request(  # noqa: S310 (the scheme is checked above)
         url, data=body, method=method, headers={"User-Agent": "higgs-image", **(headers or {})}
