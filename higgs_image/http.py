@@ -63,8 +63,11 @@ def request(
     Raises:
         NetworkError: nothing answered, or the connection broke.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
+    try:
+        known = urlsplit(url).scheme in ("http", "https")
+    except ValueError:  # half of an IPv6 address, for example
+        known = False
+    if not known:
         raise NetworkError(f"{url!r} is not an http or https URL", "correct the URL")
     asked = urllib.request.Request(  # noqa: S310 (the scheme is checked above)
         url, data=body, method=method, headers={"User-Agent": "higgs-image", **(headers or {})}
@@ -83,7 +86,7 @@ def request(
 def opener(url: str, *, follow: bool = True) -> urllib.request.OpenerDirector:
     """Return what opens a URL: by the environment's proxy, or directly on this machine."""
     handlers: list[urllib.request.BaseHandler] = [] if follow else [_NoRedirection()]
-    if _is_local(urlsplit(url).hostname or ""):
+    if is_local(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
     return urllib.request.build_opener(*handlers)
 
@@ -99,7 +102,8 @@ def response(answer: Any) -> Response:
     return Response(answer.status, answer.reason, answer.read(), headers)
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine by its loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -77,9 +77,8 @@ def remarks(result: BenchResult) -> list[str]:
     for level in result.levels:
         examples = {kind: text for x in level.rounds for kind, text in x.examples.items()}
         found += [f"{level.load.text()}: {kind}: {text}" for kind, text in examples.items()]
-        for changes in (x.server for x in level.rounds if x.server):
-            if changes.preemptions:
-                found.append(f"{level.load.text()}: {changes.preemptions:.0f} preemptions")
+        if preemptions := sum(x.server.preemptions for x in level.rounds if x.server):
+            found.append(f"{level.load.text()}: {preemptions:.0f} preemptions")
     found += [f"note: {x}" for x in result.notes]
     if cost := result.cost:
         when = f" of {cost.date}" if cost.date else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,11 +14,15 @@ from higgs_image import http
 from higgs_image.bench.target import headers
 from higgs_image.errors import EngineError, NetworkError
 from higgs_image.oci.daemon import docker_client
-from higgs_image.smoke.container import ServerContainer
 from higgs_image.smoke.image import registry_digest
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
+
+LOG_LINES = 5000
+"""Lines of the log, from its end, in which the start is looked for."""
+
+_SECRET = re.compile(r"(--[\w-]*(?:key|token|secret|password)[\w-]*[= ]\s*)\S+", re.I)
 
 STARTS = ("starting the server", "Started server process", "Application startup")
 """Words of the line in which a server says how it was started; the first that is found counts."""
@@ -63,10 +68,9 @@ def find_facts(url: str, given: ServerFacts) -> ServerFacts:
         version=str(version.get("version", "")) if isinstance(version, dict) else "",
         models=[str(x) for x in _ids(models)],
     )
-    host = urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            found = _with_container(found, urlsplit(url).port or 80)
+    parts = urlsplit(url)
+    if http.is_local(parts.hostname or ""):
+        found = _with_container(found, parts.port or 80)
     changed = {
         name: value
         for name in given.__struct_fields__
@@ -123,12 +127,34 @@ def _with_container(found: ServerFacts, port: int) -> ServerFacts:
     return found
 
 
+def _joined(arguments: Iterable[object]) -> Iterator[str]:
+    """Yield each flag together with its value."""
+    flag = ""
+    for argument in map(str, arguments):
+        if argument.startswith("-"):
+            if flag:
+                yield flag
+            flag = argument
+        else:
+            yield f"{flag} {argument}".strip()
+            flag = ""
+    if flag:
+        yield flag
+
+
+def _masked(text: str) -> str:
+    """Hide the values of flags that hold a secret."""
+    return _SECRET.sub(r"\1***", text)
+
+
 def _of_container(found: ServerFacts, container: Container) -> ServerFacts:
     config, image = container.attrs["Config"], container.image
-    server = ServerContainer(container)
-    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    cards = [x.split(", ") for x in (server.output_of(*query) or "").splitlines() if ", " in x]
-    lines = server.logs(2000).splitlines()
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    asked: Any = container.exec_run(query)
+    shown = asked.output.decode(errors="replace") if asked.exit_code == 0 else ""
+    cards = [x.split(", ") for x in shown.splitlines() if ", " in x]
+    log: Any = container.logs(tail=LOG_LINES)
+    lines = log.decode(errors="replace").splitlines()
     starts = (x for words in STARTS for x in lines if words in x)
     return msgspec.structs.replace(
         found,
@@ -139,6 +165,6 @@ def _of_container(found: ServerFacts, container: Container) -> ServerFacts:
         gpu=cards[0][0] if cards else "",
         gpus=len(cards),
         driver=cards[0][1] if cards else "",
-        flags=[str(x) for x in config.get("Cmd") or ()],
-        start_line=next(starts, "")[:500],
+        flags=[_masked(str(x)) for x in _joined(config.get("Cmd") or ())],
+        start_line=_masked(next(starts, "")[:500]),
     )  # fmt: skip

@@ -243,7 +243,8 @@ def _request(
                 f"the certificate of {host} is not trusted ({reason})",
                 certificates.HINT.format(host=host),
             ) from None
-        late = isinstance(reason, urllib3.exceptions.TimeoutError)
+        refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # a TimeoutError, too
+        late = isinstance(reason, urllib3.exceptions.TimeoutError) and not refused
         why = f"timed out after {TIMEOUT:g} s" if late else str(reason)
         raise RegistryUnavailableError(
             f"{host} did not answer to {method} {shown}: {why}",

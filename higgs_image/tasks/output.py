@@ -25,6 +25,8 @@ from higgs_image.errors import (
 if TYPE_CHECKING:
     from invoke.context import Context
 
+log = logging.getLogger(__name__)
+
 JSON_HELP = "print the result as JSON, and nothing else, on standard output"
 
 
@@ -59,8 +61,11 @@ class Output:
 def summarise(markdown: str) -> None:
     """Append to the summary of the workflow's job; elsewhere do nothing."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(f"{markdown}\n")
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(f"{markdown}\n")
+        except OSError as error:  # what the task did is done, and its result is printed
+            log.info("GITHUB_STEP_SUMMARY=%s: %s; no summary is written", path, error.strerror)
 
 
 def plain(value: Any) -> Any:

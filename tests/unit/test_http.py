@@ -67,7 +67,7 @@ def test_silent_server_is_a_network_error() -> None:
             http.request("GET", f"http://127.0.0.1:{port}/", timeout=0.2)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/", "localhost:80"])
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/", "localhost:80", "http://[::1"])
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(NetworkError, match="is not an http or https URL"):
         http.request("GET", url)

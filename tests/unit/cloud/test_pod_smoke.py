@@ -60,7 +60,10 @@ def test_an_image_that_speaks_passes(
     assert (done.verdict, done.reason, done.place) == ("pass", "", "pod")
     assert (done.device.kind, done.device.name) == ("gpu", "NVIDIA GeForce RTX 4090")
     assert done.device.driver == "550.90.07"
-    assert {x.name for x in done.checks if x.verdict != "pass"} == ENGINE_ONLY | {"words"}
+    assert {x.name for x in done.checks if x.verdict != "pass"} == ENGINE_ONLY | {
+        "words",
+        "gpu-memory",
+    }
     assert done.checks[-1].name == "dwell"
     assert done.container["usd_per_hour"] == 0.59 and done.container["cuda"] == "12.8"
     assert record.load(folder / "record.json") == done
@@ -79,7 +82,11 @@ def test_the_pod_is_what_the_description_says(target: PodTest, runpod: FakeRunPo
     run(target, dwell=0.0)
     sent = next(body for method, path, body in runpod.requests if method == "POST")
     assert sent["image"] == rent.IMAGE.reference and sent["cloud"] == "SECURE"
-    assert sent["ports"] == ["8000/http"] and not sent["startJupyter"] and not sent["startSsh"]
+    assert (
+        sent["ports"] == ["8000/http", "8888/http"]
+        and not sent["startJupyter"]
+        and not sent["startSsh"]
+    )
     assert sent["mounts"] == {"persistent": {"size": 30, "path": "/workspace"}}
     assert sent["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "12.4"}
     assert sent["name"].startswith("higgs-pod-20")

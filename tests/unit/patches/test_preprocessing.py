@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
 import pytest
+from higgs_patches.lib.errors import RefusedError
 from higgs_patches.patches import preprocessing
 
 
@@ -125,6 +128,30 @@ def test_refused_request_aborts_nobody() -> None:
         assert not engine.aborted
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [(RefusedError("no memory", status=HTTPStatus.SERVICE_UNAVAILABLE), RefusedError),
+     (KeyError("other"), RuntimeError)],
+)  # fmt: skip
+def test_a_refusal_of_the_audio_tokenizer_reaches_the_client(
+    cause: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM wraps whatever is raised while it makes a prompt's inputs."""
+    for name, attribute in (("output_processor", "RequestOutputCollector"),
+                            ("parallel_sampling", "ParentRequest")):  # fmt: skip
+        module: Any = types.ModuleType(name)
+        setattr(module, attribute, lambda **_: None)
+        monkeypatch.setitem(sys.modules, f"vllm.v1.engine.{name}", module)
+
+    def process_inputs(*_: Any) -> None:
+        raise RuntimeError("Failed to apply HFHiggsAudioProcessor") from cause
+
+    engine = types.SimpleNamespace(processor=types.SimpleNamespace(process_inputs=process_inputs))
+    params = types.SimpleNamespace(output_kind=None, n=1)
+    with pytest.raises(kind, match=r"no memory|Failed to apply"):
+        asyncio.run(preprocessing.add_request(engine, "id", {}, params))
 
 
 class Codec:

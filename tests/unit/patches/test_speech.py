@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -344,6 +345,7 @@ def test_an_id_is_never_that_of_another_request() -> None:
     ("rows", "end", "status", "says"),
     [
         ([], ValueError("the prompt is longer than the context"), 400, "longer than the context"),
+        ([], RefusedError("no memory left", status=HTTPStatus(503)), 503, "no memory left"),
         ([], LookupError("secret"), 500, "LookupError"),
         ([], "stop", 500, "before a frame of audio"),
         (ROWS[:4], "stop", 500, "try again"),

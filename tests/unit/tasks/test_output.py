@@ -58,6 +58,21 @@ def test_a_workflows_job_gets_a_summary(
     assert capsys.readouterr().out == "moved\nnotes: x\n"
 
 
+@pytest.mark.parametrize("path", ["", "no/such/folder/summary.md"])
+def test_a_summary_that_cannot_be_written_is_no_failure(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The task has done its work: its result and its exit code stay what they are."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / path))
+    with output() as out:
+        out.result({}, "moved")
+    printed = capsys.readouterr()
+    assert printed.out == "moved\n" and "no summary is written" in printed.err
+    with pytest.raises(SystemExit) as ended, output():
+        raise errors.UsageError("no", "yes")
+    assert ended.value.code == errors.UsageError.exit_code
+
+
 def test_values_become_json(capsys: pytest.CaptureFixture[str]) -> None:
     value = {
         "a": (Inner(Path("/x"), 1), None, True),

@@ -81,14 +81,9 @@ class Completion:
         messages = clean_messages(self.request.messages, special_tokens)
         if voice:
             messages = with_voice(messages, voice)
-        shown_tokens = self.request.sampling.get("skip_special_tokens") is False
+        hidden = () if self.request.sampling.get("skip_special_tokens") is False else special_tokens
         self.choices = [
-            Choice(
-                index,
-                self._decoder,
-                self.serving.audio_stream_bos_id,
-                () if shown_tokens else special_tokens,
-            )
+            Choice(index, self._decoder, self.serving.audio_stream_bos_id, hidden)
             for index in range(self.request.n)
         ]
         try:
