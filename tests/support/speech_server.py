@@ -113,7 +113,13 @@ class SpeechServer:
         self, request: web.Request, body: dict[str, Any], text: str, *, chat: bool
     ) -> web.StreamResponse:
         now = self.behaviour
-        self.requests.append({"path": request.path, "headers": dict(request.headers), **body})
+        self.requests.append(
+            {
+                "path": request.path,
+                "headers": {k.lower(): v for k, v in request.headers.items()},
+                **body,
+            }
+        )
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return _error(401, "the API key is missing or wrong")
         if now.status != 200 and now.failing != 0:

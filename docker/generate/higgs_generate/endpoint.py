@@ -72,11 +72,11 @@ class Endpoint:
             nonlocal status, sounded, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif not message.get("more_body"):
-                complete = True
-            elif not sounded:
-                sounded = True
-                statistics.first_byte(call.began)
+            else:
+                if status < 400 and not sounded:
+                    sounded = True
+                    statistics.first_byte(call.began)
+                complete = not message.get("more_body")
             await send(message)
 
         statistics.concurrent += 1

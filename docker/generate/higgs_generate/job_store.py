@@ -103,6 +103,7 @@ class JobStore:
             job = self._used.get(path.name)
             if job is None or not job.listeners:
                 self._size -= size
+                self._used.pop(path.name, None)
                 shutil.rmtree(path, ignore_errors=True)
 
     def _stored(self) -> list[_Stored]:

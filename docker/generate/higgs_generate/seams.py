@@ -86,12 +86,16 @@ class Joiner:
         """
         tail, self._tail = self._tail, _EMPTY
         shortest, longest = self._pause
-        if len(tail) + len(head) > longest:
-            after = min(len(tail), max(longest - min(len(head), longest // 2), MARGIN))
-            before = min(len(head), max(longest - after, MARGIN))
-            tail, head = tail[:after], head[len(head) - before :]
-        tail, head = _until_crossing(tail), _until_crossing(head[::-1])[::-1]
-        filling = max(0, shortest - len(tail) - len(head))
+        loud = _loud_frames(tail)
+        end = (int(loud[-1]) + 1) * FRAME if len(loud) else 0  # a piece may end in sound
+        begin = max(0, len(head) - EDGE)  # where the sound of the next piece begins
+        after, before = len(tail) - end, begin
+        if after + before > longest:
+            after = min(after, max(longest - min(before, longest // 2), MARGIN))
+            before = min(before, max(longest - after, MARGIN))
+        filling = max(0, shortest - after - before)
+        tail = _until_crossing(tail[: end + after])
+        head = _until_crossing(head[begin - before :][::-1])[::-1]
         return np.concatenate((tail, np.zeros(filling, "<i2"), head))
 
 
@@ -109,12 +113,14 @@ def _loud_frames(samples: Samples) -> NDArray[np.intp]:
 
 
 def _until_crossing(samples: Samples) -> Samples:
-    """Return the samples up to the last zero crossing; without one, faded to zero."""
-    signs = np.signbit(samples)
-    crossings = np.flatnonzero((samples[:-1] == 0) | (signs[1:] != signs[:-1]))
+    """Return the samples up to the last zero crossing; without one near the end, faded to zero."""
+    last = samples[-EDGE:]
+    signs = np.signbit(last)
+    crossings = np.flatnonzero((last[:-1] == 0) | (signs[1:] != signs[:-1]))
     if len(crossings):
-        return samples[: int(crossings[-1]) + 1]
-    return (samples * np.linspace(1, 0, len(samples))).astype("<i2")
+        return samples[: len(samples) - len(last) + int(crossings[-1]) + 1]
+    faded = (last * np.linspace(1, 0, len(last))).astype("<i2")
+    return np.concatenate((samples[: len(samples) - len(last)], faded))
 
 
 def joined(pieces: list[bytes], *, paragraph: bool = False) -> bytes:

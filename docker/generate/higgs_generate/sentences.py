@@ -14,6 +14,7 @@ FIRST_SECONDS = 10.0
 SHORTEST_SECONDS = 2.5
 """A shorter last piece is joined to the one before it: single words are spoken badly."""
 _SAMPLE = 2000
+_WINDOW = 4000
 
 _LANGUAGES = {
     "HIRAGANA": "ja", "KATAKANA": "ja", "CJK": "zh", "HANGUL": "ko", "ARABIC": "ar",
@@ -63,16 +64,19 @@ def split(text: str, longest: float, language: str = "") -> list[TextPiece]:
     """
     sentences = _sentences(text, language or language_of(text))
     pieces: list[TextPiece] = []
-    current, seconds = "", 0.0
+    current, seconds, heard = "", 0.0, False
     for sentence in sentences:
-        limit = longest if pieces else min(longest, FIRST_SECONDS)
         for part in _parts(sentence, longest):
             takes = spoken_seconds(part)
-            if not is_blank(current) and seconds + takes > limit:
+            limit = longest if pieces else min(longest, FIRST_SECONDS)
+            # A paragraph's end is a better place than one a little later.
+            full = current.endswith("\n\n") and seconds > limit / 2
+            if heard and (full or seconds + takes > limit):
                 pieces.append(_piece(current))
-                current, seconds, limit = "", 0.0, longest
+                current, seconds, heard = "", 0.0, False
             current, seconds = current + part, seconds + takes
-    if not is_blank(current):
+            heard = heard or not is_blank(part)
+    if heard:
         last = _piece(current)
         if pieces and seconds < SHORTEST_SECONDS and not pieces[-1].ends_paragraph:
             last = TextPiece(f"{pieces.pop().text} {last.text}", last.ends_paragraph)
@@ -86,13 +90,24 @@ def _piece(text: str) -> TextPiece:
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    """Return the sentences with the spaces after them; joined they are the text."""
+    """Return the sentences with the spaces after them; joined they are the text.
+
+    The library's time grows with the square of a paragraph's sentences, so it gets windows.
+    """
+    code = language.partition("-")[0].lower()
     sentences: list[str] = []
-    for sentence in sentencex.segment(language.partition("-")[0].lower(), text):
-        if sentences and sentence.isspace():
-            sentences[-1] += sentence
-        else:
-            sentences.append(sentence)
+    begin = 0
+    while begin < len(text):
+        window = text[begin : begin + _WINDOW]
+        found = list(sentencex.segment(code, window))
+        if begin + _WINDOW < len(text) and len(found) > 1:
+            found.pop()  # it may go on
+        for sentence in found:
+            if sentences and sentence.isspace():
+                sentences[-1] += sentence
+            else:
+                sentences.append(sentence)
+        begin += sum(map(len, found))
     return sentences
 
 

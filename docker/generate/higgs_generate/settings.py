@@ -129,6 +129,7 @@ def read(environment: Mapping[str, str]) -> GenerateSettings:
     Raises:
         ValueError: a variable has a value that is not allowed.
     """
+    OPEN.read(environment)  # `listen` uses it
     key = (environment.get("HIGGS_API_KEY") or environment.get("VLLM_API_KEY") or "").strip()
     return GenerateSettings(
         server=SERVER.read(environment),

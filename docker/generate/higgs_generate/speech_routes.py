@@ -81,6 +81,7 @@ async def long_sound(
     """
     skip = round(start * speech.speed * SAMPLE_RATE)
     headers = _headers(call, speech, len(job.pieces)) | {"X-Job-ID": job.id}
+    length: int | None = None
     listening = contextlib.AsyncExitStack()
     await listening.enter_async_context(call.service.worker.listening(job))
     try:
@@ -91,9 +92,10 @@ async def long_sound(
             samples = counter.samples
             headers |= late_headers(call.began, samples)
             if speech.response_format in ("wav", "pcm") and speech.speed == 1.0:
+                length = 2 * samples
                 head = len(containers.wav_header()) if speech.response_format == "wav" else 0
-                headers["Content-Length"] = str(head + 2 * samples)
-        sound = _listened(job, speech, skip, call.counter, listening)
+                headers["Content-Length"] = str(head + length)
+        sound = _listened(job, speech, skip, call.counter, listening, length)
         first = await _first(sound)
     except BaseException:
         await listening.aclose()
@@ -113,11 +115,18 @@ async def _listened(
     skip: int,
     counter: SampleCounter,
     listening: contextlib.AsyncExitStack,
+    length: int | None,
 ) -> AsyncGenerator[bytes, None]:
-    """Give the file of a job; the job is worked on until this ends."""
+    """Give the file of a job; the job is worked on until this ends.
+
+    With the `length` of its PCM in bytes a wav file has it in its header.
+    """
     async with listening:
-        pcm = counter.through(job.sound(skip), speech.speed)
-        file = containers.stream(pcm, speech.response_format, speed=speech.speed)
+        file = counter.through(job.sound(skip), speech.speed)
+        if length is None:
+            file = containers.stream(file, speech.response_format, speed=speech.speed)
+        elif speech.response_format == "wav":
+            yield containers.wav_header(length)
         async with contextlib.aclosing(file):
             async for chunk in file:
                 yield chunk

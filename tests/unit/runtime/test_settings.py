@@ -70,6 +70,7 @@ ROWS = [
     ("warmup_seconds", 180, "0", 0, ["-1", "3601", "1m"]),
     ("drain_seconds", 25, "60", 60, ["-1", "3601", "inf"]),
     ("keep_alive_seconds", 90, "5", 5, ["0", "86401", "75s"]),
+    ("generate_port", None, "8888", 8888, ["0", "65536", "http"]),
     ("device", "gpu", "cpu", "cpu", ["tpu", "CPU"]),
     ("force", False, "yes", True, ["force"]),
     ("hf_home", None, "/data/hf", "/data/hf", ["a\x00b"]),

@@ -63,8 +63,8 @@ async def speak(receive: Any, send: Any) -> None:
         await answer(send, 500, {"error": "no sound"})
         return
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    for _ in range(int(request.get("pieces", 1))):
-        await asyncio.sleep(float(request.get("pause", 0)))
+    for _ in range(int(request.get("pieces", os.environ.get("TEST_PIECES", 1)))):
+        await asyncio.sleep(float(request.get("pause", os.environ.get("TEST_PAUSE", 0))))
         await send({"type": "http.response.body", "body": b"sound", "more_body": True})
     await send({"type": "http.response.body", "body": b"."})
 
