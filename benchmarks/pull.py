@@ -186,9 +186,9 @@ def main() -> None:
         for image in given.images:
             with containerd() as client:
                 name, pulled, size = pull(client, image, given.mbit)
+                print(f"{image}: {size:.0f} MB in {pulled:.1f} s", file=sys.stderr)
                 ready = start(client, name, mounts) if mounts else 0.0
             figures[image].append((pulled, ready, size))
-            print(f"{image}: {size:.0f} MB, {pulled:.1f} s + {ready:.1f} s", file=sys.stderr)
     print("| image | MB | pulled and unpacked | then ready | together |\n|---|---|---|---|---|")
     for image, rounds in figures.items():
         pulled, ready, size = map(statistics.median, zip(*rounds, strict=True))

@@ -20,7 +20,7 @@ def check(
         facts: of this image.
     """
     found: list[UnsupportedGpuError] = []
-    whole = re.sub(r"(-sm\d+)+", "", facts.tag)
+    only = re.search(r"(-sm\d+)+", facts.tag)
     for gpu in machine.gpus[:tensor_parallel]:
         if gpu.capability is None or not facts.gpus:
             continue
@@ -31,8 +31,9 @@ def check(
                 UnsupportedGpuError(
                     f"{gpu.name} has compute capability {capability}, and this image has code "
                     f"for {known} only",
-                    f"pull the tag {whole}, which has code for all supported GPUs"
-                    if whole != facts.tag
+                    f"pull the same tag without {only[0]}, such as "
+                    f"{facts.tag.replace(only[0], '')}; it has code for all supported GPUs"
+                    if only
                     else f"rent a GPU with one of these compute capabilities: {known}",
                 )
             )

@@ -149,7 +149,7 @@ def test_a_gpu_that_the_image_has_no_code_for(probe: Probe) -> None:
         "NVIDIA H100 80GB HBM3 has compute capability 9.0, and this image has code for 8.6, 8.9 "
         "only"
     )
-    assert "the tag 20260102-1234567-89abcde-dev-1234567, which has code for all" in found.hint
+    assert "such as 20260102-1234567-89abcde-dev-1234567; it has code for all" in found.hint
     whole = conftest.IMAGE._replace(gpus=frozenset({"8.0", "8.6"}))
     [found] = device_code.check(probe(DRIVER, RTX_4090), 1, whole)
     assert "rent a GPU" in found.hint and "8.0, 8.6" in found.hint
@@ -247,7 +247,10 @@ def test_an_image_for_other_gpus_refuses_to_start(nvml: Path, image_file: Path) 
     image_file.write_text(json.dumps(facts))
     found, line, _ = start(nvml, image_file, DRIVER, H100, PORT="18997")
     assert found == errors.UnsupportedGpuError.exit_code
-    assert line.startswith("higgs: ERROR: NVIDIA H100") and "pull the tag 20260102-a-b," in line
+    assert (
+        line.startswith("higgs: ERROR: NVIDIA H100")
+        and "without -sm89, such as 20260102-a-b;" in line
+    )
     found, line, _ = start(nvml, image_file, DRIVER, RTX_4090, PORT="18997", HIGGS_OFFLINE="1")
     assert found == errors.NotCachedError.exit_code, line
 
