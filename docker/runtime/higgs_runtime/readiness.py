@@ -17,9 +17,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from higgs_runtime.answers import answer, cors_policy
-<<<<<<< HEAD
-from higgs_runtime.control import CONTROL, DRAIN, DRAINED, READY, STOPPED
-=======
 from higgs_runtime.control import (
     COMPANION,
     COMPANION_HEADER,
@@ -27,8 +24,8 @@ from higgs_runtime.control import (
     DRAIN,
     DRAINED,
     READY,
+    STOPPED,
 )
->>>>>>> main
 from higgs_runtime.state import Phase, ServerState
 from higgs_runtime.warmup import warm_up
 
@@ -107,10 +104,6 @@ class ReadinessMiddleware:
         body = b"" if method == "HEAD" else body
         await send({"type": "http.response.body", "body": body})
 
-<<<<<<< HEAD
-    def _reporting(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that tells the entrypoint of the start, after a warm-up, and the end."""
-=======
     async def _unhealthy(self, scope: Scope) -> bytes:
         """Return the body of the server's /health if that is an error; else nothing."""
         status = 500
@@ -128,9 +121,8 @@ class ReadinessMiddleware:
         await self._app(asked, receive, send)
         return b"" if status < 400 else b"".join(chunks) or b"{}"
 
-    def _warm_up_first(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that warms up before it reports that the application has started."""
->>>>>>> main
+    def _reporting(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that tells the entrypoint of the start, after a warm-up, and the end."""
 
         async def wrapped(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
