@@ -161,6 +161,12 @@ class DemoError(HiggsError):
     exit_code = 40
 
 
+class BenchError(HiggsError):
+    """A process of the benchmark ended before its work was done."""
+
+    exit_code = 43
+
+
 class ServiceError(HiggsError):
     """A started container did not become ready."""
 

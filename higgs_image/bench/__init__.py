@@ -1,1 +1,1 @@
-"""The benchmark: load a server with the speech route, and say how many people can listen at once."""
+"""The benchmark: load a server with speech, and say how many people can listen at once."""

@@ -49,9 +49,7 @@ def _sentence(holds: int, breaks: int | None, broken: Level | None, slo: Slo) ->
     if not holds:
         return f"Not even one person can listen: {broken.reason} ({slo.text()})."
     people = "person" if holds == 1 else "people"
-    return (
-        f"{holds} {people} can listen at once ({slo.text()}); with {breaks}, {broken.reason}."
-    )
+    return f"{holds} {people} can listen at once ({slo.text()}); with {breaks}, {broken.reason}."
 
 
 def _undecided(holds: int, at: int, level: Level) -> Capacity:

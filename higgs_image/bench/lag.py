@@ -112,8 +112,8 @@ def joined(workers: Sequence[WorkerLag], own_cores: float, own_mb: float) -> Own
         own_cores: share of a core that the process used that started them.
         own_mb: its memory.
     """
-    delays = np.concatenate([np.frombuffer(x.delays, np.float32) for x in workers] or [[0.0]])
-    late = np.concatenate([np.frombuffer(x.lateness, np.float32) for x in workers] or [[0.0]])
+    delays = np.frombuffer(b"".join(x.delays for x in workers), np.float32)
+    late = np.frombuffer(b"".join(x.lateness for x in workers), np.float32)
     low, high = (np.quantile(delays, [0.5, 0.99]) if len(delays) else (0.0, 0.0)) * np.array(1000)
     return OwnLag(
         round(float(low), 2), round(float(high), 2), round(float(delays.max(initial=0)) * 1000, 2),
@@ -135,7 +135,10 @@ def limit(lag: OwnLag, workers: Sequence[WorkerLag], first_sound_s: float) -> st
     allowed_ms = 1000 * max(LIMIT_S, LIMIT_SHARE * first_sound_s)
     if lag.dropped:
         return f"{lag.dropped} requests were not sent, as too many were running"
-    for what, value in (("its event loop was", lag.loop_p99_ms), ("requests were", lag.send_p99_ms)):
+    for what, value in (
+        ("its event loop was", lag.loop_p99_ms),
+        ("requests were", lag.send_p99_ms),
+    ):
         if value > allowed_ms:
             return f"{what} {value:.1f} ms late (p99), at most {allowed_ms:.1f} ms is allowed"
     busiest = max((x.cores for x in workers), default=0.0)

@@ -212,4 +212,5 @@ class WorkerLoad:
 
 
 async def _until(when: float) -> None:
-    await asyncio.sleep(max(0.0, when - time.monotonic()))
+    while (left := when - time.monotonic()) > 0:  # uvloop wakes up to half a millisecond early
+        await asyncio.sleep(left)

@@ -74,7 +74,7 @@ class BenchOptions:
         Raises:
             UsageError: many voices are wanted, and the server tells of none.
         """
-        names = (self.voice,)
+        names: tuple[str, ...] = (self.voice,)
         if self.voices == "many":
             if len(known_voices) < 2:
                 raise UsageError(

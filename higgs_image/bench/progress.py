@@ -54,8 +54,8 @@ def shown(job: Job, title: str) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    bars = Bars(TextColumn("bench: {task.description}"), BarColumn(), TextColumn("{task.fields[now]}"),
-                console=Console(stderr=True), transient=True)  # fmt: skip
+    columns = TextColumn("bench: {task.description}"), BarColumn(), TextColumn("{task.fields[now]}")
+    bars = Bars(*columns, console=Console(stderr=True), transient=True)
     with bars:
         task = bars.add_task(title, total=total, now="")
         yield lambda x: bars.update(task, completed=position(x), now=words(x))

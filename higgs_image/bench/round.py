@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -23,7 +24,7 @@ from higgs_image.bench.server_metrics import MetricsWatch, change
 from higgs_image.bench.slo import Slo
 from higgs_image.bench.summary import summarise
 from higgs_image.bench.worker import Done, Message, Progress, Ready, Start, read, write
-from higgs_image.errors import HiggsError
+from higgs_image.errors import BenchError
 from higgs_image.workspace import PROJECT
 
 STREAMS_PER_WORKER = 250
@@ -36,9 +37,8 @@ DELAY = 0.2
 Report = Callable[[Progress], None]
 Process = subprocess.Popen[bytes]
 
-
-class WorkerEndedError(HiggsError):
-    """A process that sent requests ended before its work was done."""
+_DECODER = msgspec.msgpack.Decoder(Message)
+"""Made once, when the module is loaded: see docs/upstream.md."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ async def run_round(job: Job, options: RoundOptions, report: Report) -> Round:
         report: called with the progress of all workers together.
 
     Raises:
-        WorkerEndedError: a worker ended before its work was done.
+        BenchError: a worker ended before its work was done.
     """
     count = workers_for(job)
     jobs = [msgspec.structs.replace(job, worker=n, workers=count) for n in range(count)]
@@ -96,7 +96,7 @@ async def run_round(job: Job, options: RoundOptions, report: Report) -> Round:
                                 sum(x.failed for x in latest), mean))  # fmt: skip
 
             done = await asyncio.gather(
-                *(_until_done(x, lambda p, n=n: show(n, p)) for n, x in enumerate(processes))
+                *(_until_done(x, partial(show, n)) for n, x in enumerate(processes))
             )
         own = (time.process_time() - cpu) / (time.monotonic() - wall)
     finally:
@@ -126,11 +126,12 @@ async def _receive(process: Process) -> Ready | Progress | Done:
     try:
         data = await asyncio.to_thread(read, process.stdout)
     except EOFError:
-        raise WorkerEndedError(
+        raise BenchError(
             f"a worker of the benchmark ended with status {process.wait()}",
             "see its error above; less memory is used at a lower load",
         ) from None
-    return msgspec.msgpack.decode(data, type=Message)
+    message: Ready | Progress | Done = _DECODER.decode(data)
+    return message
 
 
 async def _until_done(process: Process, report: Report) -> Done:

@@ -1,4 +1,4 @@
-"""What is known of the server under load: from its routes, and from its container if it runs here."""
+"""What is known of the server: from its routes, and from its container if it runs here."""
 
 from __future__ import annotations
 

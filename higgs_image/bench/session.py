@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+
+import msgspec
 
 from higgs_image.bench import server_facts
 from higgs_image.bench.client_facts import client_facts
@@ -20,6 +23,9 @@ from higgs_image.bench.result import SCHEMA, BenchResult, Capacity, Level, Round
 from higgs_image.bench.round import RoundOptions, run_round
 from higgs_image.bench.server_facts import ServerFacts
 from higgs_image.bench.workload import ONE_VOICE, Workload
+
+DEFAULT_MODEL = "higgs-audio-v2"
+"""For a server that does not tell its models."""
 
 
 @dataclass
@@ -105,6 +111,10 @@ def _server(options: BenchOptions) -> _Server:
     server_facts.require_answer(url)
     facts = server_facts.find_facts(url, options.facts)
     known = server_facts.voices(url) if options.voices == "many" else []
+    if not options.target.model:
+        model = facts.models[0] if facts.models else DEFAULT_MODEL
+        target = msgspec.structs.replace(options.target, model=model)
+        options = dataclasses.replace(options, target=target)
     return _Server(options, facts, options.workload(known))
 
 
@@ -137,5 +147,3 @@ def _notes(server: _Server) -> list[str]:
 
 def _in_order(levels: dict[Load, Level]) -> list[Level]:
     return sorted(levels.values(), key=lambda x: (x.load.rate, x.load.at_once))
-
-

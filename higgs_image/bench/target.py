@@ -30,14 +30,14 @@ class Target(msgspec.Struct, frozen=True):
     Attributes:
         url: of the server, without a path.
         route: of the requests.
-        model: name that each request gives.
+        model: name that each request gives; empty: the first that the server tells.
         form: format of the sound.
         streamed: the sound comes as it is made; otherwise whole at the end.
     """
 
     url: str
     route: Route = "speech"
-    model: str = "higgs-audio-v2"
+    model: str = ""
     form: str = "pcm"
     streamed: bool = True
 

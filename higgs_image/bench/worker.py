@@ -1,7 +1,7 @@
 """A process that sends requests: python -m higgs_image.bench.worker.
 
-It reads a job from standard input, writes `Ready`, reads when to start, writes `Progress` about once
-a second, and ends with `Done`. Each message has its length before it.
+It reads a job from standard input, writes `Ready`, reads when to start, writes `Progress` about
+once a second, and ends with `Done`. Each message has its length before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import uvloop
 from higgs_image.bench.lag import WorkerLag
 from higgs_image.bench.load import Job, WorkerLoad
 from higgs_image.bench.measured import RequestResult, measure
-
 
 
 def come_first() -> None:
@@ -99,7 +98,7 @@ def read(source: IO[bytes]) -> bytes:
 
 def main() -> None:
     """Do one job."""
-    out = open(1, "wb", closefd=False)  # noqa: SIM115, PTH123 (PYTHONUNBUFFERED writes in part)
+    out = open(1, "wb", closefd=False)  # noqa: SIM115 (PYTHONUNBUFFERED writes in part)
     source = sys.stdin.buffer
     job = msgspec.msgpack.decode(read(source), type=Job)
     come_first()

@@ -25,8 +25,8 @@ SIZES = {"short": 1, "medium": 3, "long": 8}
 VoiceMix = Literal["one", "many", "cloned"]
 
 ONE_VOICE = (
-    "one voice: its recording, nearly all of each prompt, is in the server's prefix cache after the "
-    "first request (99 %); use --voices many or cloned for users with voices of their own"
+    "one voice: its recording, nearly all of each prompt (99 %), is in the server's prefix cache "
+    "after the first request; use --voices many or cloned for users with voices of their own"
 )
 
 

@@ -46,10 +46,9 @@ class TemplateTarget:
             ReleaseRefusedError: the image may not be promoted.
             HiggsError: it cannot be pulled, or RunPod refused a request.
         """
-        image_rules.require_reachable(history.repository, self.account.api)
-        image = image_rules.find(history, what, self.description)
-        image_rules.require_promotable(history, image.digest, conditions)
-        return template.plan(self.account, self.description, image)
+        planned = template.plan_for(self.account, self.description, history, what)
+        image_rules.require_promotable(history, planned.image.digest, conditions)
+        return planned
 
 
 def promote_with_template(

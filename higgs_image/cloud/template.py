@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from higgs_image.cloud import image_rules
 from higgs_image.cloud.description import TemplateDescription
 from higgs_image.cloud.image_rules import RentedImage
 from higgs_image.cloud.runpod import render
@@ -138,6 +139,31 @@ def plan(
     present = _find(account, wanted.name)
     changes = tuple(_changes(present, wanted))
     return TemplatePlan(wanted.name, image, present.id if present else None, changes, wanted)
+
+
+def plan_for(
+    account: RunPodClient,
+    description: TemplateDescription,
+    history: Journal,
+    what: str,
+    *,
+    serverless: bool = False,
+) -> TemplatePlan:
+    """Plan the template for an image of a repository: see `plan`.
+
+    Args:
+        account: at RunPod.
+        description: the container.
+        history: the journal of the image's repository.
+        what: a digest or tag.
+        serverless: the variant for workers behind a load balancer.
+
+    Raises:
+        HiggsError: there is no such image, or RunPod cannot pull it or has no GPU for it.
+    """
+    image_rules.require_reachable(history.repository, account.api)
+    image = image_rules.find(history, what, description)
+    return plan(account, description, image, serverless=serverless)
 
 
 def apply(account: RunPodClient, history: Journal, planned: TemplatePlan) -> AppliedTemplate:

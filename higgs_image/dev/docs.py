@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 from higgs_image import errors
+from higgs_image.bench import performance
 from higgs_image.errors import DriftError
 from higgs_image.files import write_atomically
 from higgs_image.workspace import PROJECT
 
-PAGES = ("docs/configuration.md", "docs/exit-codes.md")
+PAGES = ("docs/configuration.md", "docs/exit-codes.md", "docs/performance.md")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def render(root: Path, *, check: bool = False) -> RenderedDocs:
         "gpu-defaults": _gpu_defaults(),
         "image-codes": _image_codes(),
         "codes": _pipeline_codes(),
+        "cards": performance.card_table(root),
+        "runs": performance.run_table(root),
     }
     changed = []
     used: set[str] = set()

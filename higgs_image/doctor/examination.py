@@ -32,6 +32,7 @@ from higgs_image.doctor.model import (
 )
 from higgs_image.doctor.network import check_base, check_hub, check_registry
 from higgs_image.doctor.pins import check_fork, check_lock, check_packages, check_submodule
+from higgs_image.doctor.rented import check_template
 from higgs_image.errors import HiggsError
 from higgs_image.host.facts import engine_info
 from higgs_image.verdict import Verdict
@@ -105,6 +106,7 @@ CHECKS: dict[str, Check] = {
     "gpu": check_gpu,
     "gpu toolkit": check_gpu_toolkit,
     "hub": check_hub,
+    "template": check_template,
 }
 """All checks, in the order of the report."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from higgs_image.release.evidence import figures
 from higgs_image.release.policy import Known
 from higgs_image.release.publish import LOCK, SBOM
 from higgs_image.release.records import Promote, Push
+from higgs_image.release.speed import last_bench
+from higgs_image.smoke.record import Record
 from higgs_image.versions import changes
 
 NOTES, MANIFEST = "release-notes.md", "release.json"
@@ -146,6 +148,7 @@ def document(
         "download": sum(x.size for x in new.layers if x.digest not in old_layers),
         "packages": len(new.versions),
         "smoke": smokes,
+        "performance": performance(known.smokes),
         "forced": list(record.forced),
         "reason": record.reason,
         "rehearsal": record.rehearsal,
@@ -160,6 +163,16 @@ def document(
         if old
         else None,
     }
+
+
+def performance(smokes: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return the benchmark of each card that the image was tested on, the last one of each."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in smokes:
+        if bench := last_bench([record]):
+            card, measured = bench
+            found[card] = {"card": card, "driver": record.device.driver, **measured}
+    return list(found.values())
 
 
 def render(manifest: Mapping[str, Any]) -> str:

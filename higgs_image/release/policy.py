@@ -73,7 +73,12 @@ class Decision:
 
 
 def decide(
-    known: Known, device_class: str, *, force: bool = False, rehearsal: bool = False
+    known: Known,
+    device_class: str,
+    *,
+    force: bool = False,
+    rehearsal: bool = False,
+    also: Sequence[Refusal] = (),
 ) -> Decision:
     """Decide whether an image may be promoted.
 
@@ -82,8 +87,9 @@ def decide(
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
         force: override what can be overridden.
         rehearsal: allow what a rehearsal may have.
+        also: what else stands against it.
     """
-    against = refusals(known, device_class)
+    against = [*refusals(known, device_class), *also]
     rehearsed = tuple(x for x in against if rehearsal and x.rehearsable)
     forced = tuple(x for x in against if x not in rehearsed and force and x.forcible)
     refused = tuple(x for x in against if x not in rehearsed and x not in forced)

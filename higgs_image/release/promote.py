@@ -12,7 +12,7 @@ from higgs_image.errors import ReleaseRefusedError, UsageError
 from higgs_image.files import write_atomically
 from higgs_image.oci import layout
 from higgs_image.oci.reference import is_loopback
-from higgs_image.release import evidence, move_plan, notes, policy, records
+from higgs_image.release import evidence, move_plan, notes, policy, records, speed
 from higgs_image.release.actor import actor
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import Moved, MovePlan, TagState
@@ -30,12 +30,15 @@ class PromotionConditions:
         reason: why; written to the journal.
         rehearsal: on loopback only: allow a fake fork and the overrides that a machine without
             access to the locked base needs. The record says so.
+        not_worse_than: share by which the image's benchmark may be worse than that of the last
+            release; None: no benchmark is required.
     """
 
     device_class: str = "gpu"
     force: bool = False
     reason: str = ""
     rehearsal: bool = False
+    not_worse_than: float | None = None
 
     def require_valid(self, repository: str) -> None:
         """Refuse conditions that contradict each other or the repository.
@@ -90,8 +93,11 @@ def plan_promotion(history: Journal, what: str, conditions: PromotionConditions)
     digest, manifest = move_plan.find_image(repository, what)
     floating = move_plan.floating_tag(manifest)
     known, entries = evidence.gather(history, digest)
-    decision = policy.decide(known, conditions.device_class,
-                             force=conditions.force, rehearsal=conditions.rehearsal)  # fmt: skip
+    before = move_plan.tag_state(history, floating)
+    decision = policy.decide(
+        known, conditions.device_class, force=conditions.force, rehearsal=conditions.rehearsal,
+        also=_slower(history, known, before, conditions.not_worse_than),
+    )  # fmt: skip
     if left := decision.refused:
         overridable = all(x.forcible for x in left)
         raise ReleaseRefusedError(
@@ -103,7 +109,6 @@ def plan_promotion(history: Journal, what: str, conditions: PromotionConditions)
                 else ""
             ),
         )
-    before = move_plan.tag_state(history, floating)
     push = known.push
     record = Promote(
         digest=digest,
@@ -129,6 +134,23 @@ def plan_promotion(history: Journal, what: str, conditions: PromotionConditions)
         undo=move_plan.undo(repository, floating, before.present),
     )
     return PromotionPlan(steps, record, known, before)
+
+
+def _slower(
+    history: Journal, known: policy.Known, before: TagState, share: float | None
+) -> list[policy.Refusal]:
+    """Return what a benchmark that is worse than the last release's has against a promotion."""
+    if share is None:
+        return []
+    last = _earlier(before, known.digest)
+    old = evidence.gather(history, last)[0].smokes if last else ()
+    return speed.refusals(known.smokes, old, share)
+
+
+def _earlier(before: TagState, digest: str) -> str | None:
+    """Return the last digest that the tag named, other than this one."""
+    found = [x.record.digest for x in before.moves if x.record.digest != digest]
+    return found[-1] if found else None
 
 
 def promote_with_notes(
@@ -158,8 +180,8 @@ def release_manifest(
 ) -> dict[str, Any]:
     """Return the manifest of a planned release, with the differences to the last one."""
     record = plan.record
-    earlier = [x.record.digest for x in plan.before.moves if x.record.digest != record.digest]
-    old = _release(history, earlier[-1]) if earlier else None
+    earlier = _earlier(plan.before, record.digest)
+    old = _release(history, earlier) if earlier else None
     new = _release(history, record.digest)
     return notes.document(history.repository.name, record, plan.known, new, old, plain)
 

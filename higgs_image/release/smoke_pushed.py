@@ -40,10 +40,16 @@ class DeviceVerdict:
         return f"{self.verdict} on a {self.device_type}"
 
 
-def smoke_here(workspace: Workspace) -> SmokeTest:
-    """Return the smoke test on this machine's engine."""
+def smoke_here(workspace: Workspace, *, bench: bool = False) -> SmokeTest:
+    """Return the smoke test on this machine's engine.
+
+    Args:
+        workspace: of the project.
+        bench: end it with a short benchmark.
+    """
 
     def test(reference: str, device: str) -> bytes:
+        from higgs_image.bench import smoke_check
         from higgs_image.oci import daemon
         from higgs_image.smoke import session
 
@@ -54,7 +60,10 @@ def smoke_here(workspace: Workspace) -> SmokeTest:
                 client.images.pull(
                     reference, auth_config={"username": login[0], "password": login[1]}
                 )
-        _, folder = session.run(workspace, session.SmokeOptions(image=reference, device=device))
+        options = session.SmokeOptions(
+            image=reference, device=device, more=(smoke_check.BENCH,) if bench else ()
+        )
+        _, folder = session.run(workspace, options)
         return (folder / "record.json").read_bytes()
 
     return test

@@ -151,6 +151,12 @@ LIMITS: dict[str, Limit] = {
 """Every limit, by the name of the figure in a record."""
 
 INFORMATION = {
+    "at_once": "chosen by the benchmark",
+    "audio_per_s": "compared by promote --not-worse-than",
+    "audio_tokens_per_s": "25 times audio_per_s",
+    "first_sound_p50_s": "judged as first_audio_s",
+    "first_sound_p95_s": "compared by promote --not-worse-than",
+    "smooth_share": "depends on the card: docs/performance.md",
     "health_s": "judged by --timeout",
     "cpu_s": "depends on the machine",
     "audio_s": "judged as length_ratio and length_error_s",

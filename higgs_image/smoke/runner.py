@@ -61,6 +61,7 @@ def observe(
     answer_timeout: float,
     only: frozenset[str],
     keep: bool,
+    more: tuple[SmokeCheck, ...] = (),
 ) -> Observation:
     """Start a container, run the checks, and end it.
 
@@ -72,6 +73,7 @@ def observe(
         answer_timeout: seconds without a byte after which an answer is hanging.
         only: names of checks; empty: all.
         keep: leave the container behind, stopped.
+        more: checks of other packages.
 
     Raises:
         EngineError: the engine refused to start it.
@@ -95,7 +97,7 @@ def observe(
             measured["cpu_s"] = round(server.cpu_seconds(), 1)
         tested = _device(server, device)
         checks = [start_result(Verdict.PASS, "", seconds, measured)]
-        checks += run_checks(ImageUnderTest(server, folder, device), only)
+        checks += run_checks(ImageUnderTest(server, folder, device), only, more)
         return Observation(checks, tested, _end(server, folder, kept=keep))
 
 
@@ -121,12 +123,20 @@ def not_started(
     return Observation(checks, _device(None, device), {})
 
 
-def run_checks(image: ImageUnderTest, only: frozenset[str] = frozenset()) -> list[CheckResult]:
-    """Run all checks that were asked for; once the server has ended, none can decide any more."""
+def run_checks(
+    image: ImageUnderTest, only: frozenset[str] = frozenset(), more: tuple[SmokeCheck, ...] = ()
+) -> list[CheckResult]:
+    """Run all checks that were asked for; once the server has ended, none can decide any more.
+
+    Args:
+        image: the running server.
+        only: names of checks; empty: all.
+        more: checks of other packages: run before the last one, which stops the server.
+    """
     done: list[CheckResult] = []
     deadline = time.monotonic() + CHECKS_SECONDS
     gone = ""
-    for check in CHECKS:
+    for check in (*CHECKS[:-1], *more, CHECKS[-1]):
         if only and check.name not in only:
             done.append(_skipped(check, image.required, "it was not asked for"))
         elif gone:

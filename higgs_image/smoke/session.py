@@ -22,7 +22,7 @@ from higgs_image.errors import UsageError
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import cpu_device, record, report, runner
-from higgs_image.smoke.checks import NAMES
+from higgs_image.smoke.checks import NAMES, SmokeCheck
 from higgs_image.smoke.checks.model import OWN_VOICE
 from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
@@ -58,6 +58,7 @@ class SmokeOptions:
         only: names of checks; empty: all. The others are not decided.
         answer_timeout: seconds without a byte after which an answer is hanging.
         environment: more variables for the container.
+        more: checks of other packages, such as a benchmark: run before the last one.
     """
 
     image: str = ""
@@ -70,6 +71,7 @@ class SmokeOptions:
     only: frozenset[str] = field(default_factory=frozenset)
     answer_timeout: float = 120.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    more: tuple[SmokeCheck, ...] = ()
 
     def require_known_checks(self) -> None:
         """Refuse unknown checks.
@@ -77,9 +79,10 @@ class SmokeOptions:
         Raises:
             UsageError: one does not exist.
         """
-        if unknown := sorted(self.only - set(NAMES)):
+        known = (*NAMES, *(check.name for check in self.more))
+        if unknown := sorted(self.only - set(known)):
             raise UsageError(f"unknown check: {', '.join(unknown)}",
-                             f"available: {', '.join(NAMES)}")  # fmt: skip
+                             f"available: {', '.join(known)}")  # fmt: skip
 
 
 def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
@@ -113,7 +116,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         else:
             found = runner.observe(
                 spec, device, folder, start_timeout=timeout, only=options.only,
-                answer_timeout=options.answer_timeout, keep=options.keep,
+                answer_timeout=options.answer_timeout, keep=options.keep, more=options.more,
             )  # fmt: skip
         verdict, reason = record.overall(found.checks, REQUIRED[device])
         done = Record(

@@ -6,6 +6,7 @@ Heavy modules are imported inside the tasks, so that `invoke --list` answers at 
 from invoke.collection import Collection
 
 from higgs_image.tasks import (
+    bench,
     build,
     command,
     demo,
@@ -22,7 +23,9 @@ from higgs_image.tasks import (
 
 command.install()
 namespace = Collection()
-for module in (build, service, smoke, release, verify, template, pods, demo, lock, host, dev):
+for module in (
+    build, service, smoke, bench, release, verify, template, pods, demo, lock, host, dev,
+):  # fmt: skip
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
 

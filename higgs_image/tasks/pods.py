@@ -1,4 +1,4 @@
-"""Rented pods: pod-smoke, pod-up, pod-list, pod-logs, pod-down, pod-reap."""
+"""Rented pods: pod-smoke, pod-up, pod-gpus, pod-list, pod-logs, pod-down, pod-reap."""
 
 from __future__ import annotations
 
@@ -114,6 +114,20 @@ def pod_up(
             found = image_rules.find(Journal(repository), what, target.description, floating=False)
         running = up.up(target, found)
         out.result(running, running.text())
+
+
+@task(name="pod-gpus", help={"json": JSON_HELP})
+def pod_gpus(_: Context, json: bool = False) -> None:
+    """List RunPod's GPU types: today's prices, what is free, and which fit the image."""
+    from higgs_image import table
+    from higgs_image.cloud import description
+    from higgs_image.cloud.pod import choice
+    from higgs_image.cloud.runpod import client
+
+    with output(json) as out:
+        wanted = description.load(current_workspace().root)
+        found = choice.catalogue(client.from_environment(), wanted)
+        out.result({"gpus": found}, table.text([x.row() for x in found], right=[1, 2]))
 
 
 @task(name="pod-list", help={"json": JSON_HELP})

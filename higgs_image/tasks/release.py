@@ -26,15 +26,25 @@ if TYPE_CHECKING:
     from higgs_image.release.promote import PromotionConditions
 
 _DRY_RUN = "show what would be done, change nothing"
+_NOT_WORSE = {
+    "not_worse_than": "share, such as 0.1: require a benchmark on a GPU (./inv smoke-pushed "
+    "--bench) that is at most that much worse than the last release's"
+}
 _TEMPLATE = "let RunPod's template name the image, too (docs/runpod.md)"
 
 
 def _conditions(
-    c: Context, device_class: str | None, force: bool, reason: str, rehearsal: bool
+    c: Context,
+    device_class: str | None,
+    force: bool,
+    reason: str,
+    rehearsal: bool,
+    share: str = "",
 ) -> PromotionConditions:
     from higgs_image.release.promote import PromotionConditions
 
-    return PromotionConditions(setting(c, "device_class", device_class), force, reason, rehearsal)
+    chosen = setting(c, "device_class", device_class)
+    return PromotionConditions(chosen, force, reason, rehearsal, float(share) if share else None)
 
 
 def _template_target() -> TemplateTarget:
@@ -53,9 +63,11 @@ def _template_target() -> TemplateTarget:
         "promote": "move the floating tag at the end (default: yes)",
         "smoke": "test the pushed image on this machine (default: yes); otherwise another machine "
         "does, with invoke smoke-pushed",
+        "bench": "end the smoke test with a short benchmark, whose figures are recorded, too",
         "dry_run": _DRY_RUN,
     }
     | CONDITIONS_HELP
+    | _NOT_WORSE
     | REGISTRY_HELP
 )
 def release(
@@ -67,10 +79,12 @@ def release(
     extra_ca: str | None = None,
     promote: bool = True,
     smoke: bool = True,
+    bench: bool = False,
     device_class: str | None = None,
     force: bool = False,
     reason: str = "",
     rehearsal: bool = False,
+    not_worse_than: str = "",
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -89,14 +103,14 @@ def release(
                 setting(c, "base_image", base_image) or None,
                 existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
             ),
-            conditions=_conditions(c, device_class, force, reason, rehearsal),
+            conditions=_conditions(c, device_class, force, reason, rehearsal, not_worse_than),
             promote=promote,
         )
         if dry_run:
             text = pipeline.plan(request)
             out.result({"plan": text.splitlines()[1:]}, text)
         else:
-            test = smoke_pushed.smoke_here(request.workspace) if smoke else None
+            test = smoke_pushed.smoke_here(request.workspace, bench=bench) if smoke else None
             report = pipeline.run(request, test)
             out.result(report, report.text())
             code = SMOKE_EXIT_CODES[report.verdict] if smoke else 0
@@ -107,6 +121,7 @@ def release(
     positional=["digest"],
     help={"digest": IMAGE_HELP, "template": _TEMPLATE, "dry_run": _DRY_RUN}
     | CONDITIONS_HELP
+    | _NOT_WORSE
     | REGISTRY_HELP,
 )
 def promote(
@@ -118,6 +133,7 @@ def promote(
     force: bool = False,
     reason: str = "",
     rehearsal: bool = False,
+    not_worse_than: str = "",
     template: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -128,7 +144,7 @@ def promote(
 
     with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
         history = journal_of(repository)
-        conditions = _conditions(c, device_class, force, reason, rehearsal)
+        conditions = _conditions(c, device_class, force, reason, rehearsal, not_worse_than)
         target = _template_target() if template else None
         if dry_run:
             plan = release_promote.plan_promotion(history, what, conditions).steps
@@ -206,6 +222,7 @@ def rollback(
     help={
         "digest": IMAGE_HELP,
         "file": "record of a smoke test that ran elsewhere (default: test it here)",
+        "bench": "end with a short benchmark, whose figures are recorded, too",
         "device_class": "gpu or cpu: what to test it on (default: DEVICE_CLASS, then invoke.yaml)",
     }
     | REGISTRY_HELP,
@@ -215,6 +232,7 @@ def smoke_pushed(
     digest: str,
     file: str | None = None,
     device_class: str | None = None,
+    bench: bool = False,
     registry: str | None = None,
     name: str | None = None,
     json: bool = False,
@@ -229,7 +247,7 @@ def smoke_pushed(
             journal_of(repository),
             what,
             setting(c, "device_class", device_class),
-            release_smoke.smoke_here(current_workspace()),
+            release_smoke.smoke_here(current_workspace(), bench=bench),
             existing_file(file, "--file"),
         )
         out.result({"entry": entry}, entry.text(), smoke_report.markdown(record))

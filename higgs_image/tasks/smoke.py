@@ -60,6 +60,7 @@ def require_writable(path: Path, flag: str) -> None:
         "keep": "leave the container behind, stopped",
         "shm_size": "size of /dev/shm, such as 2g (default: the host's IPC namespace on a GPU)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
+        "bench": "end with a short benchmark, whose figures go into the record",
         "only": "run only this check; can be given several times; a pass needs all of them",
         "json": "write the record to this file, too",
         "junit": "write a JUnit report to this file, too",
@@ -75,11 +76,13 @@ def smoke(
     keep: bool = False,
     shm_size: str = "",
     cache: str = "higgs-audio-weights",
+    bench: bool = False,
     json: str | None = None,
     junit: str | None = None,
 ) -> None:
     """Start an image as a user would and test it: pass (0), fail (1) or inconclusive (41)."""
     with output() as out:
+        from higgs_image.bench.smoke_check import BENCH
         from higgs_image.errors import SMOKE_EXIT_CODES
         from higgs_image.smoke import report
         from higgs_image.smoke.session import SmokeOptions, run
@@ -96,6 +99,7 @@ def smoke(
             shm_size=shm_size,
             cache=cache,
             only=frozenset(only),
+            more=(BENCH,) if bench else (),
         )
         record, folder = run(current_workspace(), options)
         for target, name in ((json, "record.json"), (junit, "junit.xml")):

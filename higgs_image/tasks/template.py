@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from higgs_image.tasks._image import CONDITIONS_HELP, REGISTRY_HELP, open_image
+from higgs_image.tasks._image import CONDITIONS_HELP, REGISTRY_HELP, journal_of, open_image
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import output, setting
@@ -30,17 +30,17 @@ def _planned(
     c: Context, image: str, moving: str, registry: str | None, name: str | None, serverless: bool
 ) -> Iterator[tuple[Journal, TemplatePlan]]:
     """Yield the journal and what differs at RunPod."""
-    from higgs_image.cloud import description, image_rules, template
+    from higgs_image.cloud import description, template
     from higgs_image.cloud.runpod import client
-    from higgs_image.release.journal import Journal
 
     account = client.from_environment()
     wanted = description.load(current_workspace().root)
     with open_image(c, image or moving, registry, name) as (repository, what):
-        image_rules.require_reachable(repository, account.api)
-        history = Journal(repository, current_workspace().build / "journal")
-        found = image_rules.find(history, what, wanted)
-        yield history, template.plan(account, wanted, found, serverless=serverless)
+        history = journal_of(repository)
+        yield (
+            history,
+            template.plan_for(account, wanted, history, what, serverless=serverless),
+        )
 
 
 @task(name="template-render", help=HELP)

@@ -80,6 +80,38 @@ def whole_number(least: int, most: int | None = None) -> Value:
     return Value(f"a whole number{limit}", read)
 
 
+def number(least: float, most: float = float("inf"), *, above: bool = False) -> Value:
+    """Accept a number in a range; the task gets its text.
+
+    Args:
+        least: of the range.
+        most: of the range.
+        above: `least` itself is not accepted.
+    """
+
+    def read(text: str) -> str:
+        value = float(text)
+        if not least <= value <= most or (above and value == least) or value == float("inf"):
+            raise ValueError
+        return text
+
+    limit = f" above {least:g}" if above else f", {least:g} or more"
+    return Value(
+        "a number" + (f"{limit}, at most {most:g}" if most < float("inf") else limit), read
+    )
+
+
+def several(value: Value) -> Value:
+    """Accept one or more of a kind, with commas between them; the task gets their text."""
+
+    def read(text: str) -> str:
+        for part in text.split(","):
+            value.read(part.strip())
+        return text
+
+    return Value(f"{value.expected}, or several with commas between them", read)
+
+
 def _registry(text: str) -> str:
     from higgs_image.oci import reference
 
@@ -108,19 +140,14 @@ def _address(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> str:
-    if not 0 <= float(text) < float("inf"):
-        raise ValueError
-    return text
+WORDS = matching(r".*\S.*", "text without control characters")
 
 
 def _between(low: float, high: float) -> Read:
     """Accept a number above one and up to another."""
 
     def read(text: str) -> float:
-        if not low < (number := float(text)) <= high:
-            raise ValueError
-        return number
+        return float(str(number(low, high, above=True).read(text)))
 
     return read
 
@@ -139,7 +166,7 @@ VALUES: dict[str, Value] = {
     "device": one_of("auto", "gpu", "cpu"),
     "device_class": one_of("gpu", "cpu", setting="device_class"),
     "digest": IMAGE,
-    "dwell": Value("a number of seconds", _seconds),
+    "dwell": Value("a number of seconds", number(0).read),
     "env": matching(r"[A-Za-z_]\w*=.*", "NAME=VALUE"),
     "extra_ca": Value(FILE.expected, FILE.read, "extra_ca"),
     "file": FILE,
@@ -160,14 +187,15 @@ VALUES: dict[str, Value] = {
     "only": matching(r"[\w-]+", "the name of a check"),
     "pins": FILE,
     "pod": matching(r"[\w.-]+", "the id or name of a pod"),
+    "not_worse_than": number(0, 10),
     "port": whole_number(1, 65535),
-    "price_cap": Value("USD an hour, above 0", _between(0, 1000)),
+    "price_cap": Value("USD an hour, above 0", _between(0, 1000), blank=True),
     "reason": Value(TEXT.expected, blank=True),
     "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
     "suite": one_of("unit", "engine", "fork", "gpu"),
     "tail": whole_number(0),
-    "timeout": Value("a number of seconds", _seconds),
+    "timeout": Value("a number of seconds", number(0).read),
     "to": Value(IMAGE.expected, IMAGE.read, blank=True),
     "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
     "without": matching(r"[\w-]+", "the name of a patch"),

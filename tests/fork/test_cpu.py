@@ -70,6 +70,33 @@ print("right")
 """
 
 
+MISSING = """
+import threading, torch, higgs_cpu
+higgs_cpu.prepare()
+one = torch.eye(4)
+
+def refused(call):
+    try:
+        call()
+    except RuntimeError as error:
+        return str(error)
+
+def look():
+    assert "aten::_fft_r2c needs cuFFT" in refused(lambda: torch.fft.rfft(one))
+    assert "cuFFT" in refused(lambda: torch.stft(one[0], 4, return_complex=True))
+    for function in (torch.linalg.svd, torch.linalg.inv, torch.linalg.cholesky, torch.linalg.eigh):
+        assert "cuSOLVER" in refused(lambda: function(one)), function
+    for sparse in (one.to_sparse(), one.to_sparse_csr()):
+        assert "cuSPARSE" in refused(lambda: sparse @ one)
+    assert torch.linalg.norm(one) == 2 and torch.equal(one @ one, one)
+    print("right")
+
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+"""
+
+
 @pytest.fixture(scope="module")
 def image(report: pipeline.BuildReport) -> str:
     assert report.engine
@@ -90,6 +117,12 @@ def test_attention_over_the_paged_cache(image: str, workspace: Workspace) -> Non
     """Prompts in chunks, cached beginnings and scattered blocks give what plain attention gives."""
     with docker_client() as client:
         assert run(client, image, workspace, ATTENTION).splitlines()[-1] == "right"
+
+
+def test_operators_of_absent_libraries_fail(image: str, workspace: Workspace) -> None:
+    """In every thread, so that a request that needs one fails here as it would on a GPU."""
+    with docker_client() as client:
+        assert run(client, image, workspace, MISSING).splitlines()[-1] == "right"
 
 
 def test_the_image_does_not_contain_the_device(image: str) -> None:

@@ -106,6 +106,8 @@ class Engine:
         self.llm.abort_request(list(self.llm.output_processor.request_states))
         self.core.abort_requests(list(self.scheduler.requests))
         self.core.step()
+        # vLLM leaves the bias of a request that it moves to the next one in its old place.
+        self.runner.input_batch.logit_bias = [None] * len(self.runner.input_batch.logit_bias)
         assert self.scheduler.reset_prefix_cache()
 
     @contextmanager
@@ -336,13 +338,16 @@ def compared(engine: Engine) -> Iterator[list[int]]:
 @pytest.mark.parametrize(("tokens", "blocks"), [(CONTEXT, BLOCKS - 8), (40, BLOCKS - 8), (64, 60)])
 def test_steps_of_audio_give_the_same_numbers(engine: Engine, tokens: int, blocks: int) -> None:
     """With prompts in pieces and preemption, too."""
-    with engine.tokens_per_step(tokens), engine.blocks(blocks) as preempted:
-        with compared(engine) as rows:
-            answers = arriving(engine, mixture(engine))
-        assert engine.scheduler.reset_prefix_cache()
-        with without_audio_steps(engine):
-            expected = arriving(engine, mixture(engine))
-    assert len(rows) > 60
+    with (
+        engine.tokens_per_step(tokens),
+        engine.blocks(blocks) as preempted,
+        compared(engine) as rows,
+    ):
+        answers = arriving(engine, mixture(engine))
+    engine.clear()
+    with engine.tokens_per_step(tokens), engine.blocks(blocks), without_audio_steps(engine):
+        expected = arriving(engine, mixture(engine))
+    assert len(rows) > 20
     assert max(rows) >= 3
     assert bool(preempted) == (blocks == 60)
     for name, answer in expected.items():
@@ -363,6 +368,13 @@ def test_steps_of_audio_compute_no_logits_of_text(engine: Engine) -> None:
     assert len(computed) == 1  # of the prompt
 
 
+KERNELS = (
+    "rms_norm", "fused_add_rms_norm", "rms_norm_static_fp8_quant", "rotary_embedding",
+    "fused_add_rms_norm_static_fp8_quant", "rms_norm_dynamic_per_token_quant", "silu_and_mul",
+    "static_scaled_fp8_quant", "dynamic_scaled_fp8_quant", "dynamic_per_token_scaled_fp8_quant",
+)  # fmt: skip
+
+
 @pytest.mark.needs(audio_steps=True)
 def test_steps_of_audio_can_be_compiled(engine: Engine, tmp_path: Path) -> None:
     """As one graph that is split at its attention, as on a GPU, but for Inductor and CUDA graphs.
@@ -373,6 +385,9 @@ def test_steps_of_audio_can_be_compiled(engine: Engine, tmp_path: Path) -> None:
 
     from higgs_patches.lib import audio_forward
 
+    kernels = torch.library.Library("_C", "FRAGMENT")  # named by passes that are not run
+    for name in KERNELS:
+        kernels.define(f"{name}(Tensor x) -> ()")
     model = engine.runner.model
     config = copy.copy(engine.runner.vllm_config)
     config.compilation_config = copy.copy(config.compilation_config)
@@ -393,7 +408,8 @@ def test_steps_of_audio_can_be_compiled(engine: Engine, tmp_path: Path) -> None:
             audio_forward.install(runner)
         compiled = model.__dict__["higgs_audio_forward"]
         with compared(engine) as rows:
-            engine.run(**speech(engine, 3))
+            engine.run(**speech(engine, 3))  # as at the start: not with a batch of one
+            arriving(engine, speech(engine, 3))
         assert len(compiled.compiled_codes) == 1
         assert rows and set(rows) >= {1, 2, 3}
         assert [x.name for x in tmp_path.iterdir()] == ["cache-audio"]
@@ -431,14 +447,13 @@ def test_only_rows_of_text_are_sampled_as_text(engine: Engine) -> None:
     sampler.forward = counting
     try:
         text = (engine.prompt("Text.", speak=False), settings(extra_args={"audio": False}))
-        engine.run(**speech(engine, 3), text=text)
+        said = (engine.prompt("Say.", sound()), settings(seed=1, max_tokens=30))
+        answer = engine.run(a=said, b=said, text=text)["text"]
     finally:
         del sampler.forward
-    assert len(rows) == 40
-    assert set(rows) == {(1, 1)}
+    assert rows == [(1, 1)] * len(answer.token_ids)
 
 
-@pytest.mark.needs(sampling=True)
 @pytest.mark.parametrize("name", [*TEXT_SETTINGS, "min_p"])
 def test_text_is_the_same_in_any_company(engine: Engine, name: str) -> None:
     """Each of its settings goes with its own row, wherever that is among rows of speech."""
@@ -452,7 +467,7 @@ def test_text_is_the_same_in_any_company(engine: Engine, name: str) -> None:
                      {"d": two, "a": request, "e": three, "c": other}):  # fmt: skip
         answer = engine.run(**requests)["a"]
         assert answer.token_ids == alone.token_ids
-        assert answer.logprobs == alone.logprobs
+        assert [*map(list, answer.logprobs or ())] == [*map(list, alone.logprobs or ())]
 
 
 @pytest.mark.needs(sampling=True)

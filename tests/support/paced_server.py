@@ -13,6 +13,7 @@ import base64
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import struct
@@ -103,8 +104,9 @@ def _encoded(form: str, samples: np.ndarray[Any, Any]) -> bytes:
     codec, container = {"mp3": ("libmp3lame", "mp3"), "flac": ("flac", "flac"),
                         "opus": ("libopus", "ogg"), "aac": ("aac", "adts")}[form]  # fmt: skip
     out = io.BytesIO()
-    with av.open(out, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
+    pages = {"page_duration": "40000"} if container == "ogg" else {}
+    with av.open(out, "w", format=container, options=pages) as file:
+        stream = cast(av.AudioStream, file.add_stream(codec, rate=SAMPLE_RATE, layout="mono"))
         wanted = stream.codec_context.format.name if stream.codec_context.format else "s16"
         resampler = av.AudioResampler(format=wanted, layout="mono", rate=stream.rate)
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
@@ -131,7 +133,7 @@ def pieces(form: str, pace: str) -> tuple[bytes, ...]:
     step = (len(whole) - head) / (how.seconds / how.chunk_s)
     marks = [head + min(round(step * n), len(whole) - head) // 2 * 2 for n in range(count)]
     marks = [0, *marks[1:], len(whole)]
-    parts = [whole[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(marks)]
     return tuple(part for part in parts if part)
 
 
@@ -338,7 +340,12 @@ async def serve(plan: Plan) -> None:
 @contextlib.contextmanager
 def running(plan: Plan) -> Iterator[str]:
     """Run a server in a process of its own; yields its URL."""
-    command = [sys.executable, "-m", "tests.support.paced_server", msgspec.json.encode(plan)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.paced_server",
+        msgspec.json.encode(plan).decode(),
+    ]
     with subprocess.Popen(
         command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

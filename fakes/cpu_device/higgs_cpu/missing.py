@@ -6,6 +6,7 @@ none of them. The names are what `benchmarks/callers.py` finds in PyTorch; see d
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 FFT = "_fft_c2c _fft_c2r _fft_r2c"
@@ -35,18 +36,20 @@ def prepare() -> None:
 
     if _registered:
         return
-    for key, libraries in LIBRARIES.items():
-        registry = torch.library.Library("aten", "IMPL", key)
-        _registered.append(registry)
-        known = torch._C._dispatch_get_registrations_for_dispatch_key(key)
-        for library, operators in libraries.items():
-            for name in known:
-                if name.removeprefix("aten::").partition(".")[0] in operators:
-                    registry.impl(name.removeprefix("aten::"), _refusal(name, library))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of kernels that are registered again
+        for key, libraries in LIBRARIES.items():
+            registry = torch.library.Library("aten", "IMPL", key)
+            _registered.append(registry)
+            known = torch._C._dispatch_get_registrations_for_dispatch_key(key)
+            for library, operators in libraries.items():
+                for name in (x.removeprefix("aten::") for x in known):
+                    if name.partition(".")[0] in operators:
+                        registry.impl(name, _refusal(name, library))
 
 
 def _refusal(name: str, library: str) -> Any:
     def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError(f"{name} needs {library}, which is not in the image")
+        raise RuntimeError(f"aten::{name} needs {library}, which is not in the image")
 
     return refuse

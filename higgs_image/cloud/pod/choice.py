@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from higgs_image.cloud import cards
@@ -12,21 +11,20 @@ from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.cloud.runpod.schema import GpuType, ListGpuTypesResponse
 from higgs_image.errors import NoCapacityError, PriceError, UsageError
 
-log = logging.getLogger(__name__)
-
 STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 
 
 @dataclass(frozen=True)
-class GpuOffer:
-    """A GPU type that a pod can have.
+class RatedGpu:
+    """A GPU type of the catalogue.
 
     Attributes:
         id: of the type.
         memory: GB.
-        price: USD an hour, for all GPUs of the pod.
-        availability: LOW, MEDIUM or HIGH.
-        capability: compute capability.
+        price: USD an hour for all GPUs of a pod, in the description's cloud.
+        availability: NONE, LOW, MEDIUM or HIGH.
+        capability: compute capability; empty: not known here.
+        misfit: why the image cannot run on it there; empty: it can.
     """
 
     id: str
@@ -34,6 +32,43 @@ class GpuOffer:
     price: float
     availability: str
     capability: str
+    misfit: str
+
+    @property
+    def free(self) -> bool:
+        """Whether it fits and can be rented now."""
+        return not self.misfit and self.availability != "NONE"
+
+    def row(self) -> tuple[str, ...]:
+        """Return it as a line of a table."""
+        price = f"{self.price:.2f} USD/h" if self.price else ""
+        return (self.id, f"{self.memory} GB", price, self.availability, self.misfit or "fits")
+
+
+def catalogue(
+    account: RunPodClient, description: TemplateDescription, gpus: frozenset[str] = frozenset()
+) -> list[RatedGpu]:
+    """Return every GPU type: those that fit first, by price.
+
+    Args:
+        account: at RunPod.
+        description: limits of the GPU and of CUDA, and the cloud.
+        gpus: compute capabilities that the image has code for; empty: those before Blackwell.
+    """
+    cloud, count = description.pod.cloud, description.gpu.count
+    query = {
+        "include": "AVAILABILITY", "product": "POD", "cloud": cloud, "count": str(count),
+        "minCudaVersion": description.cuda.minimum,
+    }  # fmt: skip
+    known = account.get("/v2/catalog/gpus", ListGpuTypesResponse, query).gpus
+    rated = [
+        RatedGpu(
+            x.id, x.memory, round(_price(x, cloud) * count, 4), x.availability,
+            cards.capability(x.id) or "", _misfit(x, description, gpus),
+        )
+        for x in known
+    ]  # fmt: skip
+    return sorted(rated, key=lambda x: (bool(x.misfit), x.price, STOCK[x.availability], x.id))
 
 
 def offers(
@@ -42,12 +77,12 @@ def offers(
     gpus: frozenset[str],
     price_cap: float,
     wanted: str = "",
-) -> list[GpuOffer]:
+) -> list[RatedGpu]:
     """Return what can be rented now, the cheapest first.
 
     Args:
         account: at RunPod.
-        description: limits of the GPU and of CUDA.
+        description: limits of the GPU and of CUDA, and the cloud.
         gpus: compute capabilities that the image has code for; empty: those before Blackwell.
         price_cap: USD an hour.
         wanted: id of one GPU type; empty: any.
@@ -57,63 +92,54 @@ def offers(
         NoCapacityError: none that fits is free.
         PriceError: each costs more than the cap.
     """
-    cloud, limits = description.pod.cloud, description.gpu
-    query = {
-        "include": "AVAILABILITY", "product": "POD", "cloud": cloud, "count": str(limits.count),
-        "minCudaVersion": description.cuda.minimum,
-    }  # fmt: skip
-    known = account.get("/v2/catalog/gpus", ListGpuTypesResponse, query).gpus
-    if wanted and wanted not in [x.id for x in known]:
+    rated = catalogue(account, description, gpus)
+    if wanted and wanted not in [x.id for x in rated]:
         raise UsageError(
             f"RunPod has no GPU type {wanted!r}",
-            f"available: {', '.join(sorted(x.id for x in known))}",
+            f"available: {', '.join(sorted(x.id for x in rated))}",
         )
-    asked = [x for x in known if wanted in ("", x.id)]
-    fitting = [x for x in asked if _fits(x, description, gpus)]
-    need = (
-        f"{limits.memory_gb} GB or more, compute capability {', '.join(limits.capabilities)}, "
-        f"and CUDA {description.cuda.minimum} or later"
-    )
-    if not fitting and wanted:
-        raise UsageError(f"the image does not run on {wanted}: it needs {need}", "choose another")
-    free = [x for x in fitting if x.availability != "NONE" and _has_cuda(x, description)]
+    asked = [x for x in rated if wanted in ("", x.id)]
+    if wanted and asked[0].misfit:
+        raise UsageError(
+            f"the image does not run on {wanted}: {asked[0].misfit}",
+            "choose another: ./inv pod-gpus lists them",
+        )
+    free = [x for x in asked if x.free]
     if not free:
+        fitting = [x.id for x in asked if not x.misfit]
         raise NoCapacityError(
-            f"no GPU is free in the {cloud} cloud that has {need} ({len(fitting)} types have)",
-            "wait, or take the other cloud: cloud in deploy/template.toml",
+            f"no GPU that fits is free in the {description.pod.cloud} cloud; "
+            f"{', '.join(fitting) or 'none'} would fit",
+            "./inv pod-gpus lists all; wait, or take the other cloud: deploy/template.toml, cloud",
         )
-    priced = sorted(
-        (
-            GpuOffer(
-                x.id, x.memory, round(_price(x, cloud) * limits.count, 4), x.availability,
-                cards.capability(x.id) or "",
-            )
-            for x in free
-        ),
-        key=lambda x: (x.price, STOCK[x.availability], x.id),
-    )  # fmt: skip
-    found = [x for x in priced if x.price <= price_cap]
-    if not found:
+    if not (found := [x for x in free if x.price <= price_cap]):
         raise PriceError(
-            f"the cheapest free GPU that fits, {priced[0].id}, costs {priced[0].price:.2f} USD an "
+            f"the cheapest free GPU that fits, {free[0].id}, costs {free[0].price:.2f} USD an "
             f"hour, the cap is {price_cap:.2f}",
-            f"allow it: --price-cap {priced[0].price:.2f}, or price_cap in deploy/template.toml",
+            f"allow it: --price-cap {free[0].price:.2f}, or price_cap in deploy/template.toml",
         )
     return found
 
 
-def _fits(gpu: GpuType, description: TemplateDescription, gpus: frozenset[str]) -> bool:
-    """Tell whether the image runs on a GPU type, and the cloud has it at a price."""
-    cloud = description.pod.cloud
-    if not (gpu.secure if cloud == "SECURE" else gpu.community) or _price(gpu, cloud) <= 0:
-        return False
-    if gpu.manufacturer != "NVIDIA" or gpu.memory < description.gpu.memory_gb:
-        return False
+def _misfit(gpu: GpuType, description: TemplateDescription, gpus: frozenset[str]) -> str:
+    """Return why the image cannot run on a GPU type of the cloud; empty: it can."""
+    cloud, limits = description.pod.cloud, description.gpu
     capability = cards.capability(gpu.id)
+    if gpu.manufacturer != "NVIDIA":
+        return f"it is made by {gpu.manufacturer}"
+    if gpu.memory < limits.memory_gb:
+        return f"the image needs {limits.memory_gb} GB"
     if capability is None:
-        log.info("pod: %s is not chosen: its compute capability is not known here", gpu.id)
-        return False
-    return capability in description.gpu.capabilities and has_code(gpus, capability)
+        return "its compute capability is not known here"
+    if not has_code(gpus, capability):
+        return f"the image has no code for compute capability {capability}"
+    if capability not in limits.capabilities:
+        return f"deploy/template.toml does not allow compute capability {capability}"
+    if not (gpu.secure if cloud == "SECURE" else gpu.community) or _price(gpu, cloud) <= 0:
+        return f"it is not in the {cloud} cloud"
+    if not _has_cuda(gpu, description):
+        return f"no free host has CUDA {description.cuda.minimum} or later"
+    return ""
 
 
 def _has_cuda(gpu: GpuType, description: TemplateDescription) -> bool:

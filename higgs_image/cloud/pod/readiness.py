@@ -28,6 +28,8 @@ PULL_SECONDS = 1200.0
 """How long a host may pull the image: 2 GB at 2 MB/s."""
 PROXY_SECONDS = 90.0
 """How long the proxy may fail after the server said that it is ready."""
+EXIT_SECONDS = 10.0
+"""How long the host may take to log the exit code of a container that refused to start."""
 POLL = 3.0
 """Seconds between two looks at a pod."""
 PROGRESS = 15.0
@@ -122,7 +124,11 @@ class PodWatch:
 
     def _refuse_fatal(self, status: str) -> None:
         """Raise NotReadyError if the log or the status says that the server cannot start."""
-        text, code = self.log.container(), exit_code(self.log.system())
+        over = status in ("EXITED", "ERROR", "TERMINATED")
+        if over or diagnosis.refusal(self.log.container()):  # the log may come later
+            retry.wait_until(self._has_ended, EXIT_SECONDS, interval=0.1)
+        code = exit_code(self.log.system())  # read first: it is logged last
+        text = self.log.container()
         if refusal := diagnosis.refusal(text):
             of_machine = code is None or code in diagnosis.OF_MACHINE
             raise NotReadyError(f"the container refused to start: {refusal}", "", text,
@@ -137,11 +143,14 @@ class PodWatch:
             raise NotReadyError(
                 f"the container ended with status {code} ({meaning.what})", meaning.hint, text
             )
-        if status in ("EXITED", "ERROR", "TERMINATED"):
+        if over:
             raise PodError(
                 f"the pod {self.pod.id} is {status}: {_last(self.log.system()) or 'no log'}",
                 "run it again; if it happens again, look at its log: build/smoke",
             )
+
+    def _has_ended(self) -> bool:
+        return exit_code(self.log.system()) is not None
 
 
 def exit_code(system: str) -> int | None:

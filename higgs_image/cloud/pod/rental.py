@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from higgs_image.cloud.description import TemplateDescription
 from higgs_image.cloud.image_rules import RentedImage
 from higgs_image.cloud.pod import marker
-from higgs_image.cloud.pod.choice import GpuOffer
+from higgs_image.cloud.pod.choice import RatedGpu
 from higgs_image.cloud.runpod import problems, render
 from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.cloud.runpod.schema import ListPodsResponse, Pod
@@ -52,7 +52,7 @@ class Rental:
     account: RunPodClient
     description: TemplateDescription
     image: RentedImage
-    offers: Sequence[GpuOffer]
+    offers: Sequence[RatedGpu]
     marker: marker.PodMarker
     variables: dict[str, str]
 

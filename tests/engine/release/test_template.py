@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from higgs_image.cloud.pod import smoke
 from higgs_image.cloud.promotion import TemplateTarget
 from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.cloud.template import AppliedTemplate, TemplatePlan
+from higgs_image.doctor.model import Finding, Subject, one
+from higgs_image.doctor.rented import check_template
 from higgs_image.errors import (
     CloudAuthError,
     CloudRefusedError,
@@ -292,6 +295,32 @@ def test_a_template_that_cannot_be_written_is_finished_later(
     assert "./inv template-apply" in found.value.hint
     assert first in only(runpod)["image"], "it still names an image that passed"
     assert second in apply(history, follower).image
+
+
+# Doctor
+
+
+def examined(release: Release, root: Path = PROJECT) -> Finding:
+    registry, _, name = release.target.rpartition("/")
+    workspace = replace(release.workspace, root=root)
+    subject = Subject(workspace, None, {}, registry=registry, name=name)
+    return one("template", check_template, subject)
+
+
+def test_doctor_says_whether_tag_and_template_agree(
+    release: Release, history: Journal, follower: TemplateTarget, runpod: FakeRunPod,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert "nothing was promoted" in examined(release).found
+    release.promote(release.push("1"))
+    assert "has no template" in examined(release).found
+    apply(history, follower)
+    assert examined(release).verdict == "pass"
+    release.promote(release.push("2"))
+    drift = examined(release)
+    assert drift.verdict == "inconclusive" and "image: " in drift.found and drift.remedy
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    assert "RUNPOD_API_KEY is not set" in examined(release).found
 
 
 # A pod's record

@@ -24,7 +24,8 @@ IMAGE = RentedImage(DIGEST, f"ghcr.io/o/i:1@{DIGEST}", 2_000_000_000, frozenset(
 TESTED = SmokeImage(IMAGE.reference, DIGEST)
 WAITS = [
     (retry, "WAIT", 0.01), (readiness, "POLL", 0.05), (rental, "PAUSE", 0.05),
-    (rental, "LATE_SECONDS", 0.3), (log, "PAUSE", 0.05), (smoke, "DWELL_PAUSE", 0.05),
+    (rental, "LATE_SECONDS", 0.3), (readiness, "EXIT_SECONDS", 1.0), (log, "PAUSE", 0.05),
+    (smoke, "DWELL_PAUSE", 0.05),
 ]  # fmt: skip
 """Module, name and value of every wait that is shorter in tests."""
 

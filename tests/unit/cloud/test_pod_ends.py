@@ -16,7 +16,7 @@ import pytest
 
 from higgs_image import retry
 from higgs_image.cloud.pod import marker, reaper, rental
-from higgs_image.cloud.pod.choice import GpuOffer
+from higgs_image.cloud.pod.choice import RatedGpu
 from higgs_image.cloud.pod.marker import PodMarker
 from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.cloud.runpod.schema import Pod
@@ -119,7 +119,7 @@ def create(account: RunPodClient, until: PodMarker, name: str = "") -> Pod:
     target = rent.target(Path("/nonexistent"))
     rental_of = rental.Rental(
         account, target.description, rent.IMAGE,
-        [GpuOffer("NVIDIA L40S", 48, 0.79, "HIGH", "8.9")], until, {},
+        [RatedGpu("NVIDIA L40S", 48, 0.79, "HIGH", "8.9", "")], until, {},
     )  # fmt: skip
     return rental.create(rental_of, name or marker.new_name())
 

@@ -150,14 +150,14 @@ def test_a_price_over_the_cap(target: PodTest, runpod: FakeRunPod) -> None:
 
 def test_no_gpu_is_free(target: PodTest, runpod: FakeRunPod) -> None:
     runpod.catalogue = [gpu("NVIDIA L40S", 48, 0.8, "NONE"), gpu("NVIDIA B200", 180, 0.9)]
-    with pytest.raises(NoCapacityError, match="24 GB or more, compute capability"):
+    with pytest.raises(NoCapacityError, match="NVIDIA L40S would fit"):
         run(target)
 
 
 def test_hosts_with_an_old_driver_do_not_count(target: PodTest, runpod: FakeRunPod) -> None:
     old = [{"version": "12.2", "available": True}, {"version": "12.8", "available": False}]
     runpod.catalogue = [gpu("NVIDIA L40S", 48, 0.8, cudaVersions=old)]
-    with pytest.raises(NoCapacityError):
+    with pytest.raises(NoCapacityError, match="none would fit"):
         run(target)
 
 
@@ -165,8 +165,9 @@ def test_hosts_with_an_old_driver_do_not_count(target: PodTest, runpod: FakeRunP
     ("name", "message"),
     [
         ("NVIDIA Nothing", "RunPod has no GPU type"),
-        ("NVIDIA GeForce RTX 5090", "the image does not run on NVIDIA GeForce RTX 5090"),
-        ("NVIDIA RTX A4000", "it needs 24 GB or more"),
+        ("NVIDIA GeForce RTX 5090", "no code for compute capability 12.0"),
+        ("NVIDIA RTX A4000", "the image needs 24 GB"),
+        ("AMD Instinct MI300X OAM", "made by AMD"),
     ],
 )
 def test_a_gpu_that_does_not_fit_is_refused(

@@ -22,6 +22,7 @@ MAY_WRITE = {
     "ci": {},
     "build": {"packages", "id-token"},
     "gpu-smoke": {"packages"},
+    "pod-smoke": {"packages"},
     "promote": {"packages"},
     "rollback": {"packages"},
     "cleanup": {"packages"},
@@ -159,12 +160,35 @@ def test_a_step_is_one_task_that_exists(
     assert [context.name for context in parsed] and not parsed.unparsed
 
 
+SECRETS = {
+    "GITHUB_TOKEN": "${{ github.token }}",
+    "RUNPOD_API_KEY": "${{ secrets.RUNPOD_API_KEY }}",
+}
+
+
 def test_secrets_reach_only_the_step_that_needs_them() -> None:
     for _, _, body in JOBS:
-        assert "token" not in str(body.get("env", {})).lower()
+        assert not re.search("token|secrets", str(body.get("env", {})).lower())
     for name, step in STEPS:
         for key, value in step.get("env", {}).items():
-            assert (key, value) == ("GITHUB_TOKEN", "${{ github.token }}"), name
+            assert value == SECRETS[key], name
+            assert key != "RUNPOD_API_KEY" or " pod-" in step["run"], name
+
+
+def test_jobs_with_the_key_of_runpod_have_its_environment() -> None:
+    for name, _job, body in JOBS:
+        if "RUNPOD_API_KEY" in str(body):
+            assert body["environment"] == "runpod", name
+            assert set(WORKFLOWS[name]["on"]) <= {"workflow_dispatch", "schedule"}
+
+
+def test_one_pod_is_rented_at_a_time_and_leftovers_are_deleted() -> None:
+    flow = WORKFLOWS["pod-smoke"]
+    smoke, reap = flow["jobs"]["smoke"], flow["jobs"]["reap"]
+    assert smoke["concurrency"] == {"group": "pod-smoke", "cancel-in-progress": False}
+    assert smoke["if"] == "github.event_name == 'workflow_dispatch'"
+    assert smoke["steps"][-1]["if"] == "always()" and flow["on"]["schedule"]
+    assert all("pod-reap --yes" in job["steps"][-1]["run"] for job in (smoke, reap))
 
 
 def test_zizmor_finds_nothing() -> None:

@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.browser import QUIET, chromium
-from tests.unit.page.site import KEY, Site
+from tests.unit.page.site import KEY, PLAIN_HOST, Site
 from tests.unit.page.visit import Visit
 
-MICROPHONE = ["--use-fake-device-for-media-stream"]
+FLAGS = ["--use-fake-device-for-media-stream", f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"]
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def browser() -> Iterator[Browser]:
     """Chromium, for all tests of a worker: a visit has its own profile."""
     path = chromium()
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=[*QUIET, *MICROPHONE])
+        started = playwright.chromium.launch(executable_path=path, args=[*QUIET, *FLAGS])
         yield started
         started.close()
 

@@ -27,7 +27,10 @@ from higgs_image import retry
 from tests.support.speech_server import RATE, Behaviour, SpeechServer
 
 KEY = "a-key-of-12345"
+PLAIN_HOST = "higgs.test"
+"""Another name of this machine: unlike loopback, browsers do not take it for secure."""
 ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docker/generate/higgs_generate/page"
 BEHAVIOUR = Behaviour(speed=2.0, first=0.05)
 
 
@@ -69,6 +72,7 @@ class Site:
         self._server = FormatServer(key, BEHAVIOUR)
         self._key = key
         self._loop = asyncio.new_event_loop()
+        self._runners: list[web.AppRunner] = []
         self._wires: set[asyncio.StreamWriter] = set()
         self._service: subprocess.Popen[str] | None = None
         self._port = 0
@@ -88,10 +92,10 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.break_connections()
         if self._service:
             self._service.kill()
             self._service.wait()
+        self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _environment(self) -> dict[str, str]:
@@ -108,10 +112,19 @@ class Site:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=30)
 
     async def _serve(self) -> str:
-        runner = web.AppRunner(self._server.app())
+        runner = web.AppRunner(self._server.app(), shutdown_timeout=1)
+        self._runners.append(runner)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    async def _close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _relay(self) -> int:
         server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)

@@ -73,5 +73,8 @@ def test_the_curl_line_is_copied(visit: Visit) -> None:
 
 def run(line: str | None, folder: Path, **environment: str) -> None:
     debian.require("curl", lambda: bool(shutil.which("curl")))
-    command = ["bash", "-euo", "pipefail", "-c", str(line)]
-    subprocess.run(command, cwd=folder, env=os.environ | environment, check=True, timeout=60)
+    command = ["bash", "-euo", "pipefail"]
+    subprocess.run(
+        command, input=line, text=True, cwd=folder, env=os.environ | environment, check=True,
+        timeout=60,
+    )  # fmt: skip

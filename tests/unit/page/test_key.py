@@ -26,6 +26,14 @@ def test_without_a_key_the_page_says_what_is_missing(locked_visit: Visit) -> Non
     expect(locked_visit.page.get_by_role("alert")).to_contain_text("API key")
 
 
+def test_a_key_that_is_given_later_is_used_for_all(locked_visit: Visit) -> None:
+    locked_visit.page.get_by_role("button", name="Not now").click()
+    locked_visit.speak("Hello there.")
+    locked_visit.enter_key(KEY)
+    locked_visit.finished()
+    locked_visit.ready()  # the voices are listed, too
+
+
 def test_the_key_outlives_a_reload_but_not_the_tab(locked_visit: Visit) -> None:
     locked_visit.enter_key(KEY)
     locked_visit.ready().page.reload()

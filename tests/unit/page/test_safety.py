@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gzip
 import re
-from pathlib import Path
 
-import higgs_generate
 from playwright.sync_api import expect
 
-from tests.unit.page.site import Site
+from tests.unit.page.site import PAGE, Site
 from tests.unit.page.visit import Visit
 
-PAGE = Path(higgs_generate.__file__).with_name("page")
 LARGEST = 100_000
 """Bytes of all files as they are sent."""
 

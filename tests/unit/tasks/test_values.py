@@ -25,8 +25,8 @@ VALUED = {
 }
 NUMBERS = ("keep", "last", "min_age", "port", "tail")
 POSITIONAL = {
-    "promote": "digest", "smoke-pushed": "digest", "verify": "image", "pod-smoke": "digest",
-    "pod-logs": "pod", "pod-down": "pod",
+    "bench": "url", "promote": "digest", "smoke-pushed": "digest", "verify": "image",
+    "pod-smoke": "digest",    "pod-logs": "pod", "pod-down": "pod",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ const reference = new Reference(playAside);
 const list = new TakeList({ open, reuse, resume, removed });
 
 let speech = null; // what is being made
+let loading = false; // the list of voices
 let longest = 200_000;
 let again = () => {};
 
@@ -71,6 +72,7 @@ deck.player.addEventListener("ended", () => deck.draw());
 async function start(event) {
   event?.preventDefault();
   if (speech) return;
+  deck.player.unlock(); // while the click is handled: later, Safari does not allow it
   const body = request();
   const own = chosenVoice() === OWN;
   clearMessages();
@@ -166,6 +168,7 @@ function setBusy(busy) {
   const focused = document.activeElement;
   by("cancel").hidden = !busy;
   by("speak").disabled = busy;
+  by("history").inert = busy;
   by("result").setAttribute("aria-busy", String(busy));
   if (busy && focused === by("speak")) by("cancel").focus();
   if (!busy && focused === by("cancel")) by("speak").focus();
@@ -217,12 +220,16 @@ function refused(error) {
 }
 
 async function loadVoices() {
+  if (loading) return;
+  loading = true;
   clearMessages();
   try {
     await showVoices(playAside, refused);
     noteText();
   } catch (error) {
     refused(error);
+  } finally {
+    loading = false;
   }
 }
 
@@ -256,7 +263,11 @@ for (const name of ["change", "problem"]) {
 if (/Mac|iPhone|iPad/.test(navigator.platform)) by("keys").firstElementChild.textContent = "⌘";
 
 prepareKey();
-onMissingKey(askForKey);
+onMissingKey(async (wrong) => {
+  const given = await askForKey(wrong);
+  if (given && chosenVoice() === undefined) loadVoices(); // an earlier request had no key
+  return given;
+});
 noteText();
 deck.draw();
 list.show();

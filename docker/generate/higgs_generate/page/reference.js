@@ -7,6 +7,7 @@ import { clock, drawWave } from "./waveform.js";
 const by = (id) => document.getElementById(id);
 const QUIET = -30; // dBFS of the loudest sample below which a recording is too quiet
 const SHORTEST = 1;
+const FALL = 0.7; // dB that the shown level falls with each frame, so that short sounds can be seen
 
 export class Reference extends EventTarget {
   #recorder = null;
@@ -138,6 +139,7 @@ export class Reference extends EventTarget {
     context.createMediaStreamSource(stream).connect(meter);
     const samples = new Float32Array(meter.fftSize);
     const began = performance.now();
+    let level = -60;
     const tick = () => {
       if (recorder.state !== "recording") {
         context.close();
@@ -146,7 +148,8 @@ export class Reference extends EventTarget {
       meter.getFloatTimeDomainData(samples);
       const peak = samples.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-3);
       const seconds = (performance.now() - began) / 1000;
-      by("level").value = 20 * Math.log10(peak);
+      level = Math.max(20 * Math.log10(peak), level - FALL);
+      by("level").value = level;
       by("level-text").textContent = clock(seconds);
       if (seconds >= this.#longest) recorder.stop();
       else requestAnimationFrame(tick);

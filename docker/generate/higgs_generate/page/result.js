@@ -26,7 +26,7 @@ export function showProgress(made) {
   by("progress-text").textContent = [
     `Piece ${Math.min(done + 1, pieces)} of ${pieces}`,
     `${count(said)} of ${count(characters)} characters`,
-    ...(rest > 5 ? [`about ${clock(rest).replace(/\.\d$/, "")} left`] : []),
+    ...(rest > 5 ? [`about ${clock(rest, false)} left`] : []),
   ].join(" · ");
 }
 

@@ -58,17 +58,16 @@ function drawRuler(pen, span, width, height, color) {
   for (let second = 0; second < span; second += step) {
     const x = (second / span) * width;
     pen.fillRect(x, height - RULER + 3, 1, 4);
-    if (x + 28 < width) pen.fillText(mark(second), x + 3, height - 3);
+    if (x + 28 < width) pen.fillText(clock(second, step < 1), x + 3, height - 3);
   }
 }
 
-function mark(seconds) {
-  return seconds % 1 ? `${seconds}` : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
-}
-
-/** Return seconds as minutes, seconds and tenths. */
-export function clock(seconds) {
+/** Return seconds as minutes and seconds, with hours where there are any, and with tenths if wanted. */
+export function clock(seconds, exact = true) {
   const tenths = Math.floor(seconds * 10 + 1e-6);
-  const minutes = Math.floor(tenths / 600);
-  return `${minutes}:${String(Math.floor(tenths / 10) % 60).padStart(2, "0")}.${tenths % 10}`;
+  const whole = Math.floor(tenths / 10);
+  const two = (number) => String(number).padStart(2, "0");
+  const minutes = Math.floor(whole / 60);
+  const front = minutes < 60 ? minutes : `${Math.floor(minutes / 60)}:${two(minutes % 60)}`;
+  return `${front}:${two(whole % 60)}${exact ? `.${tenths % 10}` : ""}`;
 }

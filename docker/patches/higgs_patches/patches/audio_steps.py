@@ -119,7 +119,7 @@ def capturing_both(original: Callable[..., None]) -> Callable[..., None]:
         sizes = config.cudagraph_capture_sizes  # the largest first: the others reuse its memory
         setattr(self.model, audio_forward.STEP, True)
         try:
-            self._dummy_run(sizes[0])  # compiles
+            self._dummy_run(max([2, *sizes]))  # compiles; for 1 it would compile 1 alone
             with graph_capture(device=self.device):
                 for size in sizes:
                     for _ in range(config.cudagraph_num_of_warmups + 1):

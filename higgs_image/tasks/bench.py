@@ -1,0 +1,183 @@
+"""invoke bench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+
+from higgs_image.tasks._workspace import current_workspace
+from higgs_image.tasks.command import task
+from higgs_image.tasks.output import JSON_HELP, output
+from higgs_image.tasks.values import (
+    FILE,
+    PATH,
+    TEXT,
+    WORDS,
+    matching,
+    number,
+    one_of,
+    several,
+    whole_number,
+)
+
+_VALUES = {
+    "url": matching(r"\S+", "the URL of a server"),
+    "at": several(whole_number(1, 100_000)),
+    "rate": several(number(0, 100_000, above=True)),
+    "burstiness": number(0, 1000, above=True),
+    "slo": matching(r"[\w=.,]+", "limits, such as first=0.5,smooth=0.99"),
+    "most": whole_number(1, 100_000),
+    "compare": FILE,
+    "against": matching(r"\S+", "the URL of a server"),
+    "margin": number(0, 10),
+    "route": one_of("speech", "chat", "generate"),
+    "model": matching(r"\S+", "the name of a model"),
+    "form": one_of("pcm", "wav", "mp3", "flac", "opus", "aac"),
+    "texts": PATH,
+    "languages": matching(r"[a-z]{2,3}(,[a-z]{2,3})*", "languages, such as en,zh"),
+    "voices": one_of("one", "many", "cloned"),
+    "voice": WORDS,
+    "reference": FILE,
+    "reference_text": TEXT,
+    "warmup": number(0, 3600),
+    "seconds": number(0, 86_400, above=True),
+    "requests": whole_number(1),
+    "rounds": whole_number(1, 1000),
+    "seed": whole_number(0),
+    "buffer": number(0, 60),
+    "timeout": number(0, 3600, above=True),
+    "price": number(0, 10_000, above=True),
+    "gpu": TEXT,
+    "note": TEXT,
+    "out": PATH,
+}  # fmt: skip
+
+
+@task(
+    values=_VALUES,
+    positional=["url"],
+    help={
+        "url": "of the server, such as http://127.0.0.1:8000; its API key is in HIGGS_API_KEY or "
+        "OPENAI_API_KEY",
+        "at": "listeners at once (closed loop), such as 1,8,32 (the default)",
+        "rate": "requests a second (open loop), such as 2,4,8",
+        "burstiness": "of arrivals: 1 is Poisson (default), less comes in bursts, more evenly",
+        "slo": "limits (default: first=1,smooth=0.99,failed=0.01): seconds to the first sound "
+        "(p95), share of listeners without an underrun, share of failures",
+        "find": "search for the most listeners at which the SLO holds",
+        "most": "listeners that --find tries at most (default: 512)",
+        "compare": "JSON file of an earlier run: exit 1 if this one is worse, 41 if undecided",
+        "against": "URL of another server that is measured in turn and compared with the first",
+        "margin": "share by which a figure may be worse (default: 0.05)",
+        "route": "speech (default), chat or generate",
+        "model": "name that each request gives (default: the first that the server tells)",
+        "form": "pcm (default), wav, mp3, flac, opus or aac",
+        "whole": "ask for whole answers, not streams",
+        "texts": "mixed (default), short, medium, long, or a file with one text in a line",
+        "languages": "of the texts, such as en,zh (default: en,zh,de,es,ko)",
+        "voices": "one (default), many (all of the server's), cloned (a recording each request)",
+        "voice": "name of the one voice (default: belinda)",
+        "reference": "mono WAV file for --voices cloned (default: a made one)",
+        "reference_text": "what is said in it",
+        "warmup": "seconds before each measurement (default: 5)",
+        "seconds": "length of a measurement (default: 30)",
+        "requests": "requests of a measurement, in place of --seconds",
+        "rounds": "measurements at each load (default: 1); a comparison needs 3 or more",
+        "seed": "of texts, voices and arrivals (default: 1)",
+        "buffer": "seconds that the simulated player buffers (default: 0.2)",
+        "timeout": "seconds until an answer has to be whole (default: 300)",
+        "price": "of the machine in dollars an hour (default: from the table, by the card)",
+        "gpu": "name of the server's card, where it cannot be asked",
+        "note": "what else is to be known of the server",
+        "records": "keep every request in the JSON file",
+        "arrivals": "and the arrival of each part of its sound",
+        "out": "folder for result.json, report.md and report.html (default: build/bench/TIME)",
+        "json": JSON_HELP,
+    },
+)
+def bench(
+    _: Context,
+    url: str,
+    at: str = "",
+    rate: str = "",
+    burstiness: str = "1",
+    slo: str = "",
+    find: bool = False,
+    most: int = 512,
+    compare: str = "",
+    against: str = "",
+    margin: str = "0.05",
+    route: str = "speech",
+    model: str = "",
+    form: str = "pcm",
+    whole: bool = False,
+    texts: str = "mixed",
+    languages: str = "",
+    voices: str = "one",
+    voice: str = "belinda",
+    reference: str = "",
+    reference_text: str = "",
+    warmup: str = "5",
+    seconds: str = "30",
+    requests: int = 0,
+    rounds: int = 1,
+    seed: int = 1,
+    buffer: str = "0.2",
+    timeout: str = "300",
+    price: str = "",
+    gpu: str = "",
+    note: str = "",
+    records: bool = False,
+    arrivals: bool = False,
+    out: str = "",
+    json: bool = False,
+) -> None:
+    """Load a server with speech: how many can listen, how soon they hear, what it costs."""
+    from higgs_image.bench import command
+    from higgs_image.bench import slo as limits
+    from higgs_image.bench.options import BenchOptions, levels, mix
+    from higgs_image.bench.server_facts import ServerFacts
+    from higgs_image.bench.target import Target, base_url
+    from higgs_image.bench.workload import read_reference
+
+    code = 0
+    with output(json) as shown:
+        split = tuple(filter(None, languages.split(",")))
+        options = BenchOptions(
+            target=Target(base_url(url), route, model, form, not whole),  # type: ignore[arg-type]
+            loads=levels(
+                tuple(int(x) for x in at.split(",") if x),
+                tuple(float(x) for x in rate.split(",") if x),
+                float(burstiness),
+            ),
+            find=find,
+            most=most,
+            slo=limits.parse(slo),
+            warmup_s=float(warmup),
+            seconds=float(seconds),
+            count=requests,
+            rounds=rounds,
+            seed=seed,
+            texts=mix(texts, split),
+            voices=voices,  # type: ignore[arg-type]
+            voice=voice,
+            reference=read_reference(Path(reference), reference_text) if reference else None,
+            buffer_s=float(buffer),
+            timeout_s=float(timeout),
+            records=records or arrivals,
+            arrivals=arrivals,
+            price=float(price) if price else None,
+            facts=ServerFacts(gpu=gpu, note=note),
+        )
+        done = command.run(
+            options,
+            Path(out) if out else current_workspace().build / "bench",
+            baseline=Path(compare) if compare else None,
+            against=base_url(against) if against else "",
+            margin=float(margin),
+        )
+        shown.result(done.as_json(), done.text(), done.markdown())
+        code = done.exit_code
+    sys.exit(code)
