@@ -120,6 +120,7 @@ class Listener(asyncio.Protocol):
             self.ended.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if not self.ended.done():
             self.ended.set_result(None)
 

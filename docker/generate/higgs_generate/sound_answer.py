@@ -62,7 +62,7 @@ class SoundStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
-        del receive
+        del scope, receive
         start = {"type": "http.response.start", "status": 200, "headers": self._headers}
         async with contextlib.aclosing(self._rest):
             await send(start)

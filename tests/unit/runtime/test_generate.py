@@ -1,4 +1,4 @@
-"""The entrypoint with /generate: started, told, watched, restarted, drained, and never left open."""
+"""The entrypoint with /generate: started, watched, restarted, drained, and never left open."""
 
 from __future__ import annotations
 
