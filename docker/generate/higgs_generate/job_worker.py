@@ -52,18 +52,26 @@ class JobWorker:
         """Work on a job until the last one who listens has gone."""
         job.listeners += 1
         if job.id not in self._tasks and None in job.samples:
+            job.running, job.error = True, None  # at once: the listener must not see an old error
             task = asyncio.create_task(self._work(job))
             self._tasks[job.id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+            task.add_done_callback(lambda ended: self._end(job, ended))
         try:
             yield
         finally:
             job.listeners -= 1
             if not job.listeners and (running := self._tasks.pop(job.id, None)):
                 running.cancel()
+                job.running = False
+
+    def _end(self, job: Job, task: asyncio.Task[None]) -> None:
+        """Record that work has ended, unless other work on the job has begun since."""
+        if self._tasks.get(job.id) is task:
+            del self._tasks[job.id]
+            job.running = False
+            job.notify()
 
     async def _work(self, job: Job) -> None:
-        job.running, job.error = True, None
         job.begun.clear()
         open_pieces = [x for x, samples in enumerate(job.samples) if samples is None]
         try:
@@ -76,9 +84,6 @@ class JobWorker:
             log.warning("job %s cannot be stored: %s", job.id, errors.exceptions[0])
             text = "the sound cannot be stored: the disk of the service is full or not writable"
             job.error = RefusedError(text, None, HTTPStatus.INSUFFICIENT_STORAGE)
-        finally:
-            job.running = False
-            job.notify()
 
     async def _lane(self, job: Job, open_pieces: list[int], *, waits: bool) -> None:
         """Make one piece after the other.
@@ -119,6 +124,7 @@ class JobWorker:
                     error.retry_after if isinstance(error, RetryLaterError) else 2 ** (attempt - 1)
                 )
                 await asyncio.sleep(min(pause, LONGEST_PAUSE))
+                attempt += 1
 
     async def _try(self, job: Job, number: int) -> None:
         part = job.part(number)

@@ -133,7 +133,8 @@ class Site:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._wires |= {writer, to_writer}
-        await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))
+        with contextlib.suppress(asyncio.CancelledError):  # at the end of the tests
+            await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))
         self._wires -= {writer, to_writer}
 
     # -- what a test says and asks -----------------------------------------------------------------

@@ -50,6 +50,14 @@ def test_the_dialog_for_the_key_is_accessible(locked_visit: Visit) -> None:
     accessible(locked_visit)
 
 
+def test_every_field_has_a_label_that_stays(visit: Visit) -> None:
+    unnamed = visit.ready().page.evaluate(
+        """[...document.querySelectorAll("input, select, textarea")]
+        .filter((field) => !field.labels.length && !field.ariaLabel).map((field) => field.id)"""
+    )
+    assert unnamed == []
+
+
 def test_everything_works_by_keyboard(visit: Visit) -> None:
     press = visit.page.keyboard.press
     visit.ready()

@@ -57,3 +57,14 @@ def test_a_deleted_text_is_deleted_on_the_server(visit: Visit, site: Site) -> No
     visit.page.get_by_role("button", name="Delete: The keeper").click()
     expect(visit.page.locator("#history li")).to_have_count(0)
     wait(lambda: not site.jobs())
+
+
+def test_a_text_that_fails_half_way_says_why_and_is_continued(visit: Visit, site: Site) -> None:
+    begin(visit, site)
+    site.behave(status=500, error="the engine is dead")
+    expect(visit.page.get_by_role("alert")).to_contain_text("he engine is dead")
+    assert visit.seconds("length") > 1  # what has arrived can be played
+    site.behave(per_character=0.02, speed=1.0)
+    visit.page.get_by_role("button", name="Continue").click()
+    visit.finished()
+    assert np.array_equal(wav_samples(visit.download()), site.job_sound())

@@ -15,9 +15,10 @@ const TRIES = 6; // without a new byte between them
 export class Speech extends EventTarget {
   #cancel = new AbortController();
   #began = performance.now();
+  #watching = false;
 
   recording = new Recording();
-  job = null; // what the server says of a long text: pieces, pieces_done, characters, ...
+  job = {}; // what the server says of a long text: pieces, pieces_done, characters, ...
   jobId = "";
   file = null; // the received file, where the recording itself is not it
   first = null; // seconds until the first sound that was heard
@@ -59,8 +60,8 @@ export class Speech extends EventTarget {
         failures += 1;
         response = null;
         if (signal.aborted) throw new DOMException("cancelled", "AbortError");
-        if (this.job?.state === "failed") throw new RequestError(this.job.error?.message ?? this.job.error);
         if (!this.jobId || error.status || failures >= TRIES) throw understood(error);
+        await this.#requireNotFailed();
         this.dispatchEvent(new Event("broken"));
         await pause(Math.min(8, 2 ** (failures - 1)), signal);
       }
@@ -80,7 +81,7 @@ export class Speech extends EventTarget {
 
   /** Ask for what is missing: samples from the last one on, or a compressed file as a whole. */
   async #resume(format) {
-    if (!this.job) this.#watch();
+    this.#watch();
     const raw = format === "wav" || format === "pcm";
     const query = raw ? `response_format=pcm&start=${this.recording.seconds}` : `response_format=${format}`;
     const { signal } = this.#cancel;
@@ -89,9 +90,20 @@ export class Speech extends EventTarget {
     return { answer, format: raw ? "pcm" : format };
   }
 
-  async #watch() {
+  /** Throw what the server says of a text that it has given up. */
+  async #requireNotFailed() {
     const { signal } = this.#cancel;
-    this.job = {};
+    const answer = await send(`generate/jobs/${encodeURIComponent(this.jobId)}`, { signal }).catch(() => null);
+    const job = await answer?.json();
+    if (job?.state === "failed") {
+      throw new RequestError(job.error, { hint: "What is made is kept: Continue in the history tries the rest again." });
+    }
+  }
+
+  async #watch() {
+    if (this.#watching) return;
+    this.#watching = true;
+    const { signal } = this.#cancel;
     try {
       const { body } = await send(`generate/jobs/${encodeURIComponent(this.jobId)}/events`, { signal });
       for await (const job of events(body)) {
@@ -100,6 +112,8 @@ export class Speech extends EventTarget {
       }
     } catch {
       // the sound says what is wrong; progress alone is no reason to stop
+    } finally {
+      this.#watching = false;
     }
   }
 }
