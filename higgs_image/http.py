@@ -83,7 +83,7 @@ def request(
 def opener(url: str, *, follow: bool = True) -> urllib.request.OpenerDirector:
     """Return what opens a URL: by the environment's proxy, or directly on this machine."""
     handlers: list[urllib.request.BaseHandler] = [] if follow else [_NoRedirection()]
-    if _is_local(urlsplit(url).hostname or ""):
+    if is_local(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
     return urllib.request.build_opener(*handlers)
 
@@ -99,7 +99,8 @@ def response(answer: Any) -> Response:
     return Response(answer.status, answer.reason, answer.read(), headers)
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine by its loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

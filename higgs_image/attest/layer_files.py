@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import posixpath
-import sys
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
-from higgs_image.errors import BuildError
 from higgs_image.oci import layout
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
+from higgs_image.oci.layer_archive import OPAQUE, WHITEOUT, member_path, open_layer
 
 
 @dataclass(frozen=True)
@@ -57,9 +46,9 @@ def files(root: Path, image: layout.Image, wanted: Callable[[str], bool]) -> dic
     """
     found: dict[str, bytes] = {}
     for layer in image.layers:
-        with _tar(root, layer.digest) as tar:
+        with open_layer(root, layer.digest) as tar:
             for entry in tar:
-                path = _path(entry)
+                path = member_path(entry)
                 folder, name = posixpath.split(path)
                 if name == OPAQUE:
                     _remove(found, folder + "/")
@@ -79,7 +68,7 @@ def files(root: Path, image: layout.Image, wanted: Callable[[str], bool]) -> dic
 def members(root: Path, digest: str) -> list[Member]:
     """Return every entry of one layer, in its order, with the hash of its content."""
     found = []
-    with _tar(root, digest) as tar:
+    with open_layer(root, digest) as tar:
         for entry in tar:
             content = ""
             stream = tar.extractfile(entry) if entry.isreg() else None
@@ -91,33 +80,11 @@ def members(root: Path, digest: str) -> list[Member]:
             )  # fmt: skip
             found.append(
                 Member(
-                    _path(entry), kind, entry.mode, f"{entry.uid}:{entry.gid}", entry.mtime,
+                    member_path(entry), kind, entry.mode, f"{entry.uid}:{entry.gid}", entry.mtime,
                     entry.size, entry.linkname, content,
                 )
             )  # fmt: skip
     return found
-
-
-@contextmanager
-def _tar(root: Path, digest: str) -> Iterator[tarfile.TarFile]:
-    path = layout.blob(root, digest)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-        with _unpacked(path, magic) as opened, tarfile.open(fileobj=opened, mode="r|") as tar:
-            yield tar
-    except (OSError, EOFError, tarfile.TarError, zstd.ZstdError) as error:
-        raise BuildError(
-            f"layer {digest} in {root} cannot be read: {error}", f"remove {root}, then run again"
-        ) from None
-
-
-def _unpacked(path: Path, magic: bytes) -> IO[bytes]:
-    if magic == b"\x28\xb5\x2f\xfd":
-        return cast("IO[bytes]", zstd.open(path, "rb"))
-    if magic[:2] == b"\x1f\x8b":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
 
 
 def _sha256(stream: IO[bytes]) -> str:
@@ -125,10 +92,6 @@ def _sha256(stream: IO[bytes]) -> str:
     while piece := stream.read(1 << 20):
         total.update(piece)
     return total.hexdigest()
-
-
-def _path(entry: tarfile.TarInfo) -> str:
-    return posixpath.normpath(entry.name).lstrip("/").removeprefix("./")
 
 
 def _remove(found: dict[str, bytes], prefix: str) -> None:

@@ -39,11 +39,12 @@ class BenchRun:
 
     @property
     def exit_code(self) -> int:
-        """0, or by the comparison with a baseline; inconclusive if the tool was the limit."""
-        levels = [x for one in self.results for x in one.levels]
-        if any(x.verdict is Verdict.INCONCLUSIVE for x in levels):
-            return SMOKE_EXIT_CODES[Verdict.INCONCLUSIVE]
-        return SMOKE_EXIT_CODES[self.comparison.verdict] if self.comparison and self.decides else 0
+        """By the comparison with a baseline; inconclusive if the tool was the limit anywhere."""
+        verdicts = {x.verdict for one in self.results for x in one.levels} - {Verdict.FAIL}
+        if self.comparison and self.decides:
+            verdicts.add(self.comparison.verdict)
+        worst = (Verdict.FAIL, Verdict.INCONCLUSIVE)
+        return SMOKE_EXIT_CODES[next((x for x in worst if x in verdicts), Verdict.PASS)]
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it for a program."""
@@ -74,7 +75,7 @@ def run(
     against: str = "",
     margin: float = MARGIN,
 ) -> BenchRun:
-    """Measure a server, compare it, and write result.json, report.md and report.html.
+    """Measure a server, compare it, and write JSON, its schema, Markdown and a page.
 
     Args:
         options: of the benchmark.
@@ -100,6 +101,7 @@ def run(
     done = BenchRun(results, comparison, old is not None, place)
     for number, one in enumerate(results):
         result.save(one, place / ("result.json" if not number else "against.json"))
+    write_atomically(place / "schema.json", msgspec.json.encode(result.schema()))
     write_atomically(place / "report.md", done.markdown().encode())
     write_atomically(place / "report.html", html_page.render(results, comparison).encode())
     return done

@@ -104,7 +104,7 @@ class WorkerLoad:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
         async with aiohttp.ClientSession(
             connector=connector, headers=headers(), timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False, trust_env=True,
+            trust_env=self.job.target.by_proxy,
         ) as session:  # fmt: skip
             client = SpeechClient(session, self.job.target, self.job.timeout_s, self.spool)
             sources = self._open_loop if self.job.load.rate else self._closed_loop

@@ -102,7 +102,7 @@ def measure(done: Exchange, opens: float, buffer_s: float) -> RequestResult:
     return msgspec.structs.replace(
         base,
         headers_s=done.headers - done.sent,
-        first_byte_s=_when(times, playable, 1e-6),
+        first_byte_s=_when(times, playable, 1e-6) if done.recording.raw else float(times[0]),
         first_sound_s=_when(times, playable, min(FIRST_SOUND, audio)),
         audio_s=audio,
         rtf=base.total_s / audio,

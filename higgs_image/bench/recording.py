@@ -46,11 +46,16 @@ class Recording:
         self._place = -1
         self._buffer: list[bytes] = []
 
+    @property
+    def raw(self) -> bool:
+        """Whether its samples are counted as they arrive."""
+        return self.form in RAW
+
     def add(self, data: bytes) -> None:
         """Take the bytes that have just arrived."""
         size = self.size
         self.size = size + len(data)
-        if self.form not in RAW:
+        if not self.raw:
             self._buffer.append(data)
             return
         if size < HEAD:
@@ -78,7 +83,7 @@ class Recording:
         if not self.size:
             raise FailedAnswerError(Failure.CUT, "the answer has no bytes")
         try:
-            found = self._of_raw(sizes) if self.form in RAW else self._of_decoded(sizes)
+            found = self._of_raw(sizes) if self.raw else self._of_decoded(sizes)
         except BadAudioError as error:
             raise FailedAnswerError(Failure.WRONG_FORMAT, str(error)) from None
         if not self._loud:

@@ -83,7 +83,7 @@ async def run_round(job: Job, options: RoundOptions, report: Report) -> Round:
             await _receive(process)
         start = time.monotonic() + DELAY
         cpu, wall = time.process_time(), time.monotonic()
-        async with MetricsWatch(job.target.url) as watch:
+        async with MetricsWatch(job.target) as watch:
             for process in processes:
                 assert process.stdin  # noqa: S101 (a pipe)
                 write(process.stdin, Start(start))

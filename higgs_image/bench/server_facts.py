@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,8 @@ from higgs_image.smoke.image import registry_digest
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
+
+_SECRET = re.compile(r"(--[\w-]*(?:key|token|secret|password)[\w-]*[= ]\s*)\S+", re.I)
 
 STARTS = ("starting the server", "Started server process", "Application startup")
 """Words of the line in which a server says how it was started; the first that is found counts."""
@@ -63,10 +66,9 @@ def find_facts(url: str, given: ServerFacts) -> ServerFacts:
         version=str(version.get("version", "")) if isinstance(version, dict) else "",
         models=[str(x) for x in _ids(models)],
     )
-    host = urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            found = _with_container(found, urlsplit(url).port or 80)
+    parts = urlsplit(url)
+    if http.is_local(parts.hostname or ""):
+        found = _with_container(found, parts.port or 80)
     changed = {
         name: value
         for name in given.__struct_fields__
@@ -123,6 +125,26 @@ def _with_container(found: ServerFacts, port: int) -> ServerFacts:
     return found
 
 
+def _joined(arguments: Iterable[object]) -> Iterator[str]:
+    """Yield each flag together with its value."""
+    flag = ""
+    for argument in map(str, arguments):
+        if argument.startswith("-"):
+            if flag:
+                yield flag
+            flag = argument
+        else:
+            yield f"{flag} {argument}".strip()
+            flag = ""
+    if flag:
+        yield flag
+
+
+def _masked(text: str) -> str:
+    """Hide the values of flags that hold a secret."""
+    return _SECRET.sub(r"\1***", text)
+
+
 def _of_container(found: ServerFacts, container: Container) -> ServerFacts:
     config, image = container.attrs["Config"], container.image
     server = ServerContainer(container)
@@ -139,6 +161,6 @@ def _of_container(found: ServerFacts, container: Container) -> ServerFacts:
         gpu=cards[0][0] if cards else "",
         gpus=len(cards),
         driver=cards[0][1] if cards else "",
-        flags=[str(x) for x in config.get("Cmd") or ()],
-        start_line=next(starts, "")[:500],
+        flags=[_masked(str(x)) for x in _joined(config.get("Cmd") or ())],
+        start_line=_masked(next(starts, "")[:500]),
     )  # fmt: skip

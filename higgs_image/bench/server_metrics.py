@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from higgs_image.bench.target import headers
+from higgs_image.bench.target import Target, headers
 
 INTERVAL = 1.0
 """Seconds between two looks during a round."""
@@ -91,14 +91,16 @@ def change(samples: list[Sample]) -> MetricsChange | None:
 class MetricsWatch:
     """Looks at a server's /metrics while a round runs."""
 
-    def __init__(self, url: str) -> None:
-        self._url = f"{url}/metrics"
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self.samples: list[Sample] = []
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> MetricsWatch:
         self._session = aiohttp.ClientSession(
-            headers=headers(), timeout=aiohttp.ClientTimeout(total=5), trust_env=True
+            headers=headers(),
+            timeout=aiohttp.ClientTimeout(total=5),
+            trust_env=self._target.by_proxy,
         )
         await self._look()
         if self.samples[-1]:
@@ -118,7 +120,7 @@ class MetricsWatch:
 
     async def _look(self) -> None:
         try:
-            async with self._session.get(self._url) as answer:
+            async with self._session.get(f"{self._target.url}/metrics") as answer:
                 text = await answer.text() if answer.status == 200 else ""
         except (aiohttp.ClientError, TimeoutError):
             text = ""

@@ -11,6 +11,7 @@ import msgspec
 
 from higgs_image.bench.workload import Item, data_url
 from higgs_image.errors import UsageError
+from higgs_image.http import is_local
 
 Route = Literal["speech", "chat", "generate"]
 
@@ -33,6 +34,7 @@ class Target(msgspec.Struct, frozen=True):
         model: name that each request gives; empty: the first that the server tells.
         form: format of the sound.
         streamed: the sound comes as it is made; otherwise whole at the end.
+        extra: further fields of every request.
     """
 
     url: str
@@ -40,6 +42,7 @@ class Target(msgspec.Struct, frozen=True):
     model: str = ""
     form: str = "pcm"
     streamed: bool = True
+    extra: dict[str, Any] = {}
 
     @property
     def address(self) -> str:
@@ -48,8 +51,13 @@ class Target(msgspec.Struct, frozen=True):
 
     def body(self, item: Item) -> bytes:
         """Return the JSON of a request."""
-        return msgspec.json.encode({"speech": _speech, "chat": _chat, "generate": _generate}[
-            self.route](self, item))  # fmt: skip
+        fields = {"speech": _speech, "chat": _chat, "generate": _generate}[self.route](self, item)
+        return msgspec.json.encode(fields | self.extra)
+
+    @property
+    def by_proxy(self) -> bool:
+        """Whether a proxy of the environment is used, as for every host but this machine."""
+        return not is_local(urlsplit(self.url).hostname or "")
 
 
 def _speech(target: Target, item: Item) -> dict[str, Any]:
@@ -113,5 +121,6 @@ def base_url(text: str) -> str:
 def headers() -> dict[str, str]:
     """Return the headers of every request; the API key is in the environment."""
     key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
-    found = {"Content-Type": "application/json", "User-Agent": "higgs-image-bench"}
+    found = {"Content-Type": "application/json", "User-Agent": "higgs-image-bench",
+             "Accept-Encoding": "identity"}  # fmt: skip
     return found | ({"Authorization": f"Bearer {key}"} if key else {})

@@ -165,6 +165,10 @@ def _contradictions(found: TemplateDescription) -> list[tuple[str, str]]:
         wrong.append(("22/tcp is published by ssh = true", "set ssh, and remove the port"))
     if sum(port.endswith("/http") for port in container.ports) > MOST_HTTP_PORTS:
         wrong.append((f"more than {MOST_HTTP_PORTS} http ports", "remove some"))
+    generate = container.environment.get("HIGGS_GENERATE_PORT")
+    if generate and f"{generate}/http" not in container.ports:
+        wrong.append((f"HIGGS_GENERATE_PORT is {generate}, and ports lack {generate}/http",
+                      "add the port, or remove the variable"))  # fmt: skip
     low = [x for x in found.cuda.known if version(x) < version(found.cuda.minimum)]
     if low:
         wrong.append((f"CUDA {low[0]} is below the minimum {found.cuda.minimum}", "remove it"))

@@ -92,6 +92,7 @@ def _follow(
     try:
         return template.apply(target.account, history, planned)
     except HiggsError as error:
-        error.message = f"{moved.reference} is {moved.digest}, its template is not: {error.message}"
-        error.hint = f"{error.hint}; then finish it: ./inv template-apply"
-        raise
+        raise type(error)(
+            f"{moved.reference} is {moved.digest}, its template is not: {error.message}",
+            f"{error.hint}; then finish it: ./inv template-apply",
+        ) from None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,50 +12,24 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.waiting_utils import WaitStrategy, WaitStrategyTarget
 
-from higgs_image import retry
 from higgs_image.errors import EngineError
 from higgs_image.oci.container_spec import PORT, ContainerSpec
 from higgs_image.oci.daemon import docker_environment
-from higgs_image.smoke import diagnosis, report
-from higgs_image.smoke.client import BrokenAnswerError, TimedClient
-from higgs_image.smoke.diagnosis import Diagnosis
+from higgs_image.smoke import diagnosis
+from higgs_image.smoke.client import TimedClient
+from higgs_image.smoke.record import Measured
+from higgs_image.smoke.runner import Launch
+from higgs_image.smoke.server import RunningServer, not_ready, wait_until_healthy
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
-log = logging.getLogger(__name__)
-
 # Its own remover of leftovers is another container, whose image would have to be pulled.
 testcontainers_config.ryuk_disabled = True
 
-LOG_LINES = 400
-"""Lines of the log in which a reason is looked for: a few tracebacks."""
-PROGRESS = 5.0
-"""Seconds between two lines of progress."""
 
-
-class NotReadyError(Exception):
-    """The server cannot start, or did not in time.
-
-    Args:
-        what: that happened.
-        hint: what it means and what to do; empty if unknown.
-        tail: the end of the log.
-        of_machine: the machine lacks something, which says nothing about the image.
-    """
-
-    def __init__(
-        self, what: str, hint: str = "", tail: str = "", *, of_machine: bool = False
-    ) -> None:
-        super().__init__(what)
-        self.tail, self.of_machine = tail, of_machine
-        self.reason = f"{what}: {hint}" if hint else what
-
-
-class ServerContainer:
+class ServerContainer(RunningServer):
     """A started container and a client of its server."""
-
-    has_own_voice = True
 
     def __init__(self, container: Container) -> None:
         self.container = container
@@ -75,35 +48,48 @@ class ServerContainer:
             "RestartCount": self.container.attrs.get("RestartCount", 0)
         }
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process that was started still runs."""
-        return _is_alive(self.state())
-
     def is_healthy(self) -> bool:
-        """Tell whether GET /health is 200."""
-        port = self.client.port or self._port()
-        self.client = TimedClient(port)
-        try:
-            return bool(port) and TimedClient(port, timeout=10).get("/health").status == 200
-        except BrokenAnswerError:
-            return False
+        """Tell whether GET /health is 200; its port is known once it runs."""
+        if not self.client.port:
+            self.client = TimedClient(self._port())
+        return super().is_healthy()
+
+    def all_logs(self) -> bytes:
+        """Return all of its log, byte for byte."""
+        return bytes(self.container.logs())
 
     def logs(self, tail: int) -> str:
         """Return the last lines of its log, without control characters."""
         text = self.container.logs(tail=tail).decode(errors="replace")
         return "\n".join(diagnosis.printable(line) for line in text.splitlines())
 
-    def tail(self) -> str:
-        """Return the end of its log as a report shows it."""
-        lines = self.logs(report.TAIL).splitlines()
-        return "\n".join(line[: report.LONGEST] for line in lines)
-
     def save_log(self, path: Path) -> None:
-        """Write all of its log to a file, byte for byte."""
+        """Write all of its log to a file, block by block."""
         blocks: Any = self.container.logs(stream=True, follow=False)
         with path.open("wb") as file:
             file.writelines(blocks)
+
+    def process_ids(self) -> list[int]:
+        """Return its processes, as this machine numbers them; parents first."""
+        from docker.errors import DockerException
+
+        try:
+            top: Any = self.container.top()
+        except DockerException:
+            return []
+        column = top["Titles"].index("PID")
+        return [int(row[column]) for row in top["Processes"]]
+
+    def summary(self) -> Measured:
+        """Return its id, and how it ended."""
+        state = self.state()
+        return {
+            "id": str(self.container.id),
+            "status": str(state["Status"]),
+            "exit_code": int(state["ExitCode"]),
+            "out_of_memory": bool(state.get("OOMKilled")),
+            "restarts": int(state["RestartCount"]),
+        }
 
     def cpu_seconds(self) -> float:
         """Return the processor time that it has used."""
@@ -133,63 +119,17 @@ class ServerContainer:
         return done.output.decode(errors="replace").strip() if done.exit_code == 0 else None
 
 
-def _is_alive(state: Mapping[str, Any]) -> bool:
-    return state["Status"] in ("created", "running") and not state["RestartCount"]
-
-
 class HealthyWait(WaitStrategy):
-    """Wait until /health is 200, and stop as soon as that cannot happen any more."""
+    """Wait until the server is healthy, with testcontainers' own timing."""
 
     def wait_until_ready(self, container: WaitStrategyTarget) -> None:
         """Wait, and log progress.
 
         Raises:
-            NotReadyError: the container ended, restarted, logged a fatal line, or took too long.
+            NotReadyError: it cannot become healthy.
         """
         server = ServerContainer(container.get_wrapped_container())
-        started = reported = time.monotonic()
-
-        def ready() -> bool:
-            nonlocal reported
-            state = server.state()
-            if not _is_alive(state):
-                raise _ended(server, state)
-            if server.is_healthy():
-                return True
-            if found := diagnosis.find(server.logs(LOG_LINES)):
-                time.sleep(1)  # for the rest of the traceback
-                raise _not_ready(found[1], f"{found[1].what} ({found[0][:200]})", server.tail())
-            if time.monotonic() - reported > PROGRESS:
-                reported = time.monotonic()
-                last = server.logs(1)[:120] or "(no log yet)"
-                log.info("smoke: %3.0f s, %s: %s", reported - started, state["Status"], last)
-            return False
-
-        if not retry.wait_until(ready, self._startup_timeout, interval=self._poll_interval):
-            raise NotReadyError(
-                f"it was not healthy within {self._startup_timeout:.0f} s",
-                "see the end of its log, or give it more time: --timeout",
-                server.tail(),
-            )
-
-
-def _ended(server: ServerContainer, state: Mapping[str, Any]) -> NotReadyError:
-    code, killed = int(state["ExitCode"]), bool(state.get("OOMKilled"))
-    how = "restarted" if state["RestartCount"] else f"ended with status {code}"
-    what, text = f"the container {how} before it was healthy", server.logs(LOG_LINES)
-    if refusal := diagnosis.refusal(text):
-        of_machine = code in diagnosis.OF_MACHINE
-        return NotReadyError(f"{what}: {refusal}", "", server.tail(), of_machine=of_machine)
-    found = diagnosis.find(text)
-    meaning = found[1] if found else diagnosis.of_exit(code, out_of_memory=killed)
-    error = diagnosis.last_error(text)
-    return _not_ready(
-        meaning, f"{what} ({meaning.what})" + f": {error[:200]}" * bool(error), server.tail()
-    )
-
-
-def _not_ready(meaning: Diagnosis, what: str, tail: str = "") -> NotReadyError:
-    return NotReadyError(what, meaning.hint, tail, of_machine=meaning.of_machine)
+        wait_until_healthy(server, self._startup_timeout, self._poll_interval)
 
 
 @contextlib.contextmanager
@@ -240,8 +180,39 @@ def start(container: DockerContainer, timeout: float) -> tuple[ServerContainer, 
         ) from None
     except APIError as error:
         if found := diagnosis.find(error.explanation or str(error)):
-            raise _not_ready(found[1], f"{found[1].what} ({found[0][:300]})") from None
+            raise not_ready(found[1], f"{found[1].what} ({found[0][:300]})") from None
         raise EngineError(f"the engine refused: {error}", "see invoke doctor") from None
     wait = HealthyWait().with_startup_timeout(int(timeout)).with_poll_interval(0.25)
     wait.wait_until_ready(container)
     return ServerContainer(container.get_wrapped_container()), time.monotonic() - begun
+
+
+class ContainerLaunch(Launch):
+    """The image in a container of this machine's engine.
+
+    Args:
+        spec: the container.
+        keep: leave it behind, stopped.
+    """
+
+    def __init__(self, spec: ContainerSpec, *, keep: bool) -> None:
+        self._spec, self._keep = spec, keep
+        self._handle: DockerContainer | None = None
+
+    @contextlib.contextmanager
+    def created(self) -> Iterator[None]:
+        """Create the container, and remove it at the end."""
+        with created(self._spec, keep=self._keep) as self._handle:
+            yield
+
+    def start(self, timeout: float) -> RunningServer:
+        """Start it and wait until it is healthy; see `start`."""
+        assert self._handle  # noqa: S101 (within `created`)
+        return start(self._handle, timeout)[0]
+
+    def started(self) -> RunningServer | None:
+        """Return the container; None if the engine did not make one."""
+        try:
+            return ServerContainer(self._handle.get_wrapped_container()) if self._handle else None
+        except Exception:  # whatever testcontainers or the engine raises without one
+            return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,16 @@ ENVIRONMENT = {
 }
 
 
+MAKER = {"PYTHONPATH": DEVICE, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp"}  # noqa: S108 (in the container)
+"""Environment of the script that makes the weights."""
+
+
+def maker(revisions: list[str]) -> list[str]:
+    """Return the command that makes the weights within the image; each as REPOSITORY=COMMIT."""
+    flags = [part for entry in revisions for part in ("--revision", entry)]
+    return ["python3", "-m", "higgs_cpu.checkpoint", WEIGHTS, *flags]
+
+
 class NoWeightsError(EngineError):
     """The image cannot make weights, as it lacks what its server needs, too."""
 
@@ -47,6 +59,10 @@ def package(workspace: Workspace) -> Path:
 def mounts(workspace: Workspace, weights: Path) -> dict[str, str]:
     """Return the folders to mount read-only, and where."""
     return {str(package(workspace)): DEVICE, str(weights): WEIGHTS}
+
+
+MakeWeights = Callable[[Path, list[str]], None]
+"""Makes the weights in an empty folder; of revisions as REPOSITORY=COMMIT."""
 
 
 def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) -> Path:
@@ -62,6 +78,16 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
         NoWeightsError: this image cannot make them.
         EngineError: there is no such image.
     """
+    make = functools.partial(make_weights, client, workspace, image)
+    return kept_weights(workspace, lock, make)
+
+
+def kept_weights(workspace: Workspace, lock: Lock, make: MakeWeights) -> Path:
+    """Return the folder of the weights; the first call makes them.
+
+    Raises:
+        NoWeightsError: they cannot be made.
+    """
     source = package(workspace)
     revisions = [f"{entry.repo}={entry.revision}" for entry in lock.weights if entry.revision]
     key = tree_sha256(sorted(source.rglob("*.py")), source)[:12]
@@ -75,7 +101,7 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
             shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=goal.parent))
         try:
-            make_weights(client, workspace, image, new, revisions)
+            make(new, revisions)
             replace_folder(new, goal)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -100,13 +126,12 @@ def make_weights(
     """
     from docker.errors import APIError, ImageNotFound
 
-    flags = [part for entry in revisions for part in ("--revision", entry)]
     try:
         container = client.containers.create(
             image,
-            ["-m", "higgs_cpu.checkpoint", WEIGHTS, *flags],
+            maker(revisions)[1:],
             entrypoint="python3",
-            environment={"PYTHONPATH": DEVICE, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp"},  # noqa: S108 (in the container)
+            environment=MAKER,
             volumes={
                 str(package(workspace)): {"bind": DEVICE, "mode": "ro"},
                 str(folder): {"bind": WEIGHTS, "mode": "rw"},

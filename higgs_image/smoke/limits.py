@@ -75,6 +75,19 @@ LIMITS: dict[str, Limit] = {
         "the same, slowest of 8 requests at once, s", Range(high=10), Range(high=25),
         "eight times one request at worst, as they share the device",
     ),
+    "slowest_listener": Limit(
+        "time of the slowest of 24 answers at once / length of its sound", Range(high=1),
+        Range(high=25), "above 1 somebody hears gaps; 24 times one request at worst on a CPU",
+    ),
+    "preemptions": Limit(
+        "requests of these whose memory the engine took away", Range(high=0), Range(high=0),
+        "24 answers of 15 s hold 17,000 tokens, less than half of the smallest cache",
+    ),
+    "kv_cache_tokens": Limit(
+        "tokens that the engine's cache holds, from its log", Range(low=40_000),
+        Range(low=40_000),
+        "46,000 are planned for an L4 (higgs_runtime/gpu_memory.py); the CPU device has 131,072",
+    ),
     "real_time_factor": Limit(
         "time of an answer / length of its sound", Range(high=1), Range(high=5),
         "above 1 a listener hears gaps; two busy cores measure 0.15 to 0.4",
@@ -143,6 +156,10 @@ LIMITS: dict[str, Limit] = {
         "growth of the GPU's memory over 16 requests, MiB", Range(high=256), NO_LIMIT,
         "vLLM allocates its cache at the start; the codec's workspace may grow once",
     ),
+    "server_gpu_mib": Limit(
+        "GPU memory of the server's process, MiB", Range(high=4_300), NO_LIMIT,
+        "3,345 for the audio tokenizer (HIGGS_CODEC_MEMORY_MIB), its context and libraries",
+    ),
     "stop_s": Limit(
         "time from SIGTERM to the end, s", Range(high=30), Range(high=30),
         "Kubernetes kills after 30 s",
@@ -168,6 +185,7 @@ INFORMATION = {
     "voice": "chosen by the check",
     "requests": "chosen by the check",
     "heard": "judged as word_errors",
+    "engine_gpu_mib": "set by --gpu-memory-utilization",
     "gpu_mib": "set by --gpu-memory-utilization; its growth is judged",
 }
 """Figures without a limit, and why."""

@@ -32,8 +32,8 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
 _REQUIRED = frozenset((
     "start", "health", "models", "voices",
     "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
-    "formats", "sound", "texts", "streaming", "at-once", "bad-requests", "custom-voice",
-    "idle-cpu", "memory", "health-after", "stop",
+    "formats", "sound", "texts", "streaming", "at-once", "listeners", "bad-requests",
+    "custom-voice", "idle-cpu", "memory", "health-after", "stop",
 ))  # fmt: skip
 REQUIRED: dict[DeviceType, frozenset[str]] = {"cpu": _REQUIRED, "gpu": _REQUIRED}
 """Checks that have to pass before the whole can."""

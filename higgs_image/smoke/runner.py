@@ -7,17 +7,17 @@ import dataclasses
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from higgs_image.oci.container_spec import ContainerSpec
-from higgs_image.smoke import container, report
+from higgs_image.smoke import report
 from higgs_image.smoke.checks import CHECKS, START, SmokeCheck
 from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest, UndecidedError
 from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError
-from higgs_image.smoke.container import NotReadyError, ServerContainer
 from higgs_image.smoke.record import (
     CheckResult,
     DeviceType,
@@ -26,6 +26,7 @@ from higgs_image.smoke.record import (
     SmokeDevice,
     required,
 )
+from higgs_image.smoke.server import NotReadyError, RunningServer
 from higgs_image.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -52,44 +53,63 @@ class Observation(NamedTuple):
     container: Measured
 
 
+class Launch(ABC):
+    """A way to run the image under test."""
+
+    @abstractmethod
+    def created(self) -> AbstractContextManager[None]:
+        """Return a context at whose end nothing of the run is left."""
+
+    @abstractmethod
+    def start(self, timeout: float) -> RunningServer:
+        """Start it and wait until it is healthy.
+
+        Raises:
+            NotReadyError: the server does not start.
+            EngineError: it cannot be run here.
+        """
+
+    @abstractmethod
+    def started(self) -> RunningServer | None:
+        """Return what `start` has started, also if it did not become healthy."""
+
+
 def observe(
-    spec: ContainerSpec,
+    launch: Launch,
     device: DeviceType,
     folder: Path,
     *,
     start_timeout: float,
     answer_timeout: float,
     only: frozenset[str],
-    keep: bool,
+    keep: bool = False,
     more: tuple[SmokeCheck, ...] = (),
 ) -> Observation:
-    """Start a container, run the checks, and end it.
+    """Start the image, run the checks, and end it.
 
     Args:
-        spec: the container.
+        launch: how it is run.
         device: type of its device.
         folder: takes recordings and log.
         start_timeout: seconds until it has to be healthy.
         answer_timeout: seconds without a byte after which an answer is hanging.
         only: names of checks; empty: all.
-        keep: leave the container behind, stopped.
+        keep: whether `launch` leaves the container behind, stopped.
         more: checks of other packages.
 
     Raises:
-        EngineError: the engine refused to start it.
+        EngineError: it cannot be run here.
     """
-    with container.created(spec, keep=keep) as handle:
+    with launch.created():
         begun = time.monotonic()
-        server: ServerContainer | None = None
         try:
-            server, seconds = container.start(handle, start_timeout)
+            server = launch.start(start_timeout)
         except NotReadyError as error:
             verdict = Verdict.INCONCLUSIVE if error.of_machine else Verdict.FAIL
             found = not_started(verdict, error.reason, device, time.monotonic() - begun)
             log.info("%s", error.tail)
-            with contextlib.suppress(Exception):
-                server = ServerContainer(handle.get_wrapped_container())
-            return found._replace(container=_end(server, folder, kept=keep))
+            return found._replace(container=_end(launch.started(), folder, kept=keep))
+        seconds = time.monotonic() - begun
         log.info("smoke: healthy after %.1f s", seconds)
         server.client = dataclasses.replace(server.client, timeout=answer_timeout)
         measured: Measured = {"health_s": round(seconds, 1)}
@@ -192,23 +212,15 @@ def _skipped(check: SmokeCheck, needed: frozenset[str], why: str) -> CheckResult
     return CheckResult(check.name, Verdict.INCONCLUSIVE, check.name in needed, why)
 
 
-def _end(server: ServerContainer | None, folder: Path, *, kept: bool) -> Measured:
-    """Save the log and return the state of the container."""
+def _end(server: RunningServer | None, folder: Path, *, kept: bool) -> Measured:
+    """Save the log and return how the server ended."""
     if server is None:
         return {}
     server.save_log(folder / report.LOG)
-    state = server.state()
-    return {
-        "id": str(server.container.id),
-        "status": str(state["Status"]),
-        "exit_code": int(state["ExitCode"]),
-        "out_of_memory": bool(state.get("OOMKilled")),
-        "restarts": int(state["RestartCount"]),
-        "kept": kept,
-    }
+    return server.summary() | {"kept": kept}
 
 
-def _device(server: ServerContainer | None, device: DeviceType) -> SmokeDevice:
+def _device(server: RunningServer | None, device: DeviceType) -> SmokeDevice:
     if device == "cpu":
         return SmokeDevice("cpu", processor(), os.cpu_count() or 1)
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")

@@ -24,6 +24,7 @@ from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import cpu_device, record, report, runner
 from higgs_image.smoke.checks import NAMES, SmokeCheck
 from higgs_image.smoke.checks.model import OWN_VOICE
+from higgs_image.smoke.container import ContainerLaunch
 from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.smoke.leftovers import no_leftovers, owner_labels
@@ -106,7 +107,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         reference = options.image or last_built(workspace)
         image = identify(client, reference)
         device = choose_device(client, options.device)
-        folder = _empty_folder(workspace, image, device)
+        folder = empty_folder(workspace, image, device)
         log.info("smoke: %s on %s", reference, device)
         timeout = options.timeout or START_SECONDS[device]
         try:
@@ -115,27 +116,39 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
             found = runner.not_started(Verdict.FAIL, error.message, device)
         else:
             found = runner.observe(
-                spec, device, folder, start_timeout=timeout, only=options.only,
-                answer_timeout=options.answer_timeout, keep=options.keep, more=options.more,
+                ContainerLaunch(spec, keep=options.keep), device, folder, start_timeout=timeout,
+                only=options.only, answer_timeout=options.answer_timeout, keep=options.keep,
+                more=options.more,
             )  # fmt: skip
-        verdict, reason = record.overall(found.checks, REQUIRED[device])
-        done = Record(
-            schema=record.SCHEMA,
-            verdict=verdict,
-            reason=reason,
-            image=image,
-            device=found.device,
-            started=started.replace(microsecond=0),
-            seconds=round(time.monotonic() - begun, 1),
-            checks=found.checks,
-            container=found.container,
-        )
-        record.save(done, folder / "record.json")
-        report.save(done, folder)
-        return done, folder
+        return written(found, image, started, time.monotonic() - begun, folder), folder
 
 
-def _empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:
+def written(
+    found: runner.Observation,
+    image: SmokeImage,
+    started: datetime.datetime,
+    seconds: float,
+    folder: Path,
+) -> Record:
+    """Write the record and the report of what was observed, and return the record."""
+    verdict, reason = record.overall(found.checks, REQUIRED[found.device.kind])
+    done = Record(
+        schema=record.SCHEMA,
+        verdict=verdict,
+        reason=reason,
+        image=image,
+        device=found.device,
+        started=started.replace(microsecond=0),
+        seconds=round(seconds, 1),
+        checks=found.checks,
+        container=found.container,
+    )
+    record.save(done, folder / "record.json")
+    report.save(done, folder)
+    return done
+
+
+def empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:
     """Return an empty folder for the evidence, in place of an earlier run's of this image."""
     name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
     folder = workspace.build / "smoke" / f"{name}-{device}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json as json_text
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from invoke.context import Context
 
@@ -15,12 +17,25 @@ from higgs_image.tasks.values import (
     PATH,
     TEXT,
     WORDS,
+    Value,
     matching,
     number,
     one_of,
     several,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from higgs_image.bench.target import Route
+    from higgs_image.bench.workload import VoiceMix
+
+
+def _json_object(text: str) -> str:
+    if not text.lstrip().startswith("{"):
+        raise ValueError
+    json_text.loads(text)
+    return text
+
 
 _VALUES = {
     "url": matching(r"\S+", "the URL of a server"),
@@ -35,6 +50,7 @@ _VALUES = {
     "route": one_of("speech", "chat", "generate"),
     "model": matching(r"\S+", "the name of a model"),
     "form": one_of("pcm", "wav", "mp3", "flac", "opus", "aac"),
+    "extra": Value("a JSON object", _json_object),
     "texts": PATH,
     "languages": matching(r"[a-z]{2,3}(,[a-z]{2,3})*", "languages, such as en,zh"),
     "voices": one_of("one", "many", "cloned"),
@@ -75,6 +91,7 @@ _VALUES = {
         "model": "name that each request gives (default: the first that the server tells)",
         "form": "pcm (default), wav, mp3, flac, opus or aac",
         "whole": "ask for whole answers, not streams",
+        "extra": "further fields of every request as JSON, such as '{\"stream\": true}'",
         "texts": "mixed (default), short, medium, long, or a file with one text in a line",
         "languages": "of the texts, such as en,zh (default: en,zh,de,es,ko)",
         "voices": "one (default), many (all of the server's), cloned (a recording each request)",
@@ -93,7 +110,7 @@ _VALUES = {
         "note": "what else is to be known of the server",
         "records": "keep every request in the JSON file",
         "arrivals": "and the arrival of each part of its sound",
-        "out": "folder for result.json, report.md and report.html (default: build/bench/TIME)",
+        "out": "folder for the files of each run (default: build/bench)",
         "json": JSON_HELP,
     },
 )
@@ -113,6 +130,7 @@ def bench(
     model: str = "",
     form: str = "pcm",
     whole: bool = False,
+    extra: str = "",
     texts: str = "mixed",
     languages: str = "",
     voices: str = "one",
@@ -146,7 +164,14 @@ def bench(
     with output(json) as shown:
         split = tuple(filter(None, languages.split(",")))
         options = BenchOptions(
-            target=Target(base_url(url), route, model, form, not whole),  # type: ignore[arg-type]
+            target=Target(
+                base_url(url),
+                cast("Route", route),
+                model,
+                form,
+                not whole,
+                json_text.loads(extra or "{}"),
+            ),
             loads=levels(
                 tuple(int(x) for x in at.split(",") if x),
                 tuple(float(x) for x in rate.split(",") if x),
@@ -161,7 +186,7 @@ def bench(
             rounds=rounds,
             seed=seed,
             texts=mix(texts, split),
-            voices=voices,  # type: ignore[arg-type]
+            voices=cast("VoiceMix", voices),
             voice=voice,
             reference=read_reference(Path(reference), reference_text) if reference else None,
             buffer_s=float(buffer),

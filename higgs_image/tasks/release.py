@@ -200,7 +200,7 @@ def rollback(
             move_plan.settle(history)
         target = _template_target() if template else None
         plan = release_rollback.plan_rollback(history, reason, moving, to or None)
-        conditions = _conditions(c, device_class, False, "", plan.move.rehearsal)
+        conditions = _conditions(c, device_class, False, "", plan.move.rehearsal, "")
         if target and yes:
             moved, applied = promotion.roll_back_with_template(history, plan, conditions, target)
             out.result({"moved": moved, "template": applied}, f"{moved.text()}\n{applied.text()}")

@@ -1,17 +1,21 @@
-"""invoke smoke."""
+"""invoke smoke, gpu-check."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import output
+from higgs_image.tasks.output import Output, output
 from higgs_image.tasks.values import PATH
+
+if TYPE_CHECKING:
+    from higgs_image.smoke.record import Record
 
 
 def names_an_image(words: list[str]) -> bool:
@@ -84,12 +88,9 @@ def smoke(
     with output() as out:
         from higgs_image.bench.smoke_check import BENCH
         from higgs_image.errors import SMOKE_EXIT_CODES
-        from higgs_image.smoke import report
         from higgs_image.smoke.session import SmokeOptions, run
 
-        for target, flag in ((json, "--json"), (junit, "--junit")):
-            if target:
-                require_writable(Path(target), flag)
+        require_writable_targets(json, junit)
         options = SmokeOptions(
             image=image or "",
             device=device,
@@ -102,9 +103,67 @@ def smoke(
             more=(BENCH,) if bench else (),
         )
         record, folder = run(current_workspace(), options)
-        for target, name in ((json, "record.json"), (junit, "junit.xml")):
-            if target:
-                Path(target).write_bytes((folder / name).read_bytes())
-        text = f"{report.text(record)}\nevidence {folder}"
-        out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))
+        show(out, record, folder, json, junit)
     sys.exit(SMOKE_EXIT_CODES[record.verdict])
+
+
+@task(
+    values={"json": PATH, "cache": PATH},
+    iterable=["only"],
+    help={
+        "image": "folder of an OCI layout, or name of an image in a registry (default: the one "
+        "that was built last)",
+        "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
+        "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
+        "CPU)",
+        "cache": "folder for the real weights (default: build/gpu-weights)",
+        "only": "run only this check; can be given several times; a pass needs all of them",
+        "json": "write the record to this file, too",
+        "junit": "write a JUnit report to this file, too",
+    },
+)
+def gpu_check(
+    _: Context,
+    only: list[str],
+    image: str | None = None,
+    device: str = "auto",
+    timeout: str = "0",
+    cache: str | None = None,
+    json: str | None = None,
+    junit: str | None = None,
+) -> None:
+    """Test an image on a machine without Docker, such as a rented GPU: as smoke does."""
+    with output() as out:
+        from higgs_image.errors import SMOKE_EXIT_CODES
+        from higgs_image.smoke.gpu_check import run
+        from higgs_image.smoke.session import SmokeOptions
+
+        require_writable_targets(json, junit)
+        options = SmokeOptions(
+            image=image or "",
+            device=device,
+            timeout=float(timeout),
+            cache=cache or "",
+            only=frozenset(only),
+        )
+        record, folder = run(current_workspace(), options)
+        show(out, record, folder, json, junit)
+    sys.exit(SMOKE_EXIT_CODES[record.verdict])
+
+
+def require_writable_targets(json: str | None, junit: str | None) -> None:
+    """Refuse files for copies of the record that cannot be written."""
+    for target, flag in ((json, "--json"), (junit, "--junit")):
+        if target:
+            require_writable(Path(target), flag)
+
+
+def show(out: Output, record: Record, folder: Path, json: str | None, junit: str | None) -> None:
+    """Print a record and write the copies of it that were asked for."""
+    from higgs_image.smoke import report
+
+    for target, name in ((json, "record.json"), (junit, "junit.xml")):
+        if target:
+            Path(target).write_bytes((folder / name).read_bytes())
+    text = f"{report.text(record)}\nevidence {folder}"
+    out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))

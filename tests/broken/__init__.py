@@ -19,10 +19,10 @@ WRAPPER = Path(__file__).with_name("server.py")
 
 SPOKEN = frozenset((
     "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
-    "texts", "streaming", "at-once", "custom-voice", "memory",
+    "texts", "streaming", "at-once", "listeners", "custom-voice", "memory",
 ))  # fmt: skip
 """Checks that ask for speech."""
-WAV = frozenset(("speech-wav", "texts", "streaming", "at-once", "custom-voice"))
+WAV = frozenset(("speech-wav", "texts", "streaming", "at-once", "listeners", "custom-voice"))
 """Checks that need a good WAV file."""
 RAW = WAV | {"speech-pcm"}
 """Checks that need good samples, with a header or without."""
@@ -89,9 +89,13 @@ FAULTS = {
     "offset": Fault("1000 is added to every sample", "sound"),
     "same-text": Fault("every text of one length gets the same sound", "texts"),
     "previous": Fault("WAV is the answer to the previous request", "texts",
-                      frozenset(("streaming", "at-once"))),
+                      frozenset(("streaming", "at-once", "listeners"))),
     "wrong-voice": Fault("every voice is the default one", "custom-voice"),
-    "breaks-under-load": Fault("500 for the fifth request at once", "at-once"),
+    "breaks-under-load": Fault("500 for the fifth request at once", "at-once",
+                               frozenset(["listeners"])),
+    "breaks-in-a-crowd": Fault("500 for the tenth request at once", "listeners"),
+    "preempts": Fault("the engine preempts a request for each that it answers", "listeners"),
+    "small-cache": Fault("the log says that the KV cache holds 9,000 tokens", "listeners"),
     "accepts-anything": Fault("200 for a bad request", "bad-requests"),
     "no-custom-voice": Fault("a mounted voice is not read", "custom-voice"),
     "dies-after-first": Fault("ends after the first speech", "speech-pcm"),

@@ -12,6 +12,7 @@ import http.client
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -70,6 +71,9 @@ def fault() -> str:
     return FAULT
 
 
+MOST_AT_ONCE = {"breaks-under-load": 4, "breaks-in-a-crowd": 9}
+"""Faults under load, with the requests at once that are answered."""
+
 LEAKED: list[bytes] = []
 PREVIOUS: dict[str, bytes] = {}
 """The latest sound for each voice."""
@@ -80,7 +84,7 @@ BY_LENGTH: dict[tuple[str, int], bytes] = {}
 class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
-    running, refused = 0, ""
+    running, spoken, refused = 0, 0, ""
     changing = threading.Lock()
 
 
@@ -94,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         with self.server.changing:
             self.server.running += 1
-        if fault() == "breaks-under-load":
+        if fault() in MOST_AT_ONCE:
             time.sleep(0.5)  # until all that come at once are there
         try:
             self.pass_on(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
@@ -135,7 +139,10 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(30)
         if now == "wrong-type":
             kind = "audio/mpeg"
-        if now == "speech-500" or (now == "breaks-under-load" and self.server.running > 4):
+        self.server.spoken += 1
+        if now == "small-cache":
+            print("GPU KV cache size: 9,000 tokens", flush=True)
+        if now == "speech-500" or self.server.running > MOST_AT_ONCE.get(now, 1000):
             self.give(500, "application/json", b'{"error": {"message": "broken"}}')
         elif now == "hangs":
             self.send_response(200)
@@ -191,6 +198,9 @@ def plain_fault(handler: Handler, status: int, kind: str, body: bytes) -> tuple[
         return 503, "application/json", b"{}"
     if now == "no-voices" and path == "/v1/audio/voices":
         return 200, kind, b"[]"
+    if now == "preempts" and path == "/metrics":
+        count = b"\\1 %d.0" % server.spoken
+        return status, kind, re.sub(rb"(?m)^(vllm:num_preemptions_total\S*) \S+$", count, body)
     if now == "other-model" and path == "/v1/models":
         return 200, kind, body.replace(b"higgs-audio-v2", b"something-else")
     return status, kind, body

@@ -13,7 +13,7 @@ import pytest
 
 from higgs_image import retry
 from higgs_image.smoke import cpu_device
-from higgs_image.smoke.container import NotReadyError
+from higgs_image.smoke.server import NotReadyError
 from tests.support.fuzz import Server
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(1200)]
@@ -97,29 +97,30 @@ def test_an_engine_that_is_killed_while_it_loads_ends_the_container(
 
 @pytest.mark.needs(engine_silence=True)
 def test_an_engine_that_hangs_makes_the_server_unhealthy(start_server: Any) -> None:
-    env = {"HIGGS_WARMUP_SECONDS": "0", "HIGGS_ENGINE_TIMEOUT_SECONDS": "3"}
+    env = {"HIGGS_WARMUP_SECONDS": "0", "HIGGS_ENGINE_TIMEOUT_SECONDS": "15"}
     with start_server(env=env) as running:
         server = Server(running.url)
 
         def statuses() -> tuple[int, int]:
             return server.ask("GET", "/health")[0], server.ask("GET", "/ping")[0]
 
-        request = {"model": server.model(), "voice": "belinda", "input": 8 * "On and on it goes. "}
+        request: dict[str, object] = {"model": server.model(), "voice": "belinda"}
+        request["input"] = 8 * "On and on it goes. "
         spoken: list[int] = []
         speaking = threading.Thread(
             target=lambda: spoken.append(server.post("/v1/audio/speech", request)[0])
         )
         speaking.start()
-        assert retry.wait_until(lambda: server.running() > 0, 30)
+        assert retry.wait_until(lambda: server.running() > 0, 120)
         script = KILL_ENGINE.replace("SIGKILL", "SIGSTOP")
         assert running.container.output_of("python3", "-c", script) is not None
         assert statuses() == (200, 200)
-        assert retry.wait_until(lambda: statuses() == (503, 503), 20)
+        assert retry.wait_until(lambda: statuses() == (503, 503), 60)
         _, said = server.ask("GET", "/ping")
         assert b"the engine has given nothing for " in said
         script = KILL_ENGINE.replace("SIGKILL", "SIGCONT")
         assert running.container.output_of("python3", "-c", script) is not None
-        assert retry.wait_until(lambda: statuses() == (200, 200), 20)
+        assert retry.wait_until(lambda: statuses() == (200, 200), 60)
         speaking.join()
         assert spoken == [200]
 
@@ -136,7 +137,8 @@ def test_a_broken_gpu_context_ends_the_container(start_server: Any, tmp_path: Pa
     env = {"HIGGS_WARMUP_SECONDS": "0", "PYTHONPATH": f"{cpu_device.DEVICE}:/mnt/broken"}
     with start_server(env=env, mounts={str(tmp_path): "/mnt/broken"}) as running:
         server = Server(running.url)
-        request = {"model": server.model(), "voice": "belinda", "input": "Hello."}
+        request: dict[str, object] = {"model": server.model(), "voice": "belinda"}
+        request["input"] = "Hello."
         assert server.post("/v1/audio/speech", request)[0] == 200
         assert running.container.output_of("touch", "/tmp/broken") is not None
         with pytest.raises((OSError, http.client.HTTPException)):

@@ -13,7 +13,7 @@ import pytest
 from higgs_image import lockfile
 from higgs_image.build import pipeline
 from higgs_image.smoke import cpu_device
-from higgs_image.smoke.container import NotReadyError
+from higgs_image.smoke.server import NotReadyError
 from higgs_image.workspace import Workspace
 from tests.support.fuzz import Server
 

@@ -29,7 +29,8 @@ CUDA_GRAPHS = 1024
 CODEC = 768
 """MiB of the audio tokenizer's weights, in float32."""
 DECODED_FRAMES = 1024
-"""Most frames that the audio tokenizer decodes in one call, over all answers in a batch."""
+"""Frames that the audio tokenizer decodes in one call, over all answers in a batch (250), with room
+for what it keeps between the chunks of up to 256 answers (1.4 MiB each)."""
 DECODING = 0.55
 """MiB for each of them: the largest sum of live tensors, as is the next."""
 ENCODING = 29.3

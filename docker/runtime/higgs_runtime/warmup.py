@@ -20,11 +20,13 @@ TEXT = "Hello, this is a test."
 TOKENS = 64
 """Longest answer to a request of the warm-up: 2.6 s of audio."""
 LONG_TEXT = (
-    f"{TEXT} It goes on for longer than the others, until the chunks have their full length."
+    f"{TEXT} It goes on for longer than the others, sentence after sentence, until whoever listens "
+    "is some seconds behind and the pieces of sound have become as long as they ever will. That "
+    "is the case by now, so this is the end of it."
 )
-LONG_TOKENS = 160
-"""The same for the first request: its chunks of audio grow to the length that all later ones have,
-for which the GPU's libraries choose their kernels when it first occurs."""
+LONG_TOKENS = 500
+"""The same for the first request: its pieces of audio grow to the longest ones, for each of whose
+lengths the GPU's libraries choose their kernels when it first occurs."""
 FORMATS = ("pcm", "wav", "mp3")
 MOST_VOICES = 16
 """More voices are not warmed up: a folder may hold hundreds."""

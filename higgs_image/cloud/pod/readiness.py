@@ -20,7 +20,7 @@ from higgs_image.errors import (
 from higgs_image.oci.container_spec import PORT
 from higgs_image.smoke import diagnosis
 from higgs_image.smoke.client import BrokenAnswerError, TimedClient
-from higgs_image.smoke.container import NotReadyError
+from higgs_image.smoke.server import NotReadyError
 
 log = logging.getLogger(__name__)
 

@@ -115,6 +115,14 @@ class PodServer:
         """Return None: no program can be run in it."""
         return None
 
+    def all_logs(self) -> bytes:
+        """Return the log of its container, as far as it has come."""
+        return self._log.container().encode()
+
+    def process_ids(self) -> list[int]:
+        """Return nothing: they run on another machine."""
+        return []
+
     def terminate(self) -> None:
         """Refuse: RunPod shows no exit code of a container that it stops."""
         raise UndecidedError("a pod does not show how its container ends")

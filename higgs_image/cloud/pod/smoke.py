@@ -27,9 +27,9 @@ from higgs_image.release.journal import Journal
 from higgs_image.smoke import record, report, runner
 from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest
 from higgs_image.smoke.client import BrokenAnswerError
-from higgs_image.smoke.container import NotReadyError
 from higgs_image.smoke.record import CheckResult, Measured, Record, SmokeImage
 from higgs_image.smoke.runner import Observation
+from higgs_image.smoke.server import NotReadyError
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 

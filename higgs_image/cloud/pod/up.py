@@ -14,7 +14,7 @@ from higgs_image.cloud.pod.rental import Rental, rented, time_cap
 from higgs_image.cloud.pod.smoke import PodTest
 from higgs_image.errors import PodError
 from higgs_image.oci.container_spec import PORT
-from higgs_image.smoke.container import NotReadyError
+from higgs_image.smoke.server import NotReadyError
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ CHECKS = (
     SmokeCheck("texts", speech.texts),
     SmokeCheck("streaming", speech.streaming),
     SmokeCheck("at-once", load.at_once),
+    SmokeCheck("listeners", load.listeners),
     SmokeCheck("bad-requests", refusals.bad_requests),
     SmokeCheck("custom-voice", speech.custom_voice),
     SmokeCheck("idle-cpu", load.idle_cpu),
     SmokeCheck("memory", load.memory),
+    SmokeCheck("gpu-memory", load.gpu_memory),
     SmokeCheck("health-after", lifecycle.health),
     SmokeCheck("stop", lifecycle.stop),
 )

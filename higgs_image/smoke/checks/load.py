@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from higgs_image.smoke.checks.model import TEXT, CheckFailedError, ImageUnderTest, figures, sound_of
+from higgs_image import process
+from higgs_image.smoke import transcript
+from higgs_image.smoke.checks.model import (
+    TEXT,
+    CheckFailedError,
+    ImageUnderTest,
+    UndecidedError,
+    figures,
+    sound_of,
+)
+from higgs_image.smoke.client import TimedAnswer
 from higgs_image.smoke.record import Measured
 
 AT_ONCE = 8
+LISTENERS = 24
+"""Requests with one voice at once: between 8 and 28 of them share their prompt's attention on the
+cards on which that could go wrong, and a cache that is too small preempts some."""
+LISTENERS_TEXT = (
+    "When the rain finally came it came all at once, and the dry river behind the school was loud "
+    "enough to hear indoors. Nobody said a word until the last bell, and then everybody ran down "
+    "to the bridge to see it, teachers and all."
+)
+"""Fifteen seconds, so that most of an answer is spoken while all the others are."""
+HEARD = 4
+"""Recordings of the listeners that a recognizer hears; each takes it some seconds."""
 IDLE_SECONDS = 6.0
 REPEATED = 16
 """Requests after which memory must not have grown."""
@@ -19,24 +42,100 @@ def at_once(image: ImageUnderTest) -> Measured:
     image.choose_voice()
     inputs = [TEXT + " And on." * number for number in range(AT_ONCE)]
     started = time.monotonic()
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        answers = list(pool.map(lambda text: image.speak(input=text), inputs))
-    finally:  # Ctrl-C does not wait for answers
-        pool.shutdown(wait=False, cancel_futures=True)
+    answers = _speak_all(image, inputs)
     seconds = time.monotonic() - started
-    total = 0.0
-    for text, answer in zip(inputs, answers, strict=True):
-        found = sound_of(answer, "wav")
-        lengths = figures(answer, found, text)
-        image.judge({name: lengths[name] for name in ("length_ratio", "length_error_s")})
-        total += found.seconds
+    total = sum(_lengths(image, inputs, answers))
     return {
         "seconds": round(seconds, 2),
         "audio_s": round(total, 2),
         "real_time_factor": round(seconds / total, 3),
         "slowest_first_audio_s": round(max(answer.first_s for answer in answers), 2),
     }
+
+
+def listeners(image: ImageUnderTest) -> Measured:
+    """24 listeners of one voice are all served in time; the cache of the engine holds them all."""
+    image.choose_voice()
+    cache = re.findall(rb"GPU KV cache size: ([\d,]+) tokens", image.server.all_logs())
+    if not cache and image.place != "pod":  # whose log may begin late
+        raise CheckFailedError("the log does not have the size of the KV cache")
+    inputs = [LISTENERS_TEXT if image.real else TEXT] * LISTENERS
+    before, started = _preemptions(image), time.monotonic()
+    answers = _speak_all(image, inputs)
+    seconds, preemptions = time.monotonic() - started, _preemptions(image) - before
+    lengths = _lengths(image, inputs, answers)
+    measured: Measured = {
+        "requests": LISTENERS,
+        "seconds": round(seconds, 2),
+        "audio_s": round(sum(lengths), 2),
+        "slowest_listener": round(
+            max(answer.seconds / x for answer, x in zip(answers, lengths, strict=True)), 3
+        ),
+        "preemptions": preemptions,
+    }
+    if cache:
+        measured["kv_cache_tokens"] = int(cache[-1].replace(b",", b""))
+    if image.real:
+        measured |= _heard(image, answers[:HEARD])
+    return measured
+
+
+def _speak_all(image: ImageUnderTest, inputs: Sequence[str]) -> list[TimedAnswer]:
+    """Return the answers to texts that are all sent at once."""
+    pool = ThreadPoolExecutor(len(inputs))
+    try:
+        return list(pool.map(lambda text: image.speak(input=text), inputs))
+    finally:  # Ctrl-C does not wait for answers
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _lengths(
+    image: ImageUnderTest, inputs: Sequence[str], answers: Sequence[TimedAnswer]
+) -> list[float]:
+    """Return the seconds of each answer's sound, after judging it by its text."""
+    lengths = []
+    for text, answer in zip(inputs, answers, strict=True):
+        found = sound_of(answer, "wav")
+        measured = figures(answer, found, text)
+        image.judge({name: measured[name] for name in ("length_ratio", "length_error_s")})
+        lengths.append(found.seconds)
+    return lengths
+
+
+def _preemptions(image: ImageUnderTest) -> int:
+    """Return how often the engine has taken a running request's memory away."""
+    text = image.client.get("/metrics").body.decode(errors="replace")
+    found = re.findall(r"^vllm:num_preemptions_total(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+    if not found:
+        raise CheckFailedError("/metrics does not have vllm:num_preemptions_total")
+    return sum(int(float(count)) for count in found)
+
+
+def _heard(image: ImageUnderTest, answers: Sequence[TimedAnswer]) -> Measured:
+    """Return the most word errors of a few answers; nothing without a recognizer."""
+    errors = []
+    for number, answer in enumerate(answers, 1):
+        recording = image.folder / f"listener-{number}.wav"
+        recording.write_bytes(answer.body)
+        try:
+            heard = transcript.transcribe(recording)
+        except transcript.NoRecognizerError:
+            return {}
+        errors.append(transcript.word_error_rate(LISTENERS_TEXT, heard))
+    return {"word_errors": round(max(errors), 3)}
+
+
+def gpu_memory(image: ImageUnderTest) -> Measured:
+    """The server's process stays within the GPU memory that the engine leaves it."""
+    if not image.real:
+        raise UndecidedError("the CPU device has no GPU memory")
+    query = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    listed = process.ask("nvidia-smi", *query).out
+    used = {int(pid): int(mib) for pid, mib in re.findall(r"^(\d+), (\d+)$", listed, re.MULTILINE)}
+    found = [used[pid] for pid in image.server.process_ids() if pid in used]
+    if len(found) < 2:
+        raise UndecidedError("nvidia-smi does not list the processes of the server here")
+    return {"server_gpu_mib": found[0], "engine_gpu_mib": sum(found[1:])}
 
 
 def idle_cpu(image: ImageUnderTest) -> Measured:

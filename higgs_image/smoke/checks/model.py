@@ -73,6 +73,12 @@ class ServerUnderTest(Protocol):
     def output_of(self, *command: str) -> str | None:
         """Return the output of a program beside it; None if it cannot be run."""
 
+    def all_logs(self) -> bytes:
+        """Return all of its log."""
+
+    def process_ids(self) -> list[int]:
+        """Return its processes, as this machine numbers them; the server before the engine."""
+
     def terminate(self) -> None:
         """Send SIGTERM."""
 

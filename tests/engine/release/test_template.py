@@ -93,7 +93,9 @@ def test_the_template_names_exactly_the_promoted_image(
     done = apply(history, follower)
     assert only(runpod)["image"] == f"{release.target}:{release.lock.tag}-1@{digest}" == done.image
     assert only(runpod)["startJupyter"] is False and only(runpod)["startSsh"] is False
-    assert only(runpod)["env"] == {"HIGGS_API_KEY": "{{ RUNPOD_SECRET_higgs_api_key }}"}
+    assert only(runpod)["env"] == {
+        "HIGGS_GENERATE_PORT": "8888", "HIGGS_API_KEY": "{{ RUNPOD_SECRET_higgs_api_key }}",
+    }  # fmt: skip
     (entry,) = [x for x in history.of(digest) if isinstance(x.record, TemplateUpdate)]
     assert isinstance(entry.record, TemplateUpdate)
     assert (entry.tag, entry.record.template) == (done.record, only(runpod)["id"])

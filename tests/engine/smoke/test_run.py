@@ -22,7 +22,7 @@ from tests.engine.smoke.conftest import Smoke, containers, failed
 
 pytestmark = pytest.mark.engine
 
-NEEDS_REAL_WEIGHTS = {"words"}
+NEEDS_REAL_WEIGHTS = {"words", "gpu-memory"}
 
 
 def test_the_fake_fork_passes(image: str, smoke: Smoke, workspace: Workspace) -> None:
@@ -40,7 +40,7 @@ def test_the_fake_fork_passes(image: str, smoke: Smoke, workspace: Workspace) ->
             "custom-voice.wav"} <= {path.name for path in folder.iterdir()}  # fmt: skip
     suite = xml.parse(folder / "junit.xml").getroot()
     assert suite.get("tests") == str(len(found.checks))
-    assert suite.get("failures") == "0" and suite.get("skipped") == "1"
+    assert suite.get("failures") == "0" and suite.get("skipped") == "2"
     assert "| pass | speech-wav |" in (folder / "report.md").read_text()
     assert json.loads((folder / "record.json").read_bytes())["verdict"] == "pass"
 
@@ -79,7 +79,7 @@ def test_the_command(built: tuple[Path, str], tmp_path: Path) -> None:
     files = [tmp_path / "out" / "r.json", tmp_path / "out" / "j.xml"]
     done = invoke(folder, image, "--device=cpu", "--json", str(files[0]), "--junit", str(files[1]))
     assert done.returncode == 0, done.stderr
-    assert "verdict  pass" in done.stdout and "open     words" in done.stdout
+    assert "verdict  pass" in done.stdout and "open     words, gpu-memory" in done.stdout
     assert record.load(files[0]).passed
     assert xml.parse(files[1]).getroot().get("failures") == "0"
 

@@ -83,6 +83,16 @@ def test_a_library_without_versions(tmp_path: Path) -> None:
     assert {symbol.version for symbol in stub.symbols(path)} == {""}
 
 
+def test_names_of_cpp_are_left_out(tmp_path: Path) -> None:
+    """A library that brings its own C++ library exports that, too: functions, classes, data."""
+    cpp = "int _ZSt9terminatev(void) { return 0; } int _ZTVSt9exception; int _edata;"
+    path = library(tmp_path, SOURCE + cpp, versions="")
+    assert stub.replace(path) == 3
+    assert {symbol.name for symbol in stub.symbols(path)} == {
+        "fftExec", "fftGetErrorString", "fftPlan",
+    }  # fmt: skip
+
+
 def test_the_same_library_gives_the_same_stub(tmp_path: Path) -> None:
     stubs = []
     for folder in (tmp_path / "a", tmp_path / "b"):

@@ -79,7 +79,11 @@ def test_the_pod_is_what_the_description_says(target: PodTest, runpod: FakeRunPo
     run(target, dwell=0.0)
     sent = next(body for method, path, body in runpod.requests if method == "POST")
     assert sent["image"] == rent.IMAGE.reference and sent["cloud"] == "SECURE"
-    assert sent["ports"] == ["8000/http"] and not sent["startJupyter"] and not sent["startSsh"]
+    assert (
+        sent["ports"] == ["8000/http", "8888/http"]
+        and not sent["startJupyter"]
+        and not sent["startSsh"]
+    )
     assert sent["mounts"] == {"persistent": {"size": 30, "path": "/workspace"}}
     assert sent["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1, "minCudaVersion": "12.4"}
     assert sent["name"].startswith("higgs-pod-20")

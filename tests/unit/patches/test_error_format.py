@@ -209,3 +209,10 @@ def test_error_body_is_what_vllm_makes_of_it() -> None:
     made = ErrorResponse(message="m", type="NotFoundError", code=404)
     assert (made.code, made.message) == (404, "m")
     assert made.model_dump()["error"]["type"] == "NotFoundError"
+
+
+def test_no_message_shows_a_place_in_memory() -> None:
+    """Libraries put the text of an object into their errors, such as that of a file in memory."""
+    text = "cannot open <_io.BytesIO object at 0x7f3a5c1b2d40>: unknown format"
+    body = json.loads(bytes(error_response(text, 400).body))
+    assert body["error"]["message"] == "cannot open <_io.BytesIO object>: unknown format"

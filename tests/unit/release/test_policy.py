@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from higgs_image.release import policy
@@ -47,8 +48,6 @@ def labelled(**labels: str) -> Known:
 
 
 def pushed(**changes: object) -> Known:
-    import msgspec
-
     return replace(GOOD, push=msgspec.structs.replace(PUSH, **changes))
 
 
@@ -90,6 +89,37 @@ def test_each_refusal_has_reason_and_remedy(case: str) -> None:
     known, reason = REFUSED[case]
     (refusal,) = policy.refusals(known, "gpu")
     assert reason in refusal.reason and refusal.remedy
+
+
+def in_pod() -> smoke_record.Record:
+    return msgspec.structs.replace(smoke(), place="pod")
+
+
+def in_engine(*passed: str, kind: str = "cpu") -> smoke_record.Record:
+    checks = [smoke_record.CheckResult(x, Verdict.PASS, True) for x in passed]
+    return msgspec.structs.replace(smoke(kind), checks=checks)
+
+
+def test_a_pod_counts_with_what_it_cannot_show_from_an_engine() -> None:
+    for engine in (in_engine(*smoke_record.ENGINE_ONLY), in_engine(*smoke_record.REQUIRED["cpu"])):
+        assert policy.refusals(smoke_tested(engine, in_pod()), "gpu") == []
+        assert policy.refusals(smoke_tested(in_pod(), engine), "gpu") == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "missing"),
+    [
+        ([], "custom-voice, idle-cpu, memory, stop"),
+        ([in_engine("custom-voice", "memory", "stop")], "passed idle-cpu, which"),
+        (
+            [in_engine(*smoke_record.ENGINE_ONLY), in_engine("stop")],
+            "custom-voice, idle-cpu, memory",
+        ),
+    ],
+)
+def test_a_pod_alone_is_refused(engine: list[smoke_record.Record], missing: str) -> None:
+    (refusal,) = policy.refusals(smoke_tested(*engine, in_pod()), "gpu")
+    assert missing in refusal.reason and "--device-class cpu" in refusal.remedy
 
 
 def test_later_pass_counts() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from higgs_patches.lib.audio import decoding
+from higgs_patches.lib.audio import codec_thread
 from higgs_patches.patches import preprocessing
 from higgs_runtime import command, gpu, gpu_memory
 from higgs_runtime.nvml import Gpu, GpuMachine
@@ -68,7 +68,7 @@ def test_decoding_always_has_its_memory() -> None:
 
 
 def test_what_is_planned_for_is_all_that_the_server_does() -> None:
-    assert decoding.LONGEST_CHUNK + 2 * decoding.CONTEXT_FRAMES <= gpu_memory.DECODED_FRAMES
+    assert codec_thread.BATCH_FRAMES <= gpu_memory.DECODED_FRAMES
     assert preprocessing._THREAD._max_workers == 1, "recordings are encoded one at a time"
 
 

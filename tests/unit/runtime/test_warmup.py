@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from higgs_patches.lib.audio import decoding
+from higgs_patches.lib.audio.codec_thread import Piece
 from higgs_patches.lib.audio.decoding import AudioDecoder
 from higgs_runtime import warmup
 from higgs_runtime.control import WARMUP
@@ -61,17 +63,18 @@ class Lengths:
     num_codebooks, codebook_size, sampling_rate = 8, 1024, 24_000
 
     def __init__(self) -> None:
-        self.seen: set[int] = set()
+        self.seen: set[tuple[int, bool]] = set()
 
-    def decode(self, vq_code: Any) -> tuple[Any, int]:
-        self.seen.add(vq_code.shape[1])
-        return np.zeros(vq_code.shape[1], np.float32), self.sampling_rate
+    def decode(self, pieces: list[Piece]) -> list[tuple[Any, Any]]:
+        """Return silence; the state is whether there was a piece before."""
+        self.seen |= {(piece.codes.shape[1], piece.state is None) for piece in pieces}
+        return [(np.zeros(960 * piece.codes.shape[1], np.int16), True) for piece in pieces]
 
 
-def lengths(rows: int) -> set[int]:
-    """Lengths that are decoded while so many rows of codes come one by one."""
+def lengths(rows: int) -> set[tuple[int, bool]]:
+    """Lengths that are decoded while so many rows of codes come far faster than they are heard."""
 
-    async def run() -> set[int]:
+    async def run() -> set[tuple[int, bool]]:
         codec = Lengths()
         decoder = AudioDecoder(codec, bos_id=1024, eos_id=1025)
         for row in [[1024] * 8, *[[1] * 8] * (rows - 1)]:
@@ -82,6 +85,7 @@ def lengths(rows: int) -> set[int]:
 
 
 def test_warm_up_reaches_the_lengths_of_long_answers() -> None:
-    assert lengths(warmup.LONG_TOKENS) == lengths(60 * 25)
-    spoken = 15 * 1.6  # characters a second of the fastest speaker
-    assert 25 * len(warmup.LONG_TEXT) / spoken > 87, "rows until the first chunk of full length"
+    spoken = 25 * len(warmup.LONG_TEXT) / (15 * 1.5)  # rows of a speaker who is 1.5 times as fast
+    reached = lengths(min(warmup.LONG_TOKENS, int(spoken)))
+    assert reached == lengths(60 * 25)
+    assert max(reached)[0] == max(decoding.LENGTHS)

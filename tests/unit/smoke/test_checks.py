@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from higgs_image import process
 from higgs_image.audio import SAMPLE_RATE
 from higgs_image.smoke import limits, transcript
-from higgs_image.smoke.checks import speech
+from higgs_image.smoke.checks import load, speech
 from higgs_image.smoke.checks.model import (
     TEXT,
     CheckFailedError,
     ImageUnderTest,
     UndecidedError,
 )
+from higgs_image.smoke.client import TimedAnswer
 from higgs_image.smoke.limits import INFORMATION, LIMITS
 from higgs_image.smoke.record import DeviceType
 from higgs_image.smoke.sound import Sound
@@ -99,6 +101,63 @@ def test_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recognizer_is_optional() -> None:
     with pytest.raises(UndecidedError, match="pip install faster-whisper"):
         speech.words(image())
+
+
+class Fake:
+    """A server whose log, metrics and processes a test sets."""
+
+    def __init__(self, log: bytes = b"", metrics: bytes = b"", processes: tuple[int, ...] = ()):
+        self.log, self.metrics, self.processes = log, metrics, list(processes)
+        self.client = self
+
+    def all_logs(self) -> bytes:
+        return self.log
+
+    def process_ids(self) -> list[int]:
+        return self.processes
+
+    def get(self, _: str) -> TimedAnswer:
+        return TimedAnswer(200, "text/plain", self.metrics, 0, 0, 1)
+
+
+def served(**given: Any) -> ImageUnderTest:
+    found = image()
+    found.server, found.voice = Fake(**given), "belinda"  # type: ignore[assignment]
+    return found
+
+
+APPLICATIONS = "7, 2900\n8, 70000\n9, 512\n"
+
+
+def test_memory_of_both_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = process.Completed(0, APPLICATIONS, "")
+    monkeypatch.setattr(process, "ask", lambda *_: said)
+    under_test = served(processes=(5, 7, 8))
+    measured = under_test.judge(load.gpu_memory(under_test))
+    assert measured == {"server_gpu_mib": 2900, "engine_gpu_mib": 70_000}
+    said = process.Completed(0, APPLICATIONS.replace("2900", "5200"), "")
+    with pytest.raises(CheckFailedError, match="expected server_gpu_mib at most 4300, got 5200"):
+        under_test.judge(load.gpu_memory(under_test))
+    for hidden in ("", "7, [N/A]\n8, [N/A]\n", "No running processes found\n"):
+        said = process.Completed(0, hidden, "")
+        with pytest.raises(UndecidedError, match="nvidia-smi does not list"):
+            load.gpu_memory(under_test)
+    with pytest.raises(UndecidedError, match="has no GPU memory"):
+        load.gpu_memory(image(device="cpu"))
+
+
+def test_preemptions_are_added_up_over_all_engines() -> None:
+    text = (
+        b'vllm:num_preemptions_total{engine="0"} 3.0\nvllm:num_preemptions_total{engine="1"} 1.0\n'
+    )
+    assert load._preemptions(served(metrics=text)) == 4
+    with pytest.raises(CheckFailedError, match="/metrics does not have vllm:num_preemptions"):
+        load._preemptions(served(metrics=b"vllm:num_requests_running 0.0\n"))
+
+
+def test_the_cache_has_to_be_in_the_log() -> None:
+    with pytest.raises(CheckFailedError, match="does not have the size of the KV cache"):
+        load.listeners(served(log=b"INFO nothing of it"))
 
 
 # Limits -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -132,3 +133,25 @@ def test_json() -> None:
         pytest.raises(BrokenAnswerError, match="not JSON: b'oops'"),
     ):
         TimedClient(port).get("/").json()
+
+
+def test_a_server_behind_a_proxy() -> None:
+    """The path of the URL comes first, and the key is sent and not shown."""
+
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"{self.path} {self.headers['Authorization']}".encode())
+
+    with HTTPServer(("127.0.0.1", 0), Echo) as running:
+        threading.Thread(target=running.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_port}/pod-8000/"
+        client = TimedClient.of(url, key="secret-key", timeout=10)
+        assert client.get("/ping").body == b"/pod-8000/ping Bearer secret-key"
+    assert "secret-key" not in repr(client)
+
+
+def test_a_url_names_host_port_and_scheme() -> None:
+    found = TimedClient.of("https://abc-8000.proxy.runpod.net")
+    assert (found.host, found.port, found.tls) == ("abc-8000.proxy.runpod.net", 443, True)

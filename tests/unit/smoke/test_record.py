@@ -71,7 +71,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_every_required_check_exists() -> None:
     for device in ("gpu", "cpu"):
-        assert set(smoke_checks.NAMES) - record.REQUIRED[device] == {"words"}
+        assert set(smoke_checks.NAMES) - record.REQUIRED[device] == {"words", "gpu-memory"}
         assert record.REQUIRED[device] <= set(smoke_checks.NAMES)
 
 

@@ -103,12 +103,14 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """Answer /ping, /health, /version, /v1/models and /v1/audio/voices."""
+        """Answer /ping, /health, /metrics, /version, /v1/models and /v1/audio/voices."""
         path = self.path.partition("?")[0]
         if path == "/ping":
             self._json(503 if self.server.draining else 200, {})
         elif path == "/health":
             self._send(200, b"", "text/plain")
+        elif path == "/metrics":
+            self._send(200, b"vllm:num_preemptions_total 0.0\n", "text/plain")
         elif path == "/version":
             self._json(200, dict(self.server.version))
         elif path == "/v1/models":
@@ -261,6 +263,7 @@ def main(arguments: list[str]) -> int:
         if number := os.environ.pop("HIGGS_CONTROL_FD", ""):
             control = socket.socket(fileno=int(number))
             threading.Thread(target=server.follow, args=(control,), daemon=True).start()
+        print("GPU KV cache size: 60,000 tokens", flush=True)  # what the real server logs
         print(f"listening on {options.host}:{server.server_port}", flush=True)
         server.serve_forever(poll_interval=0.1)
     return 0

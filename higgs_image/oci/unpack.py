@@ -1,0 +1,70 @@
+"""Unpack an image's layers into a folder, as an engine would, without one and without root."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from higgs_image.files import replace_folder
+from higgs_image.oci.layer_archive import OPAQUE, WHITEOUT, member_path, open_layer
+from higgs_image.oci.layout import Image
+
+log = logging.getLogger(__name__)
+
+
+def unpack(layout: Path, image: Image, target: Path) -> None:
+    """Unpack an image; a folder that is there is complete, and is kept.
+
+    Owners are not kept: everything belongs to the user who unpacks.
+
+    Args:
+        layout: holds the image.
+        image: from `layout.read`.
+        target: becomes the image's root folder.
+
+    Raises:
+        BuildError: a layer cannot be read.
+    """
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(".new-*"):  # of a killed run
+        shutil.rmtree(left, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        for number, layer in enumerate(image.layers, 1):
+            log.info("unpack: layer %d of %d, %s", number, len(image.layers), layer.name)
+            with open_layer(layout, layer.digest) as tar:
+                for entry in tar:
+                    _apply(tar, entry, new)
+        new.chmod(0o755)
+        replace_folder(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _apply(tar: tarfile.TarFile, entry: tarfile.TarInfo, root: Path) -> None:
+    """Add one entry of a layer to what the layers below it have left."""
+    place = root / member_path(entry)
+    if place.name == OPAQUE:
+        for below in place.parent.iterdir():
+            _remove(below)
+    elif place.name.startswith(WHITEOUT):
+        _remove(place.with_name(place.name.removeprefix(WHITEOUT)))
+    elif not (entry.ischr() or entry.isblk() or entry.isfifo()):  # /dev is mounted
+        if os.path.lexists(place) and not (entry.isdir() and place.is_dir()):
+            _remove(place)
+        if entry.isdir():
+            entry.mode |= 0o700  # else an owner who is not root could not write into it
+        tar.extract(entry, root, filter="tar")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

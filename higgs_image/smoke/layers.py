@@ -1,0 +1,109 @@
+"""Find an image for a machine without an engine: in a layout, or in a registry."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_image.build import image as build_image
+from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.labels import LABEL
+from higgs_image.oci import artifacts, layout
+from higgs_image.oci.layout import Image
+from higgs_image.oci.reference import split
+from higgs_image.smoke.record import SmokeImage
+from higgs_image.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayersOnDisk:
+    """An image in an OCI layout of this machine.
+
+    Attributes:
+        reference: the name by which it was asked for.
+        folder: the layout.
+        image: its manifest.
+    """
+
+    reference: str
+    folder: Path
+    image: Image
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How its containers are started: Entrypoint, Cmd, Env and so on."""
+        found: dict[str, Any] = layout.document(self.folder, self.image.config_digest)["config"]
+        return found
+
+    @property
+    def identity(self) -> SmokeImage:
+        """The image as a record names it."""
+        labels = self.image.labels
+        return SmokeImage(
+            reference=self.reference,
+            digest=self.image.digest,
+            tag=labels.get("org.opencontainers.image.version", ""),
+            lock_sha256=labels.get(LABEL + "lock-sha256") or None,
+        )
+
+
+def find(workspace: Workspace, reference: str) -> LayersOnDisk:
+    """Return an image's layers; one in a registry is pulled.
+
+    Args:
+        workspace: has the layout of the last build, and takes what is pulled.
+        reference: folder of a layout, name of an image in a registry, or empty: the last build.
+
+    Raises:
+        UsageError: no image was built yet, or the layout does not hold one image.
+        RegistryNotFoundError: the registry does not have it.
+        BuildError: the layout is damaged.
+    """
+    if not reference:
+        return _last_built(workspace)
+    folder = Path(reference)
+    if folder.is_dir():
+        return LayersOnDisk(reference, folder, layout.read(folder, _only_manifest(folder)))
+    name, what = split(reference)
+    with artifacts.open_repository(name) as repository:
+        digest = what if what.startswith("sha256:") else repository.digest(what)
+        if digest is None or repository.manifest(digest) is None:
+            raise RegistryNotFoundError(
+                f"{reference} was not found", "name a layout's folder, or check the name"
+            )
+        goal = workspace.build / "pulled" / digest.removeprefix("sha256:")[:12]
+        log.info("pull: %s", repository.reference(digest))
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        repository.pull(digest, goal, "image")
+    return LayersOnDisk(reference, goal, layout.read(goal, digest))
+
+
+def _last_built(workspace: Workspace) -> LayersOnDisk:
+    states = {x: workspace.build / "state" / f"build-{x}.json" for x in build_image.COMPRESSIONS}
+    made = sorted((y.stat().st_mtime, x) for x, y in states.items() if y.is_file())
+    if not made:
+        raise UsageError(
+            "no image was built yet",
+            "build one: invoke build; or name one: invoke gpu-check --image IMAGE",
+        )
+    _, compression = made[-1]
+    digest = str(workspace.read_state(f"build-{compression}").get("digest"))
+    folder = workspace.layout(compression)
+    return LayersOnDisk(digest, folder, layout.read(folder, digest))
+
+
+def _only_manifest(folder: Path) -> str:
+    try:
+        entries = json.loads((folder / "index.json").read_bytes())["manifests"]
+        [digest] = [str(x["digest"]) for x in entries]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{folder} is not an OCI layout with one image",
+            "name the folder of one, such as build/oci-zstd, or an image in a registry",
+        ) from None
+    return digest
