@@ -1,4 +1,4 @@
-"""invoke start, stop, logs, status: the image running on this machine."""
+"""invoke start, stop, logs, status: the image on this machine; generate: /generate before it."""
 
 from __future__ import annotations
 
@@ -92,3 +92,18 @@ def logs(_: Context, name: str = _NAME, follow: bool = False, tail: int = 0) -> 
     with output():
         for line in commands.logs(name, follow=follow, last=tail or None):
             print(line, flush=True)
+
+
+@task(
+    help={
+        "server": "URL of the speech server, such as http://localhost:8000",
+        "port": "port on this machine (default: 8888)",
+        "address": "address on which it is reached (default: 127.0.0.1, this machine alone)",
+    },
+)
+def generate(_: Context, server: str = "", port: int = 8888, address: str = "127.0.0.1") -> None:
+    """Run POST /generate and its page here, before a speech server that runs anywhere."""
+    from higgs_image.service import generate as generate_service
+
+    with output():
+        generate_service.run(current_workspace(), server, address=address, port=port)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from higgs_image.errors import UsageError
 
@@ -143,6 +144,14 @@ def _address(text: str) -> str:
 WORDS = matching(r".*\S.*", "text without control characters")
 
 
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise ValueError
+    _ = parts.port  # raises ValueError
+    return text
+
+
 def _between(low: float, high: float) -> Read:
     """Accept a number above one and up to another."""
 
@@ -192,6 +201,7 @@ VALUES: dict[str, Value] = {
     "price_cap": Value("USD an hour, above 0", _between(0, 1000), blank=True),
     "reason": Value(TEXT.expected, blank=True),
     "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
+    "server": Value("an http or https URL", _url, blank=True),
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
     "suite": one_of("unit", "engine", "fork", "gpu"),
     "tail": whole_number(0),

@@ -17,8 +17,8 @@ import uvicorn
 from aiohttp import web
 from higgs_generate import settings
 from higgs_generate.app import GenerateApp
+from higgs_generate.http_protocol import GenerateProtocol
 from higgs_generate.service import Service
-from higgs_patches.lib.http_protocol import ServerProtocol
 
 from tests.support.speech_server import SpeechServer
 
@@ -70,7 +70,7 @@ class GenerateRun:
         self.service = Service(settings.read(variables))
         self.app = GenerateApp(self.service, self._page)
         config = uvicorn.Config(
-            self.app, http=ServerProtocol, ws="none", access_log=False, log_level="critical",
+            self.app, http=GenerateProtocol, ws="none", access_log=False, log_level="critical",
             server_header=False, date_header=False, timeout_graceful_shutdown=1,
         )  # fmt: skip
         listener = socket.socket()

@@ -8,6 +8,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from higgs_generate import settings as generate_settings
 from higgs_runtime import settings_table
 
 from higgs_image.workspace import PROJECT
@@ -70,6 +71,15 @@ def test_probes_distinguish_loading_from_ready() -> None:
 
 def test_grace_period_exceeds_the_drain_time() -> None:
     assert pod()["terminationGracePeriodSeconds"] >= DRAIN + 10
-    for name in ("compose.yaml",):
+    for name in ("compose.yaml", "compose.generate.yaml"):
         grace = re.search(r"stop_grace_period: (\d+)s", (DEPLOY / name).read_text())
         assert grace and int(grace[1]) >= DRAIN + 10
+
+
+def test_generate_is_a_service_of_its_own() -> None:
+    found = yaml.safe_load((DEPLOY / "compose.generate.yaml").read_text())["services"]["generate"]
+    assert found["entrypoint"][-4:] == ["-m", "higgs_generate", "--host", "0.0.0.0"]
+    known = {x.variable for x in generate_settings.SETTINGS} | VARIABLES
+    assert {x for x in found["environment"] if x.startswith("HIGGS")} <= known
+    server = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["server"]
+    assert found["depends_on"] == ["server"] and found["image"] == server["image"]

@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from higgs_patches.lib.http_protocol import ServerProtocol
 
 from higgs_generate import page_files, settings
 from higgs_generate.app import GenerateApp
+from higgs_generate.http_protocol import GenerateProtocol
 from higgs_generate.listen import listen_address
 from higgs_generate.service import Service
 
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
         )
         return 31
     config = uvicorn.Config(
-        app, http=ServerProtocol, ws="none", loop="uvloop", lifespan="on", access_log=False,
+        app, http=GenerateProtocol, ws="none", loop="uvloop", lifespan="on", access_log=False,
         log_level="warning", backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         server_header=False, date_header=False,
     )  # fmt: skip

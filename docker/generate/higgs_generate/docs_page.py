@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 from higgs_patches.lib.errors import ErrorResponse
@@ -130,7 +131,7 @@ def _default(field: FieldInfo) -> str:
     return "" if field.is_required() or field.default in (None, "") else str(field.default)
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     def line(cells: tuple[str, ...], kind: str) -> str:
         return "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
 

@@ -72,7 +72,7 @@ async def events(call: Call) -> ASGIApp:
     """Answer GET /generate/jobs/ID/events."""
     headers = {"Content-Type": "text/event-stream"}
     progress = _progress(call, _job(call))
-    return SoundStream(await anext(progress), progress, None, headers, call.began)
+    return SoundStream(await anext(progress), progress, None, headers)
 
 
 async def _progress(call: Call, job: Job) -> AsyncGenerator[bytes, None]:

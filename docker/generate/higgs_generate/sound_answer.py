@@ -11,14 +11,12 @@ from collections.abc import AsyncGenerator, Mapping
 from higgs_patches.lib.audio import SAMPLE_RATE
 from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
 from higgs_patches.lib.errors import RefusedError
-from higgs_patches.lib.http_protocol import set_trailers
 from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("higgs_generate")
 
 STALLED_SECONDS = 120.0
 """Time for which a client may read nothing before its connection is closed."""
-LATE_HEADERS = ("X-Generation-Time", "X-Audio-Duration", "X-RTF")
 
 
 def late_headers(began: float, samples: int | None) -> dict[str, str]:
@@ -45,8 +43,6 @@ class SoundStream:
         rest: the other ones.
         response_format: names the media type; None: `headers` has it, or it is JSON.
         headers: further headers.
-        began: when the request came, by time.perf_counter.
-        samples: tells the length of the sound at its end; None: it is not known.
     """
 
     def __init__(
@@ -55,8 +51,6 @@ class SoundStream:
         rest: AsyncGenerator[bytes, None],
         response_format: str | None,
         headers: Mapping[str, str],
-        began: float,
-        samples: SampleCounter | None = None,
     ) -> None:
         self._first = first
         self._rest = rest
@@ -64,16 +58,11 @@ class SoundStream:
         if response_format:
             names["content-type"] = CONTAINERS[response_format].media_type
         names |= {"cache-control": "no-store", "x-accel-buffering": "no"}
-        self._sends_trailers = "content-length" not in names
-        if self._sends_trailers:
-            names["trailer"] = ", ".join(LATE_HEADERS)
         self._headers = [(name.encode(), value.encode()) for name, value in names.items()]
-        self._began = began
-        self._samples = samples
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
-        del receive
+        del scope, receive
         start = {"type": "http.response.start", "status": 200, "headers": self._headers}
         async with contextlib.aclosing(self._rest):
             await send(start)
@@ -85,9 +74,6 @@ class SoundStream:
                 # Without the end of the body: the server closes the connection then.
                 log.warning("an answer broke off: %s", error or "its client reads nothing")
                 return
-        if self._sends_trailers:
-            samples = self._samples.samples if self._samples else None
-            set_trailers(scope, late_headers(self._began, samples))
         await send({"type": "http.response.body", "body": b""})
 
     @staticmethod

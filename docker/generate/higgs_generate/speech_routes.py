@@ -54,9 +54,7 @@ async def _chunk(content: bytes) -> AsyncGenerator[bytes, None]:
 async def _stream(call: Call, speech: Speech) -> ASGIApp:
     sound = call.service.speaker.stream(speech, call.id, call.counter)
     first = await _first(sound)
-    return SoundStream(
-        first, sound, speech.response_format, _headers(call, speech, 1), call.began, call.counter
-    )
+    return SoundStream(first, sound, speech.response_format, _headers(call, speech, 1))
 
 
 async def _first(sound: AsyncGenerator[bytes, None]) -> bytes:
@@ -105,8 +103,8 @@ async def long_sound(
         parts = json_sound.json_parts(_chained(first, sound), facts)
         headers.pop("Content-Length", None)
         headers["Content-Type"] = "application/json"
-        return SoundStream(await anext(parts), parts, None, headers, call.began)
-    return SoundStream(first, sound, speech.response_format, headers, call.began, call.counter)
+        return SoundStream(await anext(parts), parts, None, headers)
+    return SoundStream(first, sound, speech.response_format, headers)
 
 
 async def _listened(
@@ -267,7 +265,7 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
         headers["Content-Length"] = length
     if finish := answer.response.headers.get("X-Finish-Reason"):
         headers["X-Finish-Reason"] = finish
-    return SoundStream(first, _until_end(chunks, stack), None, headers, call.began)
+    return SoundStream(first, _until_end(chunks, stack), None, headers)
 
 
 async def _until_end(

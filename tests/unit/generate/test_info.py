@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from higgs_generate import docs_page
 from higgs_generate.generate_request import GenerateRequest
 from starlette.routing import Route
@@ -49,9 +51,9 @@ def test_voices_have_samples(run: GenerateRun, ffmpeg_on_path: None) -> None:
 
 def test_description_has_every_route_and_field(run: GenerateRun) -> None:
     found = run.ask("GET", "/openapi.json").json
-    inner = run.app.requests
+    inner: Any = run.app.requests
     while not hasattr(inner, "routes"):
-        inner = getattr(inner, "_app", None) or inner.app  # type: ignore[assignment]
+        inner = getattr(inner, "_app", None) or inner.app
     served = {
         (method.lower(), route.path)
         for route in inner.routes

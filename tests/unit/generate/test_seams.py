@@ -17,7 +17,7 @@ rng = np.random.default_rng(7)
 def noise(count: int, level: int = 8000) -> Samples:
     """Band-limited noise: the steps of white noise would hide any click."""
     raw = np.convolve(rng.normal(size=count + 31), np.hanning(32), "valid")
-    return (raw / np.abs(raw).max() * level).astype("<i2")
+    return np.asarray(raw / np.abs(raw).max() * level, "<i2")
 
 
 def tone(count: int, pitch: float = 180.0) -> Samples:

@@ -1,0 +1,45 @@
+"""uvicorn's fast HTTP/1.1 protocol, with a limit for the head of a request and errors in JSON."""
+
+from __future__ import annotations
+
+import json
+
+from higgs_patches.lib.errors import error_body
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LARGEST_HEAD = 64 * 1024
+"""Bytes of a request's head: the parser itself keeps headers without a limit."""
+
+
+class GenerateProtocol(HttpToolsProtocol):
+    """Closes the connection of a head that is too large, and answers JSON to what is not HTTP."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        if self._head_bytes > LARGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("the head of the request is too large")
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End the head of a request."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, and close the connection."""
+        body = json.dumps(error_body(msg, 400)).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
