@@ -131,7 +131,11 @@ class Site:
         return int(server.sockets[0].getsockname()[1])
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:  # at the end of the tests
+            writer.close()
+            return
         self._wires |= {writer, to_writer}
         with contextlib.suppress(asyncio.CancelledError):  # at the end of the tests
             await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))

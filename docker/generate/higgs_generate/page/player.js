@@ -9,7 +9,7 @@ const AHEAD = 8; // seconds that are scheduled before they are heard
 const PIECE = 1; // seconds of one AudioBuffer, at most
 const LEAD = 0.12; // seconds that have to be there before the first sound
 const LEAD_AFTER_GAP = 0.6;
-const SOON = 0.02; // seconds from scheduling to sound
+const SOON = 0.05; // seconds from scheduling to sound; less, and a busy machine starts late and overlaps
 
 export class Player extends EventTarget {
   #context = null;
