@@ -60,7 +60,8 @@ def test_an_image_that_speaks_passes(
     assert (done.verdict, done.reason, done.place) == ("pass", "", "pod")
     assert (done.device.kind, done.device.name) == ("gpu", "NVIDIA GeForce RTX 4090")
     assert done.device.driver == "550.90.07"
-    assert {x.name for x in done.checks if x.verdict != "pass"} == ENGINE_ONLY | {
+    assert {x.name for x in done.checks if x.verdict != "pass"} == {
+        *ENGINE_ONLY,
         "words",
         "gpu-memory",
     }
@@ -288,7 +289,7 @@ def test_a_server_that_dies_in_the_dwell_fails(
     asked: list[str] = []
     runpod.watch = kill
     with pytest.raises(PodError, match="502"):
-        run(target)
+        run(target, dwell=30.0)
     assert gone(runpod)
 
 
