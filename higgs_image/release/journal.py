@@ -133,7 +133,8 @@ class Journal:
         """
         if tag in self._known:
             return self._known[tag]
-        manifest = self.repository.manifest(tag) or {}
+        # A registry may list a tag a moment before it can be read.
+        manifest = read_back.until_true(lambda: self.repository.manifest(tag), bool, tag) or {}
         try:
             found = records.decode(manifest.get("annotations") or {})
             if wrong := disagreement(tag, found):

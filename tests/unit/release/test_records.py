@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from higgs_image.errors import RegistryError
+from higgs_image.oci import read_back
 from higgs_image.release import record_tags, records
 from higgs_image.release.actor import Actor
 from higgs_image.release.journal import Journal
@@ -124,6 +125,18 @@ def test_the_others_are_read_beside_a_damaged_one() -> None:
     assert len(damaged) == 1 and tag in damaged[0].message
     with pytest.raises(RegistryError, match=tag):
         history.read()
+
+
+def test_a_record_that_is_listed_before_it_can_be_read_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """docker-registry lists a tag before it has written what it names: two at once meet that."""
+    monkeypatch.setattr(read_back, "INTERVAL", 0.01)
+    history, repository, tag = kept(PROMOTE)
+    answers = [None, None, repository.manifests[tag]]
+    monkeypatch.setattr(repository, "manifest", lambda _: answers.pop(0))
+    assert history.record(tag) == PROMOTE
+    assert not answers
 
 
 THREADS = """
