@@ -99,7 +99,7 @@ def _sentences(text: str, language: str) -> list[str]:
     begin = 0
     while begin < len(text):
         window = text[begin : begin + _WINDOW]
-        found = list(sentencex.segment(code, window))  # type: ignore[attr-defined]
+        found = list(sentencex.segment(code, window))
         if begin + _WINDOW < len(text) and len(found) > 1:
             found.pop()  # it may go on
         for sentence in found:
