@@ -21,8 +21,9 @@ SUITES = {
     "engine": "tests/engine",
     "fork": "tests/fork",
     "gpu": "tests/gpu",
+    "page": "tests/page",
 }
-"""Folder of each test suite. They need: no engine; a real engine; the real fork; a GPU."""
+"""Folder of each test suite. They need: no engine; a real engine; the real fork; a GPU; Chromium."""
 
 _STATIC = (
     ("ruff", "format", "--check", "--quiet", "."),
@@ -64,21 +65,30 @@ def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
         _install_tools()
     # Tests wait for programs and servers half of the time: two workers for each processor.
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    tests = ["pytest", *(SUITES[name] for name in chosen), f"--numprocesses={2 * processors}"]
-    tests += extra
+    # Playwright's event loop runs in its thread for good: no other test can share the process.
+    together = [SUITES[name] for name in chosen if name != "page"]
+    alone = [SUITES["page"]] if "page" in chosen else []
+    runs = [
+        ["pytest", *folders, f"--numprocesses={2 * processors}", *extra]
+        for folders in (together, alone)
+        if folders
+    ]
     with ThreadPoolExecutor(1) as pool:
         static = pool.submit(lambda: {" ".join(x): process.run(x) for x in _STATIC})
-        log.info("checks: %s", " ".join(tests))
-        tested = process.run(
-            [sys.executable, "-m", *tests], on_line=lambda line: print(line, flush=True)
-        )
+        tested: dict[str, int] = {}
+        for tests in runs:
+            log.info("checks: %s", " ".join(tests))
+            done = process.run(
+                [sys.executable, "-m", *tests], on_line=lambda line: print(line, flush=True)
+            )
+            tested[" ".join(tests)] = done.code
         results = static.result()
     for command, done in results.items():
         log.info("checks: %s", command)
         if done.code != 0:
             print(f"{done.out}{done.err}", flush=True)
     codes = {command: done.code for command, done in results.items()}
-    codes[" ".join(tests)] = tested.code
+    codes |= tested
     if failed := [command for command, code in codes.items() if code != 0]:
         raise ChecksFailedError(
             f"failed: {'; '.join(failed)}", "see the output above; each command can be run alone"

@@ -12,7 +12,7 @@ from higgs_image.tasks.output import JSON_HELP, output
 @task(
     iterable=["suite"],
     help={
-        "suite": "unit, engine, fork or gpu; can be given several times (default: all)",
+        "suite": "unit, engine, fork, gpu or page; can be given several times (default: all)",
         "match": "only tests whose names match this expression (pytest -k)",
     },
 )

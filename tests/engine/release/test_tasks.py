@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ import yaml
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.errors import (
-    SMOKE_EXIT_CODES,
     ReleaseRefusedError,
     UsageError,
     VerificationError,
@@ -27,7 +25,6 @@ from higgs_image.errors import (
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import reference
 from higgs_image.oci.artifacts import open_repository
-from higgs_image.verdict import Verdict
 from higgs_image.workspace import PROJECT
 
 from ..conftest import forget_images
@@ -212,19 +209,6 @@ def test_a_dirty_clone_releases_nothing(clone: Clone) -> None:
         stray.unlink()
     assert done.returncode == ReleaseRefusedError.exit_code
     assert "stray.py" in done.stderr
-
-
-def test_the_exit_code_of_a_release_follows_the_smoke_test(clone: Clone, base: str) -> None:
-    """0 is seen above; without a GPU its verdict is missing, and a broken image fails."""
-    command = "./inv release --no-promote --device-class="
-    if not shutil.which("nvidia-smi"):
-        assert clone.run(command + "gpu").returncode == SMOKE_EXIT_CODES[Verdict.INCONCLUSIVE]
-    broken = {"vllm/entrypoints/bosonai/voice_presets/config.json": "{}\n"}
-    folder = Path(clone.environment["HIGGS_FAKE_FORK"])
-    fake_fork.make(folder, base, changes=broken, root=clone.root)
-    done = clone.run(command + "cpu --json")
-    assert done.returncode == SMOKE_EXIT_CODES[Verdict.FAIL], done.stderr
-    assert json.loads(done.stdout)["smoke"]["verdict"] == "fail"
 
 
 def test_without_a_gpu_no_verdict_is_a_pass(clone: Clone) -> None:

@@ -96,7 +96,7 @@ def test_a_missing_program_is_an_error(tmp_path: Path) -> None:
 @needs_namespaces
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_signals_reach_it_and_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
-    script = "trap 'echo ended; exit 3' TERM; sleep 987654 & echo up; wait"
+    script = f"trap 'echo ended; exit 3' TERM; sleep {98765 + number} & echo up; wait"
     child = process.start(place(tmp_path).command(["sh", "-c", script], tmp_path), tmp_path / "log")
     assert retry.wait_until(lambda: (tmp_path / "log").read_text() == "up\n", 20)
     time.sleep(0.2)
@@ -106,7 +106,7 @@ def test_signals_reach_it_and_nothing_is_left(tmp_path: Path, number: signal.Sig
 
     def sleeping() -> bool:
         commands = [x.read_bytes() for x in Path("/proc").glob("[0-9]*/cmdline") if x.exists()]
-        return b"sleep\x00987654\x00" in commands
+        return f"sleep\0{98765 + number}\0".encode() in commands
 
     assert retry.wait_until(lambda: not sleeping(), 10)
 

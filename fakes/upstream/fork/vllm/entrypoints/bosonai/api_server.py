@@ -54,6 +54,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # the smoke test's listeners connect at once
     allow_reuse_port = True  # the entrypoint answers on the port until this server does
 
     def __init__(

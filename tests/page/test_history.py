@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import expect
 
-from tests.unit.page.site import Site
-from tests.unit.page.visit import Visit, write_tone
+from tests.page.site import Site
+from tests.page.visit import Visit, write_tone
 
 
 def test_a_take_is_kept_and_heard_after_a_reload(visit: Visit, site: Site) -> None:

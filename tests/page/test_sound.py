@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import expect
 
-from tests.unit.page.site import seconds_of
-from tests.unit.page.visit import Visit, without_silence
+from tests.page.site import seconds_of
+from tests.page.visit import Visit, without_silence
 
 TEXT = "The keeper had kept a diary for forty years. On most days it said three words."
 FORMATS = ("wav", "pcm", "mp3", "flac", "opus", "aac")

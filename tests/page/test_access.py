@@ -8,8 +8,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from tests.unit.page.site import PAGE, Site
-from tests.unit.page.visit import Visit
+from tests.page.site import PAGE, Site
+from tests.page.visit import Visit
 
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.page.site import KEY, Site
+from tests.page.visit import Visit, write_tone
 from tests.support import debian
-from tests.unit.page.site import KEY, Site
-from tests.unit.page.visit import Visit, write_tone
 
 TEXTS = ['It\'s "quoted" & $HOME `id` \\n 100 %s', "First line.\nSecond line.", "你好。 مرحبا"]
 

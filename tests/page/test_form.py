@@ -8,8 +8,8 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.unit.page.site import Site
-from tests.unit.page.visit import Visit
+from tests.page.site import Site
+from tests.page.visit import Visit
 
 
 def test_settings_reach_the_server(visit: Visit, site: Site) -> None:

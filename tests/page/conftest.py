@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.page.site import KEY, PLAIN_HOST, Site
+from tests.page.visit import Visit
 from tests.support.browser import QUIET, chromium
-from tests.unit.page.site import KEY, PLAIN_HOST, Site
-from tests.unit.page.visit import Visit
 
 FLAGS = ["--use-fake-device-for-media-stream", f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"]
 

@@ -7,9 +7,9 @@ import re
 import numpy as np
 from playwright.sync_api import expect
 
-from tests.unit.page.site import Site, wait
-from tests.unit.page.test_sound import wav_samples
-from tests.unit.page.visit import Visit, without_silence
+from tests.page.site import Site, wait
+from tests.page.test_sound import wav_samples
+from tests.page.visit import Visit, without_silence
 
 SENTENCE = "The keeper of the lighthouse wrote down what the sea had done that day, number {}. "
 TEXT = "".join(SENTENCE.format(number) for number in range(8))

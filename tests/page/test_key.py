@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.unit.page.site import KEY
-from tests.unit.page.visit import Visit
+from tests.page.site import KEY
+from tests.page.visit import Visit
 
 
 def test_the_key_is_asked_for_and_used(locked_visit: Visit) -> None:

@@ -29,7 +29,7 @@ from tests.support.speech_server import RATE, Behaviour, SpeechServer
 KEY = "a-key-of-12345"
 PLAIN_HOST = "higgs.test"
 """Another name of this machine: unlike loopback, browsers do not take it for secure."""
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docker/generate/higgs_generate/page"
 BEHAVIOUR = Behaviour(speed=2.0, first=0.05)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.unit.page.site import PLAIN_HOST, Site
-from tests.unit.page.visit import Visit
+from tests.page.site import PLAIN_HOST, Site
+from tests.page.visit import Visit
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.unit.page.site import PAGE, Site
-from tests.unit.page.visit import Visit
+from tests.page.site import PAGE, Site
+from tests.page.visit import Visit
 
 LARGEST = 100_000
 """Bytes of all files as they are sent."""

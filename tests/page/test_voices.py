@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser, expect
 
 from higgs_image.audio import SAMPLE_RATE as RATE
-from tests.unit.page.site import Site, wait
-from tests.unit.page.visit import Visit, write_tone
+from tests.page.site import Site, wait
+from tests.page.visit import Visit, write_tone
 
 
 def pitch(samples: NDArray[np.int16]) -> float:
