@@ -23,7 +23,7 @@ SUITES = {
     "gpu": "tests/gpu",
     "page": "tests/page",
 }
-"""Folder of each test suite. They need: no engine; a real engine; the real fork; a GPU; Chromium."""
+"""Folder of each suite. They need: no engine; a real engine; the real fork; a GPU; Chromium."""
 
 _STATIC = (
     ("ruff", "format", "--check", "--quiet", "."),
