@@ -31,12 +31,17 @@ FORMATS = ("wav", "pcm", "mp3", "flac", "opus", "aac")
 AudioFormat = Literal["wav", "pcm", "mp3", "flac", "opus", "aac"]
 
 
-def _text(longest: int) -> Any:
-    what = f"a text of at most {longest} characters"
-    return Annotated[Annotated[str, Field(strict=True, max_length=longest)], expected(what)]
+def _no_longer_than(longest: int) -> Any:
+    return expected(f"a text of at most {longest} characters")
 
 
-_Short = _text(MAX_INPUT_CHARACTERS)
+_Name = Annotated[str, Field(strict=True, max_length=200), _no_longer_than(200)]
+_URL = Annotated[str, Field(strict=True, max_length=2000), _no_longer_than(2000)]
+_Short = Annotated[
+    str,
+    Field(strict=True, max_length=MAX_INPUT_CHARACTERS),
+    _no_longer_than(MAX_INPUT_CHARACTERS),
+]
 _Format = Annotated[AudioFormat, expected(f"one of {', '.join(FORMATS)}")]
 _Context = Annotated[Literal["auto", "previous", "none"], expected("auto, previous or none")]
 _Language = Annotated[
@@ -53,20 +58,20 @@ class GenerateRequest(RequestFields):
     text: Annotated[str, Field(strict=True), expected("a text")] = Field(
         examples=["Hello there."], description="The text to speak, of any length."
     )
-    voice: _text(200) = Field("", description="A voice of /voices.")  # type: ignore[valid-type]
-    system_prompt: _Short = Field(  # type: ignore[valid-type]
+    voice: _Name = Field("", description="A voice of /voices.")
+    system_prompt: _Short = Field(
         "", description="The system message. Alone, without a voice, it describes the voice."
     )
-    scene: _Short = Field(  # type: ignore[valid-type]
+    scene: _Short = Field(
         "", description="Where and how it is spoken, such as: quiet room; whispered."
     )
     reference_audio_base64: Annotated[
         str, Field(strict=True), expected("a recording in base64")
     ] = Field("", description="A recording of the voice: WAV, FLAC, Ogg or MP3 in base64.")
-    reference_text: _Short = Field(  # type: ignore[valid-type]
+    reference_text: _Short = Field(
         "", description="What is said in the recording; the voice is closer with it."
     )
-    voice_url: _text(2000) = Field(  # type: ignore[valid-type]
+    voice_url: _URL = Field(
         "", description="An https: URL of the recording; only of hosts that the owner allows."
     )
     temperature: Annotated[float, number(0.1, 1.5)] = Field(
