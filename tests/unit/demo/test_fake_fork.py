@@ -432,7 +432,8 @@ def start(site: Path, *flags: str) -> subprocess.Popen[str]:
 def test_as_a_program_it_speaks_and_ends_well_on_sigterm(site: Path) -> None:
     with start(site, "--served-model-name", "named") as child:
         assert child.stdout
-        port = int(child.stdout.readline().rsplit(":", 1)[1])
+        listening = next(x for x in child.stdout if x.startswith("listening"))
+        port = int(listening.rsplit(":", 1)[1])
         version = json.loads(ask(port, "GET", "/version")[2])
         assert version["origin"] == "fork" and version["version"] == "0.8.3"
         assert version["six"] == "1.0"
