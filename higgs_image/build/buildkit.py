@@ -118,16 +118,20 @@ def build(
                 log.info("build: %s", text)
 
         done = process.run(command, on_line=on_line)
-        if done.code != 0 and _CANCELED in done.err:
-            log.info("build: another build of a shared step was cancelled, running again")
+        if done.code != 0 and _LOST.search(done.err):
+            log.info("build: BuildKit dropped this build, running again")
             done = process.run(command, on_line=on_line)
     if done.code != 0:
         raise explain_build(done.err, log_file)
     return str(json.loads(metadata.read_bytes())["containerimage.digest"])
 
 
-_CANCELED = "ERROR: failed to solve: Canceled: context canceled"
-"""BuildKit runs a step that two builds share once: to cancel the one build fails the other, too."""
+_LOST = re.compile(
+    r"ERROR: failed to solve: "
+    r"(Canceled: context canceled|Unavailable: .*only one connection allowed)"
+)
+"""BuildKit runs a step that two builds share once: to cancel the one build fails the other, too. On
+a busy machine it loses the connection to its client."""
 
 
 class Progress:
