@@ -84,7 +84,14 @@ class Visit:
         """Wait until all sound has been heard."""
         self.finished()
         expect(self.page.get_by_role("button", name="Play", exact=True)).to_be_visible()
-        self.page.wait_for_timeout(1000)  # the tap hands over its last piece
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until the tap has handed over its last piece: silence for two pieces."""
+        counts = [-2, -1]
+        while counts[-1] != counts[-2]:
+            self.page.wait_for_timeout(1000)
+            counts.append(self.page.evaluate("heardSamples().filter(Boolean).length"))
 
     def heard(self) -> NDArray[np.int16]:
         """Return what went to the loudspeaker, without its silence.

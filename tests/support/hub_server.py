@@ -12,8 +12,10 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.http_server import BusyHTTPServer
 
 LARGE = 100_000
 """Files of this size and more are stored as large files, as git-lfs has them."""
@@ -191,10 +193,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:most])
 
 
-class Server(ThreadingHTTPServer):
+class Server(BusyHTTPServer):
     """The hub's HTTP server on a free port."""
-
-    daemon_threads = True
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         super().__init__((host, 0), Handler)

@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.http_server import BusyHTTPServer
 from tests.support.runpod import contract
 from tests.support.runpod.pods import CATALOGUE, FakePod, PodLife
 
@@ -99,9 +100,7 @@ class FakeRunPod:
         class Handler(_Handler):
             owner = fake
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self._server = BusyHTTPServer(("127.0.0.1", 0), Handler)
         self.api = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.proxy = self.api + "/proxy/{pod}-{port}"
 

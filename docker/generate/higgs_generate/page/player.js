@@ -9,7 +9,10 @@ const AHEAD = 8; // seconds that are scheduled before they are heard
 const PIECE = 1; // seconds of one AudioBuffer, at most
 const LEAD = 0.12; // seconds that have to be there before the first sound
 const LEAD_AFTER_GAP = 0.6;
-const SOON = 0.05; // seconds from scheduling to sound; less, and a busy machine starts late and overlaps
+// Seconds from scheduling to sound. A piece that is scheduled later than its time starts late and
+// sounds into the next one.
+const SOON = 0.05;
+const SOON_AFTER_GAP = 0.2;
 
 export class Player extends EventTarget {
   #context = null;
@@ -132,8 +135,9 @@ export class Player extends EventTarget {
   #schedule(samples) {
     const { rate } = this.#recording;
     const now = this.#context.currentTime;
-    if (!this.#anchor || this.#end < now) {
-      const time = Math.ceil((now + SOON) * this.#context.sampleRate) / this.#context.sampleRate;
+    if (!this.#anchor || this.#end < now + SOON / 2) {
+      const soon = this.gaps ? SOON_AFTER_GAP : SOON;
+      const time = Math.ceil((now + soon) * this.#context.sampleRate) / this.#context.sampleRate;
       this.#anchor = { time, sample: this.#next };
     }
     const buffer = this.#context.createBuffer(1, samples.length, rate);
