@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
+import os
 import threading
 import wave
 from collections.abc import Iterator
+from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 
 import pytest
 
-from higgs_image import lockfile
+from higgs_image import http, lockfile, retry
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.errors import NetworkError
 from higgs_image.files import sha256_file
+from higgs_image.service import commands as service
+from higgs_image.service.commands import ServiceOptions
 from higgs_image.workspace import PROJECT, Workspace
 from tests.engine.container import Container, MakeContainer, docker
+from tests.support.entrypoint import free_port
 
 pytestmark = pytest.mark.engine
 
@@ -55,8 +60,14 @@ def image(
     add_packages(workspace)
     built = build_image.build(workspace, overrides=overrides)
     reference = build_image.load(workspace, built, overrides, "generate-test")
-    yield reference
-    docker("image", "rm", "--force", reference)
+    complete = f"{reference}-patches"
+    # The real image's code overlay has the patches' package; the fake fork has no patches.
+    made = docker("create", reference)
+    docker("cp", f"{PROJECT}/docker/patches/higgs_patches", f"{made}:{SITE}/higgs_patches")
+    docker("commit", made, complete)
+    docker("rm", made)
+    yield complete
+    docker("image", "rm", "--force", complete, reference)
 
 
 def add_packages(workspace: Workspace) -> None:
@@ -73,15 +84,9 @@ def add_packages(workspace: Workspace) -> None:
 
 @pytest.fixture
 def start(image: str) -> Iterator[MakeContainer]:
-    """Return a function that starts a container with the service.
-
-    The real image's code overlay holds the patches' package; here it is mounted.
-    """
+    """Return a function that starts a container with the service."""
     made: list[Container] = []
-    options = (
-        f"--publish=127.0.0.1::{PORT}", f"--env=HIGGS_GENERATE_PORT={PORT}",
-        f"--volume={PROJECT}/docker/patches/higgs_patches:{SITE}/higgs_patches:ro",
-    )  # fmt: skip
+    options = (f"--publish=127.0.0.1::{PORT}", f"--env=HIGGS_GENERATE_PORT={PORT}")
 
     def make(*more: str) -> Container:
         made.append(Container(image, options=(*options, *more)))
@@ -146,7 +151,7 @@ def test_drain_waits_for_both(start: MakeContainer) -> None:
     ready(container)
     value = {"text": LONG, "voice": "beep"}
     whole = container.ask("/generate", value, PORT)[1]
-    connection = http.client.HTTPConnection("127.0.0.1", container.port(PORT), timeout=60)
+    connection = HTTPConnection("127.0.0.1", container.port(PORT), timeout=60)
     connection.request("POST", "/generate", json.dumps(value))
     answer = connection.getresponse()  # the first piece is being made
     stopping = threading.Thread(target=lambda: docker("stop", "--time", "60", container.name))
@@ -164,10 +169,33 @@ def test_drain_waits_for_both(start: MakeContainer) -> None:
 def test_what_is_not_done_in_time_is_cut_off(start: MakeContainer) -> None:
     container = start("--env=HIGGS_DRAIN_SECONDS=1", "--env=HIGGS_GENERATE_PARALLEL=1")
     ready(container)
-    connection = http.client.HTTPConnection("127.0.0.1", container.port(PORT), timeout=60)
+    connection = HTTPConnection("127.0.0.1", container.port(PORT), timeout=60)
     connection.request("POST", "/generate", json.dumps({"text": 5 * LONG, "voice": "beep"}))
     answer = connection.getresponse()
     docker("stop", "--time", "60", container.name)
-    with pytest.raises(http.client.IncompleteRead):
+    with pytest.raises(IncompleteRead):
         answer.read()
     assert container.status() == 0 and "running requests were cut off" in container.log
+
+
+def test_invoke_start_publishes_its_port(image: str, tmp_path: Path) -> None:
+    port, name = free_port(), f"higgs-generate-test-{os.getpid()}"
+    options = ServiceOptions(
+        image=image, name=name, port=free_port(), device="cpu",
+        variables=(f"HIGGS_GENERATE_PORT={port}",),
+    )  # fmt: skip
+    try:
+        started = service.start(fake_fork.workspace_in(tmp_path), options)
+        assert started.page == f"http://127.0.0.1:{port}/"
+        assert f"page    {started.page}" in started.text()
+
+        def answers() -> bool:
+            try:
+                return http.request("GET", started.page).status == 200
+            except NetworkError:
+                return False
+
+        assert retry.wait_until(answers, 60)
+        assert service.status(name) == started
+    finally:
+        service.stop(name)
