@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import debian
 from tests.support.attack import CHAT
 from tests.support.fuzz import Listener, Server
 from tests.support.hostile_audio import wav
@@ -409,10 +410,8 @@ def test_curl_is_told_what_is_wrong(server: Any, model: str) -> None:
     body = json.dumps({"model": model, "messages": HELLO, "modalities": ["video"]})
     command = ["curl", "-sS", "-w", "\n%{http_code}", f"{server.url}{CHAT}", "-d", body]
     command += ["-H", "Content-Type: application/json"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    except FileNotFoundError:
-        pytest.skip("curl is not installed")
+    debian.require_program("curl")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     text, _, status = done.stdout.rpartition("\n")
     assert status == "400"
     assert re.search(r"modalities is \['video'\]; expected", json.loads(text)["message"])

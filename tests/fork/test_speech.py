@@ -7,7 +7,6 @@ import http.client
 import io
 import json
 import random
-import shutil
 import subprocess
 import threading
 import time
@@ -531,7 +530,7 @@ def test_openai_client_sees_what_is_wrong(client: Any, model: str) -> None:
 
 
 def test_curl_gets_a_file(server: Any, request_body: dict[str, Any]) -> None:
-    debian.require("curl", lambda: bool(shutil.which("curl")))
+    debian.require_program("curl")
     command = ["curl", "-sS", "--fail-with-body", "-H", "Content-Type: application/json"]
     body = json.dumps(request_body | {"response_format": "wav"})
     done = subprocess.run([*command, "-d", body, server.url + SPEECH], capture_output=True)
