@@ -104,9 +104,9 @@ def test_other_file_descriptors_and_input_stay_here() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "echo partial; exec sleep 6",
-        "sleep 6 & echo partial; wait",
-        "trap '' TERM; echo partial; sleep 6 & wait; wait",
+        "echo partial; exec sleep 60",
+        "sleep 60 & echo partial; wait",
+        "trap '' TERM; echo partial; sleep 60 & wait; wait",
     ],
 )
 def test_timeout(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_timeout(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE", 0.2)
     began = time.monotonic()
     done = process.run(["sh", "-c", script], timeout=0.3)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert done == process.Completed(124, "partial\n", "timed out after 0.3 s")
 
 
