@@ -11,6 +11,7 @@ from higgs_image.tasks import (
     command,
     demo,
     dev,
+    endpoint,
     host,
     lock,
     pods,
@@ -24,7 +25,7 @@ from higgs_image.tasks import (
 command.install()
 namespace = Collection()
 for module in (
-    build, service, smoke, bench, release, verify, template, pods, demo, lock, host, dev,
+    build, service, smoke, bench, release, verify, template, endpoint, pods, demo, lock, host, dev,
 ):  # fmt: skip
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)

@@ -140,23 +140,27 @@ class FakePod:
 
 
 def gpu(
-    name: str, memory: int, price: float, availability: str = "HIGH", **more: Any
-) -> dict[str, Any]:
-    """Return an entry of the catalogue."""
+    name: str, memory: int, price: float, availability: str = "HIGH", pool: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Return an entry of the catalogue; workers cost 1.5 times as much as pods."""
+    prices = {"secure": price, "community": 0.0}
+    prices |= {"serverless": round(price * 1.5, 2)} if pool else {}
     return {
-        "id": name, "name": name.removeprefix("NVIDIA "), "pool": None, "manufacturer": "NVIDIA",
+        "id": name, "name": name.removeprefix("NVIDIA "), "pool": pool, "manufacturer": "NVIDIA",
         "memory": memory, "secure": True, "community": False,
-        "price": {"secure": price, "community": 0.0}, "maxCount": {"secure": 8, "community": 0},
+        "price": prices, "maxCount": {"secure": 8, "community": 0},
         "availability": availability, "cudaVersions": [{"version": "12.8", "available": True}],
     } | more  # fmt: skip
 
 
 CATALOGUE = [
-    gpu("NVIDIA H100 80GB HBM3", 80, 2.69),
-    gpu("NVIDIA GeForce RTX 4090", 24, 0.59, "LOW"),
-    gpu("NVIDIA RTX A4000", 16, 0.25),
-    gpu("NVIDIA GeForce RTX 5090", 32, 0.40),
-    gpu("NVIDIA L40S", 48, 0.79),
+    gpu("NVIDIA H100 80GB HBM3", 80, 2.69, pool="ADA_80_PRO"),
+    gpu("NVIDIA GeForce RTX 4090", 24, 0.59, "LOW", pool="ADA_24"),
+    gpu("NVIDIA RTX A4000", 16, 0.25, pool="AMPERE_16"),
+    gpu("NVIDIA GeForce RTX 5090", 32, 0.40, pool="ADA_32_PRO"),
+    gpu("NVIDIA L40S", 48, 0.79, pool="ADA_48_PRO"),
+    gpu("NVIDIA RTX PRO 5000 Blackwell", 48, 0.80, pool="ADA_48_PRO"),
     gpu("NVIDIA L4", 24, 0.39, "NONE"),
     gpu("AMD Instinct MI300X OAM", 192, 0.30, manufacturer="AMD"),
 ]

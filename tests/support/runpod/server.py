@@ -68,6 +68,8 @@ class FakeRunPod:
     Attributes:
         templates: by id.
         pods: by id.
+        endpoints: by id.
+        workers: of every endpoint.
         deleted: ids of pods that were deleted.
         catalogue: GPU types.
         life: of pods that are created from now on.
@@ -83,6 +85,8 @@ class FakeRunPod:
     def __init__(self) -> None:
         self.templates: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, FakePod] = {}
+        self.endpoints: dict[str, dict[str, Any]] = {}
+        self.workers: list[dict[str, Any]] = []
         self.deleted: list[str] = []
         self.catalogue = [dict(x) for x in CATALOGUE]
         self.registries = [{"id": "reg_1", "name": "ghcr"}]
@@ -154,6 +158,13 @@ class FakeRunPod:
             ("GET", "/v2/pods/([^/]+)",
              lambda id, **_: (200, "Pod", self._found(self.pods, id).answer())),
             ("DELETE", "/v2/pods/([^/]+)", self._delete_pod),
+            ("GET", "/v2/serverless",
+             lambda **_: (200, "ListEndpointsResponse", {"endpoints": [*self.endpoints.values()]})),
+            ("POST", "/v2/serverless", self._create_endpoint),
+            ("GET", "/v2/serverless/([^/]+)",
+             lambda id, **_: (200, "Endpoint", self._found(self.endpoints, id))),
+            ("PATCH", "/v2/serverless/([^/]+)", self._update_endpoint),
+            ("GET", "/v2/serverless/([^/]+)/workers", self._list_workers),
             ("GET", "/v2/catalog/gpus", self._list_gpus),
             ("GET", "/v2/registries",
              lambda **_: (200, "ListRegistriesResponse", {"registries": self.registries})),
@@ -200,6 +211,48 @@ class FakeRunPod:
         self._found(self.templates, id)
         del self.templates[id]
         return 204, "", None
+
+    # Endpoints
+
+    def _create_endpoint(self, body: Any, **_: Any) -> tuple[int, str, Any]:
+        body = self._checked("CreateEndpointRequest", body)
+        self._require_gpus(body["gpu"])
+        id_ = secrets.token_hex(4)
+        made = {
+            "id": id_, "args": "", "disk": 10, "ports": [], "env": {}, "registry": None,
+            "dataCenterIds": [], "networkVolumes": [], "timeout": 300_000, "flashboot": "OFF",
+            "requestUrls": {"base": f"https://{id_}.invalid", "health": f"https://{id_}.invalid/ping"},
+            "createdAt": "2026-06-01T12:00:00Z",
+        } | body  # fmt: skip
+        made["gpu"] = {"allowedCudaVersions": [], "minCudaVersion": None} | body["gpu"]
+        self.endpoints[id_] = made
+        return 201, "Endpoint", made
+
+    def _update_endpoint(self, id: str, body: Any, **_: Any) -> tuple[int, str, Any]:
+        found = self._found(self.endpoints, id)
+        body = self._checked("UpdateEndpointRequest", body)
+        self._require_gpus(body.get("gpu", found["gpu"]))
+        for name, value in body.items():
+            parts = name in ("gpu", "workers", "scaling")
+            found[name] = found[name] | value if parts else value
+        return 200, "Endpoint", found
+
+    def _require_gpus(self, gpu: dict[str, Any]) -> None:
+        known = {x["id"]: x["pool"] for x in self.catalogue if x["pool"] in gpu["pools"]}
+        if unknown := set(gpu["pools"]) - set(known.values()):
+            raise Refusal(400, f"unknown pools: {sorted(unknown)}")
+        excluded = set(gpu.get("excludedTypes", []))
+        if excluded - known.keys() or not known.keys() - excluded:
+            raise Refusal(400, "excludedTypes is not a part of the pools")
+        if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
+            raise Refusal(400, "allowedCudaVersions and minCudaVersion are mutually exclusive")
+
+    def _list_workers(self, id: str, **_: Any) -> tuple[int, str, Any]:
+        self._found(self.endpoints, id)
+        names = ("running", "idle", "initializing", "throttled", "unhealthy")
+        count = {x: sum(y["status"] == x.upper() for y in self.workers) for x in names}
+        summary = count | {"total": len(self.workers)}
+        return 200, "ListEndpointWorkersResponse", {"workers": self.workers, "summary": summary}
 
     # Pods
 
