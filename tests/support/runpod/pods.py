@@ -23,6 +23,7 @@ class PodLife:
         error: line of the entrypoint with which the container ends instead.
         exit_code: with which it ends then.
         serves: the server answers on its port once it is ready.
+        thinks: seconds before the server answers a request for speech.
         driver: of the host.
     """
 
@@ -32,6 +33,7 @@ class PodLife:
     error: str = ""
     exit_code: int = 0
     serves: bool = True
+    thinks: float = 0.0
     driver: str = "550.90.07"
 
 
@@ -82,7 +84,8 @@ class FakePod:
         if self.upstream:
             return self.upstream
         if self.server is None:
-            self.server = speech_stub.start(self.body.get("env", {}).get("HIGGS_API_KEY", ""))
+            key = self.body.get("env", {}).get("HIGGS_API_KEY", "")
+            self.server = speech_stub.start(key, self.life.thinks)
         return int(self.server.server_address[1])
 
     def log(self) -> list[tuple[float, str, str]]:
