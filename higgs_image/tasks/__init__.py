@@ -14,6 +14,7 @@ from higgs_image.tasks import (
     endpoint,
     host,
     lock,
+    platforms,
     pods,
     release,
     service,
@@ -25,7 +26,8 @@ from higgs_image.tasks import (
 command.install()
 namespace = Collection()
 for module in (
-    build, service, smoke, bench, release, verify, template, endpoint, pods, demo, lock, host, dev,
+    build, service, smoke, bench, release, verify, template, endpoint, pods, platforms, demo, lock,
+    host, dev,
 ):  # fmt: skip
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)

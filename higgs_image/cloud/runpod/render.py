@@ -61,6 +61,11 @@ def worker_environment(description: TemplateDescription) -> dict[str, str]:
     return found | {"PORT": str(PORT), "PORT_HEALTH": str(PORT)}
 
 
+def worker_disk_gb(description: TemplateDescription) -> int:
+    """Return the size of a worker's disk: it has no volume, so the weights lie on it."""
+    return description.container.disk_gb + description.storage.size_gb
+
+
 def ports(description: TemplateDescription) -> list[str]:
     """Return the published ports."""
     container = description.container
@@ -77,8 +82,7 @@ def template(
     Args:
         description: the container.
         image: its full name.
-        serverless: for workers behind a load balancer: they have no volume, so the weights lie on
-            the container's disk.
+        serverless: for workers behind a load balancer.
 
     Raises:
         CloudRefusedError: RunPod would refuse it.
@@ -89,7 +93,7 @@ def template(
             name=description.name + (" (serverless)" if serverless else ""),
             image=image,
             args=container.arguments,
-            disk=container.disk_gb + (storage.size_gb if serverless else 0),
+            disk=worker_disk_gb(description) if serverless else container.disk_gb,
             env=worker_environment(description) if serverless else environment(description),
             ports=[WORKER_PORT] if serverless else ports(description),
             registry=description.image.registry_login or None,
@@ -130,7 +134,7 @@ def endpoint(
             type="LOAD_BALANCER",
             image=image,
             args=container.arguments,
-            disk=container.disk_gb + description.storage.size_gb,
+            disk=worker_disk_gb(description),
             env=worker_environment(description),
             ports=[WORKER_PORT],
             registry=description.image.registry_login or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.engine
 
 
 def test_the_whole_way_on_the_command_line(
-    release: Release, repository: Repository, runpod: FakeRunPod
+    release: Release, repository: Repository, runpod: FakeRunPod, tmp_path: Path
 ) -> None:
     registry, _, name = release.target.rpartition("/")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("GITHUB_", "RUNPOD_"))}
@@ -46,6 +47,8 @@ def test_the_whole_way_on_the_command_line(
         (68, "image: ", ["endpoint-check"]),
         (0, "no worker runs", ["endpoint-status"]),
         (0, "changes image of the endpoint", ["history"]),
+        (0, "vastai search offers", ["vast-render"]),
+        (0, '"endpointType": "LB"', ["hub-render", f"--into={tmp_path / '.runpod'}"]),
     ]
     for code, text, words in steps:
         done = subprocess.run(
@@ -55,6 +58,8 @@ def test_the_whole_way_on_the_command_line(
         shown = done.stdout + done.stderr
         assert (done.returncode, text in shown) == (code, True), (words, shown)
     assert [x["image"].rpartition("@")[2] for x in runpod.endpoints.values()] == [second]
+    dockerfile = (tmp_path / ".runpod" / "Dockerfile").read_text()
+    assert dockerfile.endswith(f"@{first}\n")
     (entry,) = [x for x in Journal(repository).of(first)
                 if isinstance(x.record, EndpointUpdate)]  # fmt: skip
     assert "makes the endpoint" in entry.text()
