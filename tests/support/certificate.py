@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.support import debian
 
 
 def make(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """Make a self-signed certificate; skip the test where openssl is missing.
+    """Make a self-signed certificate; openssl is installed if it is missing.
 
     Args:
         folder: that gets it.
@@ -20,8 +19,7 @@ def make(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
     Returns:
         The server's TLS settings, and the certificate that a client has to trust.
     """
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
+    debian.require_program("openssl")
     key, certificate = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
