@@ -102,9 +102,11 @@ def gpus(
 ) -> list[WorkerGpu]:
     """Return every GPU type that is in a pool for workers: those that fit first, by price.
 
+    What is free now does not count: RunPod places workers, and the endpoint would never be settled.
+
     Args:
         account: at RunPod.
-        description: limits of the GPU, of CUDA and of the price.
+        description: limits of the GPU and of the price.
         image: compute capabilities that the image has code for; empty: those before Blackwell.
         root: of the checkout, with the results of benchmarks.
     """

@@ -34,11 +34,11 @@ def catalogue(
 
 
 def misfit(gpu: GpuType, description: TemplateDescription, gpus: frozenset[str]) -> str:
-    """Return why the image cannot run on a GPU type; empty: it can.
+    """Return why the image cannot run on a GPU type, whatever is free now; empty: it can.
 
     Args:
         gpu: of the catalogue.
-        description: limits of the GPU and of CUDA.
+        description: limits of the GPU.
         gpus: compute capabilities that the image has code for; empty: those before Blackwell.
     """
     limits, capability = description.gpu, cards.capability(gpu.id)
@@ -52,12 +52,10 @@ def misfit(gpu: GpuType, description: TemplateDescription, gpus: frozenset[str])
         return f"the image has no code for compute capability {capability}"
     if capability not in limits.capabilities:
         return f"deploy/template.toml does not allow compute capability {capability}"
-    if not _has_cuda(gpu, description):
-        return f"no free host has CUDA {description.cuda.minimum} or later"
     return ""
 
 
-def _has_cuda(gpu: GpuType, description: TemplateDescription) -> bool:
+def has_free_host(gpu: GpuType, description: TemplateDescription) -> bool:
     """Tell whether a free host has a driver that is new enough; True if RunPod does not say."""
     least = version(description.cuda.minimum)
     return not gpu.cuda_versions or any(

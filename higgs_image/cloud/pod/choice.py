@@ -123,6 +123,8 @@ def _misfit(gpu: GpuType, description: TemplateDescription, gpus: frozenset[str]
         return found
     if not (gpu.secure if cloud == "SECURE" else gpu.community) or _price(gpu, cloud) <= 0:
         return f"it is not in the {cloud} cloud"
+    if not gpu_fit.has_free_host(gpu, description):
+        return f"no free host has CUDA {description.cuda.minimum} or later"
     return ""
 
 

@@ -82,6 +82,16 @@ def test_only_what_differs_is_changed(account: RunPodClient, runpod: FakeRunPod)
         planned.require_agreement()
 
 
+def test_what_is_free_now_does_not_change_the_endpoint(
+    account: RunPodClient, runpod: FakeRunPod
+) -> None:
+    create(account, runpod)
+    taken = [{"version": "12.8", "available": False}]
+    runpod.catalogue = [x | {"availability": "NONE", "cudaVersions": taken}
+                        for x in runpod.catalogue]  # fmt: skip
+    assert plan(account).nothing_to_do
+
+
 def test_a_missing_endpoint_is_drift(account: RunPodClient) -> None:
     with pytest.raises(TemplateDriftError, match="has no endpoint 'Higgs Audio v2'") as found:
         plan(account).require_agreement()
