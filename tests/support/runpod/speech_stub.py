@@ -41,7 +41,17 @@ def _fake_fork() -> ModuleType:
     return module
 
 
+_turn = threading.Lock()
+
+
 def speak(text: str, voice: str) -> bytes:
+    """Return what `_spoken` returns, which is made once for all who ask at the same time."""
+    with _turn:
+        return _spoken(text, voice)
+
+
+@functools.lru_cache(maxsize=64)
+def _spoken(text: str, voice: str) -> bytes:
     """Return a WAV file of syllables whose pitch depends on text and voice."""
     moments = np.arange(int(limits.expected_seconds(text) * SAMPLE_RATE)) / SAMPLE_RATE
     seed = hashlib.sha256(f"{voice} {text}".encode()).digest()[0]
