@@ -67,7 +67,8 @@ def full_size(workspace: Workspace, layers: LayersOnDisk, root: Path) -> Contain
         command = ["python3", f"{SCRIPTS}/full_size_weights.py", cpu_device.WEIGHTS]
         command += [f"{x.repo}={x.revision}" for x in pins if x.revision]
         place = unpacked.sandbox(root, layers.config, making)
-        done = unpacked.run(place, command, cpu_device.TIMEOUT)
+        with workspace.scratch("weights") as scratch:
+            done = unpacked.run(place, command, scratch, cpu_device.TIMEOUT)
         if done.code != 0:
             sys.exit(f"error: the weights cannot be made: {done.err[-2000:]}")
     environment = {
@@ -117,14 +118,16 @@ def run(options: argparse.Namespace, workspace: Workspace) -> dict[str, Any]:
     else:
         spec = gpu_check.spec_for(workspace, layers, root, device, "")
     spec = dataclasses.replace(spec, arguments=(*spec.arguments, *options.flags))
-    launch = gpu_check.launch(layers, root, spec)
     result: dict[str, Any] = {
         "image": layers.image.digest, "tag": layers.identity.tag, "device": device,
         "weights": "random, full size" if device == "gpu" else "random, tiny",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "flags": list(options.flags),
     }  # fmt: skip
-    with launch.created():
+    with (
+        workspace.scratch("sandbox") as scratch,
+        (launch := gpu_check.launch(layers, root, spec, scratch)).created(),
+    ):
         began = time.monotonic()
         try:
             server = launch.start(START_SECONDS)

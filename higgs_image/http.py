@@ -63,11 +63,7 @@ def request(
     Raises:
         NetworkError: nothing answered, or the connection broke.
     """
-    try:
-        known = urlsplit(url).scheme in ("http", "https")
-    except ValueError:  # half of an IPv6 address, for example
-        known = False
-    if not known:
+    if not is_http(url):
         raise NetworkError(f"{url!r} is not an http or https URL", "correct the URL")
     asked = urllib.request.Request(  # noqa: S310 (the scheme is checked above)
         url, data=body, method=method, headers={"User-Agent": "higgs-image", **(headers or {})}
@@ -81,6 +77,15 @@ def request(
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise NetworkError(f"{method} {url}: no answer ({why})", "check the network") from None
+
+
+def is_http(url: str) -> bool:
+    """Return whether a text is an http or https URL with a host."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of an IPv6 address, for example
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def opener(url: str, *, follow: bool = True) -> urllib.request.OpenerDirector:

@@ -71,7 +71,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def gcc() -> None:
     """A C compiler and its headers, for the fake NVML."""
-    debian.require("gcc libc6-dev", lambda: bool(shutil.which("gcc")))
+    debian.require_program("gcc", "gcc libc6-dev")
 
 
 @pytest.fixture(scope="session")

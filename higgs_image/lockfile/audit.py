@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from packaging.utils import canonicalize_name
 
-from higgs_image import process
-from higgs_image.errors import AuditError, LockError
+from higgs_image import http, process
+from higgs_image.errors import AuditError, LockError, UsageError
 from higgs_image.lockfile.schema import Lock
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
@@ -114,11 +114,14 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
 
     Raises:
         LockError: the list of accepted advisories is malformed.
+        UsageError: OSV_URL is not a URL.
     """
+    url = os.environ.get("OSV_URL") or OSV_URL
+    if not http.is_http(url):
+        raise UsageError(f"OSV_URL is not an http or https URL: {url!r}", f"such as {OSV_URL}")
     accepted = _load_accepted(workspace.root / ACCEPTED)
     files = [lock.file(x) for x in
              (lock.python.requirements, lock.python.build, lock.python.installer)]  # fmt: skip
-    url = os.environ.get("OSV_URL") or OSV_URL
     with workspace.scratch("audit") as folder:
         wheel = folder / "wheel.txt"
         wheel.write_text(

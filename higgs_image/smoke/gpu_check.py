@@ -48,7 +48,11 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         EngineError: this machine allows no sandbox.
     """
     options.require_known_checks()
-    with workspace.exclusive("smoke"), process.sigterm_interrupts():
+    with (
+        workspace.exclusive("smoke"),
+        workspace.scratch("sandbox") as scratch,
+        process.sigterm_interrupts(),
+    ):
         started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
         found = find(workspace, options.image)
         device = choose(options.device)
@@ -70,7 +74,7 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
                 mounts={**spec.mounts, str(voices): VOICES},
             )  # fmt: skip
             seen = runner.observe(
-                launch(found, root, spec), device, folder, only=options.only,
+                launch(found, root, spec, scratch), device, folder, only=options.only,
                 start_timeout=options.timeout or START_SECONDS[device],
                 answer_timeout=options.answer_timeout,
             )  # fmt: skip
@@ -96,11 +100,13 @@ def unpacked_root(workspace: Workspace, found: LayersOnDisk) -> Path:
     return root
 
 
-def launch(found: LayersOnDisk, root: Path, spec: ContainerSpec) -> unpacked.UnpackedLaunch:
+def launch(
+    found: LayersOnDisk, root: Path, spec: ContainerSpec, scratch: Path
+) -> unpacked.UnpackedLaunch:
     """Return how the image is started as its own configuration says."""
     config = found.config
     command = [*(config.get("Entrypoint") or []), *(spec.arguments or config.get("Cmd") or [])]
-    return unpacked.UnpackedLaunch(unpacked.sandbox(root, config, spec), command)
+    return unpacked.UnpackedLaunch(unpacked.sandbox(root, config, spec), command, scratch)
 
 
 def spec_for(
@@ -134,7 +140,8 @@ def spec_for(
             writable=frozenset((str(folder),)),
         )  # fmt: skip
         place = unpacked.sandbox(root, found.config, spec)
-        done = unpacked.run(place, cpu_device.maker(revisions), cpu_device.TIMEOUT)
+        with workspace.scratch("weights") as scratch:
+            done = unpacked.run(place, cpu_device.maker(revisions), scratch, cpu_device.TIMEOUT)
         if done.code != 0:
             last = ((done.out + done.err).strip().splitlines() or ["no output"])[-1]
             raise cpu_device.NoWeightsError(

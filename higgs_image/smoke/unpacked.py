@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -146,23 +144,21 @@ class UnpackedLaunch(Launch):
     Args:
         place: the sandbox.
         command: entrypoint and arguments.
+        scratch: an empty folder for what it writes.
     """
 
-    def __init__(self, place: Sandbox, command: list[str]) -> None:
-        self._place, self._command = place, command
-        self._scratch = Path()
+    def __init__(self, place: Sandbox, command: list[str], scratch: Path) -> None:
+        self._place, self._command, self._scratch = place, command, scratch
         self._server: UnpackedServer | None = None
 
     @contextlib.contextmanager
     def created(self) -> Iterator[None]:
-        """Provide what it needs while it runs; at the end nothing of it runs any more."""
-        self._scratch = Path(tempfile.mkdtemp(prefix="higgs-sandbox-"))
+        """See to it that at the end nothing of it runs any more."""
         try:
             yield
         finally:
             if self._server:
                 self._server.kill()
-            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start(self, timeout: float) -> RunningServer:
         """Start it and wait until it is healthy.
@@ -185,10 +181,9 @@ class UnpackedLaunch(Launch):
         return self._server
 
 
-def run(place: Sandbox, command: list[str], timeout: float) -> process.Completed:
-    """Run a program in a sandbox to its end."""
-    with tempfile.TemporaryDirectory(prefix="higgs-sandbox-") as scratch:
-        return process.run(place.command(command, Path(scratch)), timeout=timeout)
+def run(place: Sandbox, command: list[str], scratch: Path, timeout: float) -> process.Completed:
+    """Run a program in a sandbox to its end; an empty folder takes what it writes."""
+    return process.run(place.command(command, scratch), timeout=timeout)
 
 
 def free_port() -> int:

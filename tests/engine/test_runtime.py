@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -250,7 +249,7 @@ def test_hooks(start: MakeContainer, tmp_path: Path) -> None:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    debian.require("openssh-client", lambda: bool(shutil.which("ssh-keygen")))
+    debian.require_program("ssh-keygen", "openssh-client")
     path = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import debian
 from tests.support.attack import CHAT
 from tests.support.fuzz import Listener, Server
 from tests.support.hostile_audio import wav
@@ -34,7 +35,8 @@ def model(server: Any) -> str:
 
 @pytest.fixture(scope="module")
 def client(server: Any) -> Any:
-    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    import openai
+
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600)
 
 
@@ -409,10 +411,8 @@ def test_curl_is_told_what_is_wrong(server: Any, model: str) -> None:
     body = json.dumps({"model": model, "messages": HELLO, "modalities": ["video"]})
     command = ["curl", "-sS", "-w", "\n%{http_code}", f"{server.url}{CHAT}", "-d", body]
     command += ["-H", "Content-Type: application/json"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    except FileNotFoundError:
-        pytest.skip("curl is not installed")
+    debian.require_program("curl")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     text, _, status = done.stdout.rpartition("\n")
     assert status == "400"
     assert re.search(r"modalities is \['video'\]; expected", json.loads(text)["message"])

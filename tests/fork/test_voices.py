@@ -58,7 +58,8 @@ def write(folder: Path, content: Any) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A person's own voices, good and bad."""
-    soundfile = pytest.importorskip("soundfile")
+    import soundfile
+
     folder = tmp_path_factory.mktemp("voices")
     folder.chmod(0o755)
     for kind in FORMATS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def test_the_curl_line_is_copied(visit: Visit) -> None:
 
 
 def run(line: str | None, folder: Path, **environment: str) -> None:
-    debian.require("curl", lambda: bool(shutil.which("curl")))
+    debian.require_program("curl")
     command = ["bash", "-euo", "pipefail"]
     subprocess.run(
         command, input=line, text=True, cwd=folder, env=os.environ | environment, check=True,

@@ -23,6 +23,11 @@ def may_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
+def require_program(name: str, packages: str = "") -> None:
+    """Install a program's packages, by default of its own name, as `require` does."""
+    require(packages or name, lambda: shutil.which(name) is not None)
+
+
 def require(packages: str, usable: Callable[[], bool]) -> None:
     """Install packages; skip the test where that is not possible. In CI a failure is an error.
 

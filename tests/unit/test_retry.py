@@ -53,7 +53,7 @@ def test_wait_until_returns_the_result() -> None:
 def test_wait_until_gives_up_in_time() -> None:
     started = time.monotonic()
     assert retry.wait_until(lambda: None, 0.2, interval=0.05) is None
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_wait_until_passes_errors_on() -> None:

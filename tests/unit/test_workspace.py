@@ -61,7 +61,7 @@ def test_a_busy_workspace_is_an_error_after_the_timeout(
         workspace.exclusive("source", timeout=0.2),
     ):
         pytest.fail("entered")
-    assert 0.1 < time.monotonic() - began < 3
+    assert 0.1 < time.monotonic() - began < 20
     assert caught.value.exit_code == 23
     assert caught.value.transient
     assert str(workspace.build) in caught.value.message

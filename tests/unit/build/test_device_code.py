@@ -16,13 +16,13 @@ from device_code.elf import ElfFile
 from device_code.gaps import SMALLEST_GAP
 from device_code.library import Cut
 
-from tests.support import fat_binaries
+from tests.support import debian, fat_binaries
 from tests.support.fat_binaries import container, entry
 
 GPUS = (80, 86, 89, 90)
 LARGE = 4 * SMALLEST_GAP
 
-pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+pytestmark = pytest.mark.usefixtures("gcc")
 
 CONTAINERS = [
     container(entry("sm_50", LARGE), entry("sm_80", 4096), entry("sm_90a", 8200, compressed=True)),
@@ -110,8 +110,8 @@ def test_the_result_is_the_same_every_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["-Wl,-z,separate-code"], ["-Wl,-z,noseparate-code"]])
-@pytest.mark.skipif(not shutil.which("eu-elflint"), reason="needs eu-elflint of elfutils")
 def test_tools_find_no_fault(tmp_path: Path, flags: list[str]) -> None:
+    debian.require_program("eu-elflint", "elfutils")
     path = fat_binaries.library(tmp_path, CONTAINERS, flags=flags)
     before = complaints(path)
     device_library.cut(path, GPUS)

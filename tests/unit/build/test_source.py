@@ -617,7 +617,7 @@ def test_kill_in_the_middle_of_a_fetch(project: Project, tmp_path: Path) -> None
     child.join(10)
     began = time.monotonic()
     assert ensure(project).fetched == ("fork", "submodule")
-    assert time.monotonic() - began < 5, "the killed run still held the workspace"
+    assert time.monotonic() - began < 30, "the killed run still held the workspace"
     assert not half[0].exists()
     os.kill(int(pid.read_text()), signal.SIGKILL)
 

@@ -346,7 +346,7 @@ def test_an_outdated_package_list_fails_the_step(environment: Path, tmp_path: Pa
     assert "higgs_tiny/no-such-file matches nothing" in done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+@pytest.mark.usefixtures("gcc")
 def test_libraries_keep_the_code_for_the_gpus(
     step: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,7 +389,7 @@ def test_a_layer_without_gpus_is_not_cut(environment: Path, tmp_path: Path) -> N
         assert library.names(site / "a.so") == expected
 
 
-@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+@pytest.mark.usefixtures("gcc")
 def test_listed_libraries_become_stubs(environment: Path, tmp_path: Path) -> None:
     digest = wheel(tmp_path / "wheels")
     requirements = f"higgs-tiny==1.0 --hash=sha256:{digest}\n"

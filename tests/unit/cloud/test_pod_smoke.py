@@ -107,7 +107,7 @@ def test_a_container_that_refuses_to_start_ends_the_test_early(
     runpod.life = PodLife(error=f"higgs: ERROR: {line}", exit_code=code)
     begun = time.monotonic()
     done, _ = run(target, timeout=60.0)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert done.verdict == verdict and line in done.checks[0].reason
     assert gone(runpod)
 

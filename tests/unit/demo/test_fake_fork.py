@@ -442,7 +442,7 @@ def test_as_a_program_it_speaks_and_ends_well_on_sigterm(site: Path) -> None:
         idle = http.client.HTTPConnection("127.0.0.1", port)  # must not hold it up
         idle.connect()
         child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=3) == 0
+        assert child.wait(timeout=30) == 0
         idle.close()
 
 

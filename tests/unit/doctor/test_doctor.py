@@ -110,7 +110,7 @@ def test_checks_run_side_by_side_and_late_ones_do_not_hold_up(subject: Subject) 
     checks: dict[str, Check] = {"fork": slow, "git": quick, "gpu": slow}
     started = time.monotonic()
     found = examination.run_checks(checks, subject, 0.3)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     stop.set()
     assert [x.check for x in found] == ["fork", "git", "gpu"]
     assert [x.verdict for x in found] == [FAIL, PASS, INCONCLUSIVE]

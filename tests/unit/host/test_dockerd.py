@@ -17,7 +17,7 @@ SOCKET = "unix:///run/own-docker.sock"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dockerd, "START_SECONDS", 10.0)
+    monkeypatch.setattr(dockerd, "START_SECONDS", 60.0)
     monkeypatch.setattr(dockerd, "running", lambda: False)
     monkeypatch.setattr(dockerd, "nest_cgroups", lambda: None)
 
@@ -31,7 +31,7 @@ def test_failed_daemon_shows_its_log(
     started = time.monotonic()
     with pytest.raises(EngineError, match="iptables: no chain") as caught:
         dockerd.start(tmp_path / "logs" / "d.log", SOCKET, systemd=False)
-    assert time.monotonic() - started < 5  # it does not wait for what has ended
+    assert time.monotonic() - started < 20  # it does not wait for what has ended
     assert "iptables-legacy" in caught.value.hint
     assert str(tmp_path / "logs" / "d.log") in caught.value.hint
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from higgs_image.errors import AuditError, LockError
+from higgs_image.errors import AuditError, LockError, UsageError
 from higgs_image.lockfile import audit
 from higgs_image.tasks.lock import lock as lock_task
 from higgs_image.verdict import Verdict
@@ -152,6 +152,14 @@ def test_without_the_database_the_audit_is_inconclusive(
     assert report.unchecked == "http://127.0.0.1:1/v1/query did not answer"
     lock_task(Context(), check=True)
     assert "advisories: inconclusive: " in capsys.readouterr().out
+
+
+def test_a_database_that_is_not_a_url_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSV_URL", "garbage")
+    with pytest.raises(UsageError, match="OSV_URL is not an http or https URL: 'garbage'"):
+        run(project)
 
 
 def test_the_real_list_gives_each_reason() -> None:

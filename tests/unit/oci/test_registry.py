@@ -26,6 +26,7 @@ from higgs_image.files import sha256_bytes
 from higgs_image.oci import certificates, registry, registry_errors
 from higgs_image.oci.credentials import Credentials
 from higgs_image.oci.registry import RegistryClient
+from tests.support import debian
 
 DIGEST = "sha256:" + "a" * 64
 Answer = tuple[int, dict[str, str], bytes]
@@ -235,8 +236,7 @@ def test_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def secured(serve: Serve, tmp_path: Path) -> tuple[FakeRegistry, Path]:
     """A registry with a self-signed certificate for localhost, and that certificate."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
+    debian.require_program("openssl")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",

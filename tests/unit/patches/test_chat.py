@@ -9,31 +9,28 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-
-pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
-np = pytest.importorskip("numpy", reason="numpy is not installed (the image has it)")
-
-from higgs_patches.lib import chat_completion  # noqa: E402
-from higgs_patches.lib.audio.codec_thread import Piece  # noqa: E402
-from higgs_patches.lib.audio.decoding import AudioDecoder  # noqa: E402
-from higgs_patches.lib.chat_choice import Choice  # noqa: E402
-from higgs_patches.lib.chat_completion import (  # noqa: E402
+from higgs_patches.lib import chat_completion
+from higgs_patches.lib.audio.codec_thread import Piece
+from higgs_patches.lib.audio.decoding import AudioDecoder
+from higgs_patches.lib.chat_choice import Choice
+from higgs_patches.lib.chat_completion import (
     Completion,
     MissingAudioError,
 )
-from higgs_patches.lib.chat_prompt import (  # noqa: E402
+from higgs_patches.lib.chat_prompt import (
     begins_with_audio,
     check_audios,
     clean_messages,
     longest_answer,
     with_voice,
 )
-from higgs_patches.lib.chat_request import ChatRequest, read  # noqa: E402
-from higgs_patches.lib.errors import RefusedError  # noqa: E402
-from higgs_patches.lib.voices.voice import Voice  # noqa: E402
-from higgs_patches.patches import chat  # noqa: E402
-from higgs_patches.patches.chat import EventStream  # noqa: E402
+from higgs_patches.lib.chat_request import ChatRequest, read
+from higgs_patches.lib.errors import RefusedError
+from higgs_patches.lib.voices.voice import Voice
+from higgs_patches.patches import chat
+from higgs_patches.patches.chat import EventStream
 
 BOOKS, BOS, EOS = 8, 1024, 1025
 TOKENS = ("<|scene_desc_start|>", "<|generation_instruction_start|>", "<|AUDIO_OUT|>", "<|eot_id|>")

@@ -9,15 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-fastapi = pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
-
-from fastapi import FastAPI, HTTPException  # noqa: E402
-from higgs_patches.lib.errors import ErrorResponse, error_response  # noqa: E402
-from higgs_patches.patches import error_format  # noqa: E402
-from pydantic import BaseModel, Field  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import StreamingResponse  # noqa: E402
+from fastapi import FastAPI, HTTPException
+from higgs_patches.lib.errors import ErrorResponse, error_response
+from higgs_patches.patches import error_format
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
 
 class Body(BaseModel):

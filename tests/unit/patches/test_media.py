@@ -70,7 +70,6 @@ def test_other_schemes_are_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://voices.example/a.wav", "HTTPS://voices.example/a.wav"])
 def test_urls_are_off_by_default(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HIGGS_ALLOWED_MEDIA_HOSTS", raising=False)
-    pytest.importorskip("aiohttp")
     with pytest.raises(ValueError, match=r"off on this server.*HIGGS_ALLOWED_MEDIA_HOSTS"):
         load(url)
 
@@ -93,7 +92,6 @@ def test_urls_are_off_by_default(url: str, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_only_allowed_hosts_are_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("aiohttp")
     monkeypatch.setenv("HIGGS_ALLOWED_MEDIA_HOSTS", "voices.example")
     asked: list[Any] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **_: asked.append(args) or [])
@@ -118,7 +116,6 @@ def test_only_allowed_hosts_are_asked(url: str, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_bad_data_urls_are_refused(url: str, message: str) -> None:
-    pytest.importorskip("soundfile")
     with pytest.raises(ValueError, match=message):
         load(url)
 
@@ -192,8 +189,6 @@ stopped = threading.Event()
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     """Gives the URL of a path on a server here that DNS calls voices.example."""
-    pytest.importorskip("aiohttp")
-    pytest.importorskip("soundfile")
     monkeypatch.setenv("HIGGS_ALLOWED_MEDIA_HOSTS", "voices.example")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         port = server.server_address[1]
@@ -302,7 +297,6 @@ def float_wav(*values: float) -> bytes:
     ],
 )
 def test_what_is_no_usable_audio_is_refused(data: bytes, message: str) -> None:
-    pytest.importorskip("soundfile")
     with pytest.raises(ValueError, match=message):
         reference.decode(data)
 
@@ -310,7 +304,6 @@ def test_what_is_no_usable_audio_is_refused(data: bytes, message: str) -> None:
 @pytest.mark.parametrize("rate", [4_000, 8_000, 22_050, 24_000, 48_000, 384_000])
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_any_rate_becomes_one_channel_at_the_rate_of_the_codec(rate: int, channels: int) -> None:
-    pytest.importorskip("soundfile")
     samples, wanted = reference.decode(wav(rate, rate, channels))
     assert wanted == 24_000
     assert abs(len(samples) - 24_000) <= 1
@@ -318,19 +311,16 @@ def test_any_rate_becomes_one_channel_at_the_rate_of_the_codec(rate: int, channe
 
 
 def test_samples_beyond_full_scale_are_clipped() -> None:
-    pytest.importorskip("soundfile")
     samples, _ = reference.decode(float_wav(*[0.5] * 2400, 1e30, -1e30))
     assert samples[-2:].tolist() == [1.0, -1.0]
 
 
 def test_a_cut_file_gives_what_is_in_it() -> None:
-    pytest.importorskip("soundfile")
     samples, _ = reference.decode(wav(24_000)[: 44 + 2 * 12_000])
     assert len(samples) == 12_000
 
 
 def test_the_limit_of_length_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("soundfile")
     monkeypatch.setenv("HIGGS_MAX_REFERENCE_SECONDS", "0.5")
     with pytest.raises(ValueError, match=r"longer than 0\.5 s"):
         reference.decode(wav(24_000))
@@ -340,6 +330,5 @@ def test_the_limit_of_length_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_data_url_to_samples() -> None:
-    pytest.importorskip("soundfile")
     samples, rate = load("data:audio/wav;base64," + base64.b64encode(wav(24_000)).decode())
     assert (len(samples), rate) == (24_000, 24_000)

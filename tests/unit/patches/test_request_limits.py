@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-
-pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
-
 from higgs_patches.lib.http_protocol import ServerProtocol
 from higgs_patches.patches import request_limits
 from higgs_patches.patches.request_limits import (

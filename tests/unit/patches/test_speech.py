@@ -13,9 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("fastapi", reason="fastapi is not installed (the image has it)")
-
 from fastapi import FastAPI
 from higgs_patches.lib import speech_prompt
 from higgs_patches.lib.errors import ErrorResponse, RefusedError

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pydantic
 import pytest
-
-pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed (the image has it)")
-
-from higgs_patches.lib.errors import describe_errors  # noqa: E402
-from higgs_patches.lib.speech_length import default_max_tokens, spoken_seconds  # noqa: E402
-from higgs_patches.lib.speech_request import SpeechRequest  # noqa: E402
+from higgs_patches.lib.errors import describe_errors
+from higgs_patches.lib.speech_length import default_max_tokens, spoken_seconds
+from higgs_patches.lib.speech_request import SpeechRequest
 
 GOOD: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "belinda"}
 

@@ -74,7 +74,7 @@ def test_signal_during_a_download(start: MakeEntrypoint, tmp_path: Path) -> None
         assert status == 503 and b"asking the hub" in answer
         began = time.monotonic()
         assert run.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_warnings(start: MakeEntrypoint) -> None:

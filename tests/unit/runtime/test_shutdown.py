@@ -84,7 +84,7 @@ def test_second_signal_ends_the_drain(start: MakeEntrypoint) -> None:
     began = time.monotonic()
     assert run.stop() == 0
     assert "cut short by a second signal" in run.log
-    assert time.monotonic() - began < 5, "the server would have waited for the connection"
+    assert time.monotonic() - began < 20, "the server would have waited for the connection"
 
 
 def test_signal_while_loading(start: MakeEntrypoint) -> None:
@@ -113,7 +113,7 @@ def test_slow_exit_is_not_waited_for(start: MakeEntrypoint) -> None:
     engine = run.engine
     began = time.monotonic()
     assert run.stop() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert "was killed" not in run.log
     assert not alive(engine) and run.left() == []
 

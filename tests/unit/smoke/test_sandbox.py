@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +15,7 @@ from higgs_image.errors import EngineError
 from higgs_image.smoke import sandbox
 from higgs_image.smoke.sandbox import Sandbox
 from higgs_image.smoke.unpacked import UnpackedServer
+from tests.support import debian
 
 HOST = {x: x for x in ("/usr", "/bin", "/lib", "/lib64", "/etc") if Path(x).is_dir()}
 """Folders of this machine that stand for an image's files."""
@@ -128,10 +128,10 @@ def test_proot_is_used_where_namespaces_are_not_allowed(
     assert command[-6:] == ["/usr/bin/env", "-i", f"PATH={SHELL['PATH']}", "sh", "-c", "x"]
 
 
-@pytest.mark.skipif(not shutil.which("proot"), reason="proot is not installed")
 def test_a_program_runs_and_ends_under_proot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    debian.require_program("proot")
     monkeypatch.setattr(sandbox, "has_namespaces", lambda: False)
     done = run(tmp_path, "pwd; echo $A; touch /tmp/file; exit 7",
                environment={**SHELL, "A": "b"}, folder="/tmp")  # fmt: skip

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from invoke.context import Context
 
-from higgs_image.errors import UsageError
+from higgs_image.errors import SMOKE_EXIT_CODES, UsageError
 from higgs_image.oci.skopeo import Pushed
 from higgs_image.release import pipeline
 from higgs_image.release.move_plan import Moved
 from higgs_image.release.pipeline import ReleaseReport
 from higgs_image.release.promote import PromotionConditions
 from higgs_image.release.smoke_pushed import DeviceVerdict
+from higgs_image.tasks.release import release
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 
@@ -37,9 +39,22 @@ MOVED = Moved("r:custom", f"r@{DIGEST}", DIGEST, None, False, "", "")
 def test_a_promotion_decides_on_the_verdict_itself(
     smoke: DeviceVerdict | None, moved: Moved | None, verdict: Verdict
 ) -> None:
-    """The exit code follows it; tests/engine/release/test_tasks.py runs the command."""
     report = ReleaseReport("t", f"r@{DIGEST}", DIGEST, PUSHED, "", smoke, moved, None)
     assert report.verdict is verdict
+
+
+@pytest.mark.parametrize(("verdict", "code"), SMOKE_EXIT_CODES.items())
+def test_the_exit_code_is_that_of_the_verdict(
+    verdict: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY", "127.0.0.1:1")
+    monkeypatch.setenv("IMAGE_NAME", "image")
+    smoke = DeviceVerdict("cpu", Verdict(verdict))
+    report = ReleaseReport("t", f"r@{DIGEST}", DIGEST, PUSHED, "", smoke, None, None)
+    monkeypatch.setattr(pipeline, "run", lambda *_: report)
+    with pytest.raises(SystemExit) as ended:
+        release(Context(), promote=False)
+    assert ended.value.code == code
 
 
 @pytest.mark.parametrize(
