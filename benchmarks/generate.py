@@ -96,6 +96,7 @@ class Listener(asyncio.Protocol):
     status: bytes = b""
     complete: bool = False
     head: bytes = field(default=b"", repr=False)
+    tail: bytes = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.sent = time.perf_counter()
@@ -115,7 +116,8 @@ class Listener(asyncio.Protocol):
             played = now - self.first - PREBUFFER_SECONDS
             self.late = max(self.late, played - self.size / BYTES_PER_SECOND)
         self.size += len(data)
-        self.complete = self.complete or b"0\r\n" in data[-200:]
+        self.tail = (self.tail + data[-7:])[-7:]
+        self.complete = self.tail == b"\r\n0\r\n\r\n"
         if self.complete and not self.ended.done():
             self.ended.set_result(None)
 

@@ -222,7 +222,7 @@ class CloudRefusedError(HiggsError):
 
 
 class CloudNotFoundError(CloudRefusedError):
-    """The GPU provider does not have this pod, template or volume (404)."""
+    """The GPU provider does not have this pod, template or endpoint (404)."""
 
     exit_code = 62
 
@@ -259,7 +259,7 @@ class PodError(HiggsError):
 
 
 class TemplateDriftError(HiggsError):
-    """The provider's template and the promoted image differ."""
+    """The provider's template or endpoint and the promoted image differ."""
 
     exit_code = 68
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import ipaddress
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,6 +97,30 @@ def opener(url: str, *, follow: bool = True) -> urllib.request.OpenerDirector:
     if is_local(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
     return urllib.request.build_opener(*handlers)
+
+
+def connection(host: str, port: int, *, tls: bool, timeout: float) -> http.client.HTTPConnection:
+    """Return a connection, not opened yet: by the environment's proxy if it uses TLS, or directly.
+
+    Args:
+        host: name or address.
+        port: of it.
+        tls: whether it uses TLS.
+        timeout: seconds without a byte.
+    """
+    if not tls:
+        return http.client.HTTPConnection(host, port, timeout=timeout)
+    proxy = urllib.request.getproxies().get("https", "")
+    if not proxy or is_local(host) or urllib.request.proxy_bypass(f"{host}:{port}"):
+        return http.client.HTTPSConnection(host, port, timeout=timeout)
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    made = http.client.HTTPSConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
+    login = {}
+    if parts.username:
+        text = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        login["Proxy-Authorization"] = f"Basic {base64.b64encode(text.encode()).decode()}"
+    made.set_tunnel(host, port, login)
+    return made
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from higgs_image.audio import FRAMES_PER_SECOND
 from higgs_image.bench import cards, report, result
 from higgs_image.bench.cards import Card
 from higgs_image.bench.result import BenchResult, Level
@@ -53,6 +54,17 @@ def _card_row(card: Card, results: Sequence[tuple[str, BenchResult]]) -> list[st
     note = f", {one.server.note}" if one.server.note else ""
     return [*head, f"{x.tokens_per_s:.0f}", f"{x.audio_per_s:.1f}", f"{x.first_p95_s:.2f} s",
             listeners, dollars, f"measured {link}{note}", claimed]  # fmt: skip
+
+
+def listeners(root: Path, card: Card) -> str:
+    """Return how many people one card serves at once: as measured, as claimed, or neither."""
+    found = [one.capacity.listeners for _, one in published(root)
+             if one.capacity and cards.find(one.server.gpu) == card]  # fmt: skip
+    if found:
+        return f"{max(found)} measured"
+    if card.claimed:
+        return f"{min(card.claimed.values()) // FRAMES_PER_SECOND} claimed"
+    return "not measured"
 
 
 def _speed(level: Level) -> float:

@@ -80,15 +80,21 @@ def find_facts(url: str, given: ServerFacts) -> ServerFacts:
 
 
 def require_answer(url: str) -> None:
-    """Refuse a server that does not answer at all, whatever it answers.
+    """Refuse a server that does not answer, or answers that it cannot serve.
 
     Raises:
-        NetworkError: it does not.
+        NetworkError: it does not answer, or with 502, 503 or 504.
     """
     try:
-        http.request("GET", f"{url}/v1/models", headers=headers(), timeout=30)
+        found = http.request("GET", f"{url}/v1/models", headers=headers(), timeout=30)
     except NetworkError as error:
         raise NetworkError(error.message, "start the server, or correct the URL") from None
+    if found.status in (502, 503, 504):
+        said = " ".join(found.body.decode(errors="replace").split())[:200]
+        raise NetworkError(
+            f"{url} answers {found.status}: {said or found.reason}",
+            "it may still load, or be ending: wait until it is ready (/ping answers 200)",
+        )
 
 
 def voices(url: str) -> list[str]:

@@ -110,6 +110,24 @@ class PodDefaults(_Table, frozen=True):
     hours: Positive
 
 
+class EndpointScale(_Table, frozen=True):
+    """How a load-balanced endpoint scales.
+
+    Attributes:
+        workers_min: that always run, and cost money.
+        workers_max: at most.
+        idle_seconds: after which a worker without requests ends.
+        requests: running requests for each worker, above which another one starts.
+        price_cap: USD an hour for a worker, at most.
+    """
+
+    workers_min: Annotated[int, msgspec.Meta(ge=0)]
+    workers_max: Count
+    idle_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)]
+    requests: Count
+    price_cap: Positive
+
+
 class Readme(_Table, frozen=True):
     """What a user of the template reads, in Markdown."""
 
@@ -126,6 +144,7 @@ class TemplateDescription(_Table, frozen=True):
     gpu: GpuLimits
     cuda: CudaLimits
     pod: PodDefaults
+    endpoint: EndpointScale
     readme: Readme
 
 
@@ -169,6 +188,8 @@ def _contradictions(found: TemplateDescription) -> list[tuple[str, str]]:
     if generate and f"{generate}/http" not in container.ports:
         wrong.append((f"HIGGS_GENERATE_PORT is {generate}, and ports lack {generate}/http",
                       "add the port, or remove the variable"))  # fmt: skip
+    if found.endpoint.workers_min > found.endpoint.workers_max:
+        wrong.append(("workers_min is above workers_max", "lower it"))
     low = [x for x in found.cuda.known if version(x) < version(found.cuda.minimum)]
     if low:
         wrong.append((f"CUDA {low[0]} is below the minimum {found.cuda.minimum}", "remove it"))

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from higgs_image.cloud import image_rules, template
+from higgs_image.cloud import image_rules, resource, template
 from higgs_image.cloud.description import TemplateDescription
+from higgs_image.cloud.resource import AppliedResource, ResourcePlan
 from higgs_image.cloud.runpod.client import RunPodClient
-from higgs_image.cloud.template import AppliedTemplate, TemplatePlan
 from higgs_image.errors import HiggsError
 from higgs_image.release import move_plan, promote
 from higgs_image.release.journal import Journal
@@ -34,7 +34,7 @@ class TemplateTarget:
     account: RunPodClient
     description: TemplateDescription
 
-    def plan(self, history: Journal, what: str, conditions: PromotionConditions) -> TemplatePlan:
+    def plan(self, history: Journal, what: str, conditions: PromotionConditions) -> ResourcePlan:
         """Plan the template for an image that may be promoted. Reads only.
 
         Args:
@@ -57,7 +57,7 @@ def promote_with_template(
     conditions: PromotionConditions,
     workspace: Workspace,
     target: TemplateTarget,
-) -> tuple[Moved, Path, AppliedTemplate]:
+) -> tuple[Moved, Path, AppliedResource]:
     """Promote an image, then let the template name it.
 
     Returns:
@@ -75,7 +75,7 @@ def promote_with_template(
 
 def roll_back_with_template(
     history: Journal, steps: MovePlan, conditions: PromotionConditions, target: TemplateTarget
-) -> tuple[Moved, AppliedTemplate]:
+) -> tuple[Moved, AppliedResource]:
     """Apply a planned rollback, then let the template name the image.
 
     Raises:
@@ -87,10 +87,10 @@ def roll_back_with_template(
 
 
 def _follow(
-    target: TemplateTarget, history: Journal, planned: TemplatePlan, moved: Moved
-) -> AppliedTemplate:
+    target: TemplateTarget, history: Journal, planned: ResourcePlan, moved: Moved
+) -> AppliedResource:
     try:
-        return template.apply(target.account, history, planned)
+        return resource.apply(target.account, history, planned)
     except HiggsError as error:
         raise type(error)(
             f"{moved.reference} is {moved.digest}, its template is not: {error.message}",

@@ -30,9 +30,9 @@ def check_template(name: str, subject: Subject) -> Finding:
         account, wanted = client.from_environment(), description.load(subject.workspace.root)
         with open_repository(target) as repository:
             planned = template.plan_for(account, wanted, Journal(repository), FLOATING_TAG)
-        template.require_agreement(planned)
+        planned.require_agreement()
     except RegistryNotFoundError:
         return undecided(f"{target}:{FLOATING_TAG} does not exist yet: nothing was promoted")
     except HiggsError as error:
         return undecided(error.message, error.hint)
-    return Finding(name, Verdict.PASS, f"template {planned.template} names {planned.wanted.image}")
+    return Finding(name, Verdict.PASS, f"template {planned.id} names {planned.image.reference}")

@@ -26,6 +26,7 @@ class ContainerSpec:
         labels: of the container.
         address: address of this machine on which the server is reached.
         port: port of this machine; 0: a free one.
+        more_ports: further ports of the container, each the same on this machine.
     """
 
     image: str
@@ -38,6 +39,7 @@ class ContainerSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     address: str = "127.0.0.1"
     port: int = 0
+    more_ports: tuple[int, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """Return the keyword arguments of `containers.create` besides image and command."""
@@ -46,7 +48,10 @@ class ContainerSpec:
         settings: dict[str, Any] = {
             "environment": dict(self.environment),
             "labels": dict(self.labels),
-            "ports": {f"{PORT}/tcp": (self.address, self.port or None)},
+            "ports": {
+                f"{PORT}/tcp": (self.address, self.port or None),
+                **{f"{port}/tcp": (self.address, port) for port in self.more_ports},
+            },
             "volumes": {
                 source: {"bind": target, "mode": "rw" if source in self.writable else "ro"}
                 for source, target in self.mounts.items()

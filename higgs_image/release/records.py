@@ -203,19 +203,12 @@ class Outcome(
         return f"{self.outcome}{': ' + self.why if self.why else ''}"
 
 
-class TemplateUpdate(
-    msgspec.Struct,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="template",
-    tag_field="event",
-):
-    """The template of a GPU provider was written.
+class _ProviderUpdate(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Something at a GPU provider that names an image was written.
 
     Attributes:
         provider: such as runpod.
-        template: its id there.
+        id: its id there.
         image: full name of the image that it names.
         fields: that were changed; empty: it was made.
     """
@@ -224,18 +217,47 @@ class TemplateUpdate(
     at: Utc
     by: Actor
     provider: str
-    template: str
+    id: str
     image: str
     fields: list[str] = []
 
-    def describe(self) -> str:
-        """Return it as a person reads it."""
+    def _describe(self, word: str) -> str:
         what = f"changes {', '.join(self.fields)} of" if self.fields else "makes"
-        return f"{what} the template {self.template} at {self.provider}: {self.image}"
+        return f"{what} the {word} {self.id} at {self.provider}: {self.image}"
+
+
+class TemplateUpdate(
+    _ProviderUpdate,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="template",
+    tag_field="event",
+):
+    """The template of a GPU provider was written."""
+
+    def describe(self) -> str:
+        """Return a human-readable description."""
+        return self._describe("template")
+
+
+class EndpointUpdate(
+    _ProviderUpdate,
+    frozen=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag="endpoint",
+    tag_field="event",
+):
+    """The load-balanced endpoint of a GPU provider was written."""
+
+    def describe(self) -> str:
+        """Return a human-readable description."""
+        return self._describe("endpoint")
 
 
 Move = Promote | Rollback
-Record = Push | Smoke | Promote | Rollback | Outcome | TemplateUpdate
+Record = Push | Smoke | Promote | Rollback | Outcome | TemplateUpdate | EndpointUpdate
 
 
 class Entry(msgspec.Struct, frozen=True):

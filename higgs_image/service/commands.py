@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from higgs_image import retry
 from higgs_image.errors import EngineError, ServiceError, UsageError
 from higgs_image.oci.container_spec import PORT
 from higgs_image.oci.daemon import docker_client
-from higgs_image.service.state import DEVICE, IMAGE, ServiceState, inspect, tail
+from higgs_image.service.state import (
+    DEVICE,
+    GENERATE_PORT,
+    IMAGE,
+    ServiceState,
+    inspect,
+    tail,
+)
 from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.workspace import Workspace
@@ -121,6 +129,7 @@ def _create(
     log.info("start: %s on %s", reference, device)
     spec = spec_for(client, workspace, reference, device, gpus=options.gpus, cache=options.cache)
     variables = dict(entry.split("=", 1) for entry in options.variables)
+    generate = variables.get(GENERATE_PORT, "")
     spec = dataclasses.replace(
         spec,
         environment={**spec.environment, **variables, "PORT": str(PORT)},
@@ -129,6 +138,8 @@ def _create(
         labels={IMAGE: reference, DEVICE: device, KEY: options.key},
         address=options.address,
         port=options.port,
+        # What is no port is refused in the container, with a hint.
+        more_ports=(int(generate),) if re.fullmatch(r"[1-9]\d{0,4}", generate) else (),
     )
     try:
         return client.containers.run(

@@ -20,6 +20,9 @@ IMAGE = LABEL + "service"
 DEVICE = IMAGE + "-device"
 """Label with its device type."""
 
+GENERATE_PORT = "HIGGS_GENERATE_PORT"
+"""Variable with the port of POST /generate and its page, which is published if it is set."""
+
 PHASES = {200: "ready", 204: "loading", 503: "ending"}
 """Meanings of the status of GET /ping."""
 
@@ -34,6 +37,7 @@ class ServiceState:
         image: that it was made from.
         device: gpu or cpu.
         url: of the server.
+        page: URL of the page of /generate, if it is on.
         curl: a command that makes it speak.
         exit_code: of a container that has ended.
         last: the last line of its log.
@@ -44,6 +48,7 @@ class ServiceState:
     image: str = ""
     device: str = ""
     url: str = ""
+    page: str = ""
     curl: str = ""
     exit_code: int | None = None
     last: str = field(default="", compare=False)
@@ -56,6 +61,8 @@ class ServiceState:
         if self.state == "ended":
             return "\n".join([*lines, f"exit    {self.exit_code}", f"log     {self.last}"])
         lines.append(f"url     {self.url}")
+        if self.page:
+            lines.append(f"page    {self.page}")
         if self.state == "loading":
             return "\n".join([*lines, f"log     {self.last}"])
         return "\n".join([*lines, f"speak   {self.curl}"])
@@ -66,15 +73,17 @@ def inspect(container: Container) -> ServiceState:
     container.reload()
     state = container.attrs["State"]
     running = state["Status"] in ("created", "running", "restarting", "paused")
-    url = _url(container)
+    url = _url(container, PORT)
     phase = PHASES.get(_status(url), "loading") if running else "ended"
     environment = dict(x.split("=", 1) for x in container.attrs["Config"]["Env"] if "=" in x)
+    generate = environment.get(GENERATE_PORT)
     return ServiceState(
         name=str(container.name),
         state=phase,
         image=container.labels.get(IMAGE, ""),
         device=container.labels.get(DEVICE, ""),
         url=url,
+        page=f"{_url(container, int(generate))}/" if generate and generate.isdecimal() else "",
         curl=_curl(url, environment) if phase == "ready" else "",
         exit_code=None if running else int(state["ExitCode"]),
         last="" if phase == "ready" else tail(container, 1),
@@ -86,10 +95,10 @@ def tail(container: Container, lines: int) -> str:
     return container.logs(tail=lines).decode(errors="replace").strip()
 
 
-def _url(container: Container) -> str:
-    """Return the URL of the server; one that listens on all interfaces is reached by loopback."""
+def _url(container: Container, inside: int) -> str:
+    """Return the URL of a port; one that listens on all interfaces is reached by loopback."""
     ports = container.attrs["HostConfig"].get("PortBindings") or {}
-    bound = (container.attrs["NetworkSettings"]["Ports"] or ports).get(f"{PORT}/tcp")
+    bound = (container.attrs["NetworkSettings"]["Ports"] or ports).get(f"{inside}/tcp")
     host, port = (bound[0]["HostIp"], bound[0]["HostPort"]) if bound else ("", "0")
     loopback = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (compared only)
     host = loopback.get(host, host)

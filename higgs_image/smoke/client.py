@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from higgs_image import http
 
 GAP = 0.01
 """Seconds between two reads that make them two chunks: closer bytes were sent as one."""
@@ -104,8 +106,7 @@ class TimedClient:
             BrokenAnswerError: the connection was refused or cut.
             HangingAnswerError: nothing more arrived in time.
         """
-        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
-        connection = kind(self.host, self.port, timeout=self.timeout)
+        connection = http.connection(self.host, self.port, tls=self.tls, timeout=self.timeout)
         headers = {"Content-Type": "application/json"} if body else {}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         started = last = time.monotonic()
@@ -131,7 +132,7 @@ class TimedClient:
             raise HangingAnswerError(
                 f"nothing arrived for {self.timeout:.0f} s, after {len(received)} bytes"
             ) from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise BrokenAnswerError(f"{what}, after {len(received)} bytes") from None
         finally:

@@ -11,8 +11,10 @@ from higgs_image.tasks import (
     command,
     demo,
     dev,
+    endpoint,
     host,
     lock,
+    platforms,
     pods,
     release,
     service,
@@ -24,7 +26,8 @@ from higgs_image.tasks import (
 command.install()
 namespace = Collection()
 for module in (
-    build, service, smoke, bench, release, verify, template, pods, demo, lock, host, dev,
+    build, service, smoke, bench, release, verify, template, endpoint, pods, platforms, demo, lock,
+    host, dev,
 ):  # fmt: skip
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)

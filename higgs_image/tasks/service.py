@@ -25,7 +25,8 @@ _NAME_HELP = f"name of the container (default: {_NAME})"
         "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
-        "env": "variable for the container, as NAME=VALUE; can be given several times",
+        "env": "variable for the container, as NAME=VALUE; can be given several times; "
+        "HIGGS_GENERATE_PORT=8888 adds POST /generate and its page on that port",
         "flag": "flag of the server, such as --max-model-len=4096; can be given several times",
         "wait": "wait until it is ready (default: yes)",
         "json": JSON_HELP,

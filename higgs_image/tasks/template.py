@@ -8,27 +8,23 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from higgs_image.tasks._image import CONDITIONS_HELP, REGISTRY_HELP, journal_of, open_image
+from higgs_image.tasks._image import journal_of, open_image
+from higgs_image.tasks._resource import APPLY_HELP, HELP, apply
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import output, setting
+from higgs_image.tasks.output import output
 
 if TYPE_CHECKING:
-    from higgs_image.cloud.template import TemplatePlan
+    from higgs_image.cloud.resource import ResourcePlan
     from higgs_image.release.journal import Journal
 
-HELP = {
-    "image": "digest or tag, or its full name (default: what the floating tag names)",
-    "moving": "the floating tag (default: custom)",
-    "serverless": "the variant for workers behind a load balancer",
-} | REGISTRY_HELP
-_CONDITIONS = {x: CONDITIONS_HELP[x] for x in ("device_class", "rehearsal")}
+_SERVERLESS = {"serverless": "the variant for workers behind a load balancer"}
 
 
 @contextmanager
 def _planned(
     c: Context, image: str, moving: str, registry: str | None, name: str | None, serverless: bool
-) -> Iterator[tuple[Journal, TemplatePlan]]:
+) -> Iterator[tuple[Journal, ResourcePlan]]:
     """Yield the journal and what differs at RunPod."""
     from higgs_image.cloud import description, template
     from higgs_image.cloud.runpod import client
@@ -43,7 +39,7 @@ def _planned(
         )
 
 
-@task(name="template-render", help=HELP)
+@task(name="template-render", help=HELP | _SERVERLESS)
 def template_render(
     c: Context,
     image: str = "",
@@ -69,7 +65,7 @@ def template_render(
         out.result({"template": msgspec.to_builtins(body)}, text)
 
 
-@task(name="template-plan", help=HELP)
+@task(name="template-plan", help=HELP | _SERVERLESS)
 def template_plan(
     c: Context,
     image: str = "",
@@ -84,10 +80,10 @@ def template_plan(
         output(json) as out,
         _planned(c, image, moving, registry, name, serverless) as (_, planned),
     ):
-        out.result(_plain(planned), planned.text())
+        out.result(planned.plain(), planned.text())
 
 
-@task(name="template-apply", help=HELP | _CONDITIONS)
+@task(name="template-apply", help=APPLY_HELP | _SERVERLESS)
 def template_apply(
     c: Context,
     image: str = "",
@@ -100,23 +96,15 @@ def template_apply(
     json: bool = False,
 ) -> None:
     """Make or change RunPod's template, and record it in the journal."""
-    from higgs_image.cloud import image_rules, template
-    from higgs_image.cloud.runpod import client
-    from higgs_image.release.promote import PromotionConditions
-
     with (
         output(json) as out,
         _planned(c, image, moving, registry, name, serverless) as (history, planned),
     ):
-        conditions = PromotionConditions(setting(c, "device_class", device_class),
-                                         rehearsal=rehearsal)  # fmt: skip
-        conditions.require_valid(history.repository.name)
-        image_rules.require_promotable(history, planned.image.digest, conditions)
-        done = template.apply(client.from_environment(), history, planned)
+        done = apply(c, history, planned, device_class, rehearsal)
         out.result(done, done.text())
 
 
-@task(name="template-check", help=HELP)
+@task(name="template-check", help=HELP | _SERVERLESS)
 def template_check(
     c: Context,
     image: str = "",
@@ -127,20 +115,9 @@ def template_check(
     json: bool = False,
 ) -> None:
     """Fail if RunPod's template is not what deploy/template.toml and the floating tag say."""
-    from higgs_image.cloud import template
-
     with (
         output(json) as out,
         _planned(c, image, moving, registry, name, serverless) as (_, planned),
     ):
-        template.require_agreement(planned)
-        out.result(_plain(planned), planned.text())
-
-
-def _plain(planned: TemplatePlan) -> dict[str, object]:
-    return {
-        "name": planned.name,
-        "template": planned.template,
-        "image": planned.image.reference,
-        "changes": planned.changes,
-    }
+        planned.require_agreement()
+        out.result(planned.plain(), planned.text())

@@ -185,6 +185,7 @@ VALUES: dict[str, Value] = {
     "hours": Value("a number of hours above 0, up to 24", _between(0, 24)),
     "identity": TEXT,
     "image": IMAGE,
+    "into": Value(PATH.expected, PATH.read, blank=True),
     "junit": PATH,
     "keep": whole_number(1),
     "key": FILE,

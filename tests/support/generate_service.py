@@ -19,6 +19,8 @@ from higgs_generate import settings
 from higgs_generate.app import GenerateApp
 from higgs_generate.http_protocol import GenerateProtocol
 from higgs_generate.service import Service
+from higgs_generate.statistics import Statistics
+from higgs_generate.voices import VoiceList
 
 from tests.support.speech_server import SpeechServer
 
@@ -89,6 +91,21 @@ class GenerateRun:
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(TIMEOUT)
+
+    def reset(self) -> None:
+        """Forget what earlier tests did; wait until nothing of them runs."""
+        self.wait_until(self._idle)
+        self.server.forget()
+        self.call(self._renew)
+
+    def _idle(self) -> bool:
+        service = self.service
+        return not (self.server.running or service.places.taken or service.statistics.concurrent)
+
+    def _renew(self) -> None:
+        service = self.service
+        service.statistics = Statistics(service.places)
+        service.voices = VoiceList(service.client, service.speaker)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run a function, or a coroutine function, in the loop of the servers."""

@@ -3,7 +3,8 @@
     .venv/bin/python -m tests.support.paced_server '{"paces": [{"first_s": 0.2}]}'
 
 It prints its port and serves until its standard input ends. Request number n (from 0) follows
-`paces[n % len(paces)]`; GET /truth returns what was really sent, and when.
+`paces[n % len(paces)]`; GET /truth returns what was really sent, and when. POST /plan begins anew
+with another plan.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -176,8 +178,9 @@ class Server:
 class Connection(asyncio.Protocol):
     """One connection; requests on it are answered one after the other."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, servers: list[Server]) -> None:
+        self.servers = servers
+        self.server = servers[-1]
         self.loop = asyncio.get_running_loop()
         self.received = b""
         self.stream: Stream | None = None
@@ -211,7 +214,10 @@ class Connection(asyncio.Protocol):
         body, self.received = rest[:size], rest[size:]
         method, path, _ = lines[0].split(" ")
         key = self.server.plan.key
-        if key and fields.get("authorization") != f"Bearer {key}":
+        if path == "/plan":
+            self.servers[:] = [Server(msgspec.json.decode(body, type=Plan))]
+            self.answer(200, b"{}")
+        elif key and fields.get("authorization") != f"Bearer {key}":
             self.answer(401, b'{"error": {"message": "no key"}}')
         elif method == "POST":
             self.speak(path, json.loads(body))
@@ -331,30 +337,37 @@ vllm:gpu_prefix_cache_hits_total{{model_name="paced"}} 198.0
 
 async def serve(plan: Plan) -> None:
     """Serve until standard input ends."""
-    loop, server = asyncio.get_running_loop(), Server(plan)
-    listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=2048)
+    loop, servers = asyncio.get_running_loop(), [Server(plan)]
+    listening = await loop.create_server(lambda: Connection(servers), "127.0.0.1", 0, backlog=2048)
     print(listening.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
 
+_idle: list[tuple[subprocess.Popen[str], str]] = []
+"""Servers that can be used again, each with its URL: a start takes longer than most tests."""
+
+
 @contextlib.contextmanager
 def running(plan: Plan) -> Iterator[str]:
-    """Run a server in a process of its own; yields its URL."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.paced_server",
-        msgspec.json.encode(plan).decode(),
-    ]
-    with subprocess.Popen(
-        command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout and process.stdin
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.stdin.close()
-            process.wait()
+    """Run a server in a process of its own; yields its URL.
+
+    The process ends with this one, and is used again until then.
+    """
+    encoded = msgspec.json.encode(plan)
+    if _idle and _idle[-1][0].poll() is None:
+        process, url = _idle.pop()
+        urllib.request.urlopen(f"{url}/plan", encoded).close()
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.paced_server", encoded.decode()],
+            cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout
+        url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+    try:
+        yield url
+    finally:
+        _idle.append((process, url))
 
 
 if __name__ == "__main__":

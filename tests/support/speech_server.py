@@ -62,9 +62,14 @@ class SpeechServer:
 
     def __init__(self, key: str = "", behaviour: Behaviour | None = None) -> None:
         self.key = key
-        self.behaviour = behaviour or Behaviour()
-        self.requests: list[dict[str, Any]] = []
         self.running = 0
+        self.forget()
+        self.behaviour = behaviour or Behaviour()
+
+    def forget(self) -> None:
+        """Begin anew: no requests, the usual behaviour."""
+        self.behaviour = Behaviour()
+        self.requests: list[dict[str, Any]] = []
         self.most_running = 0
         self.ended_at: list[float] = []
         self.hung_up = 0

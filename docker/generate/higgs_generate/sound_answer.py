@@ -20,11 +20,11 @@ STALLED_SECONDS = 120.0
 
 
 def late_headers(began: float, samples: int | None) -> dict[str, str]:
-    """Return the headers that are known at the end.
+    """Return the headers that wait for a whole file, or for the first sound of a stream.
 
     Args:
         began: when the request came, by time.perf_counter.
-        samples: length of the sound, if it is known.
+        samples: length of the sound; None: of a stream.
     """
     took = time.perf_counter() - began
     headers = {"X-Generation-Time": f"{took:.3f}"}

@@ -54,7 +54,8 @@ async def _chunk(content: bytes) -> AsyncGenerator[bytes, None]:
 async def _stream(call: Call, speech: Speech) -> ASGIApp:
     sound = call.service.speaker.stream(speech, call.id, call.counter)
     first = await _first(sound)
-    return SoundStream(first, sound, speech.response_format, _headers(call, speech, 1))
+    headers = _headers(call, speech, 1) | late_headers(call.began, None)
+    return SoundStream(first, sound, speech.response_format, headers)
 
 
 async def _first(sound: AsyncGenerator[bytes, None]) -> bytes:
@@ -98,6 +99,7 @@ async def long_sound(
     except BaseException:
         await listening.aclose()
         raise
+    headers = late_headers(call.began, None) | headers
     if as_json:
         facts = json_facts(call, speech, samples, len(job.pieces))
         parts = json_sound.json_parts(_chained(first, sound), facts)

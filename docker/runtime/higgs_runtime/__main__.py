@@ -38,6 +38,9 @@ from higgs_runtime.server import STOP_SIGNALS, ServerProcess
 from higgs_runtime.settings import Settings
 from higgs_runtime.state import ServerState
 
+ANSWER_SECONDS = 5.0
+"""Time in which a ready server must answer GET /ping, before the HEALTHCHECK's own timeout."""
+
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Serve until a signal arrives.
@@ -200,6 +203,9 @@ def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Place
         early = Placeholder(chosen.host, chosen.port, state, cors)
         listeners.callback(early.close)
     if chosen.health_port != chosen.port:
+        state.healthy = lambda: placeholder.server_answers(
+            chosen.host, chosen.port, plain=bool(early), seconds=ANSWER_SECONDS
+        )
         health = Placeholder(chosen.host, chosen.health_port, state, cors, source="PORT_HEALTH")
         listeners.callback(health.close)
     return early

@@ -95,7 +95,9 @@ def answer(
         headers["Access-Control-Allow-Headers"] = request.get("access-control-request-headers", "*")
         return HttpAnswer(200, headers | {"Content-Type": "text/plain; charset=utf-8"}, b"OK")
     if path == "/ping" and state.phase is Phase.READY:
-        return _json(200, {"status": "ready"}, headers)
+        if state.healthy():
+            return _json(200, {"status": "ready"}, headers)
+        return _error(503, "the server does not answer, or its GET /health is an error", headers)
     if path == "/ping" and state.phase is Phase.LOADING and method in ("GET", "HEAD"):
         return HttpAnswer(204, headers)
     if state.phase is Phase.READY:

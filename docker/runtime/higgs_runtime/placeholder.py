@@ -189,17 +189,20 @@ def _path(target: str) -> str:
     return target.partition("?")[0]
 
 
-def server_answers(host: str, port: int, *, plain: bool = True) -> bool:
-    """Return whether the server itself, and not a placeholder, answers on its port.
+def server_answers(
+    host: str, port: int, *, plain: bool = True, seconds: float = HEAD_SECONDS
+) -> bool:
+    """Return whether the server itself, and not a placeholder, answers /ping with 200 on its port.
 
     Args:
         host: address on which it listens.
         port: its port.
         plain: whether it speaks HTTP; otherwise a connection counts as an answer.
+        seconds: time in which it must answer.
     """
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared only)
     try:
-        with socket.create_connection((local, port), timeout=HEAD_SECONDS) as connection:
+        with socket.create_connection((local, port), timeout=seconds) as connection:
             if not plain:
                 return True
             connection.sendall(

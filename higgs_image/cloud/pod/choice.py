@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from higgs_image.cloud import cards
-from higgs_image.cloud.description import TemplateDescription, version
-from higgs_image.cloud.image_rules import has_code
+from higgs_image.cloud import cards, gpu_fit
+from higgs_image.cloud.description import TemplateDescription
 from higgs_image.cloud.runpod.client import RunPodClient
-from higgs_image.cloud.runpod.schema import GpuType, ListGpuTypesResponse
+from higgs_image.cloud.runpod.schema import GpuType
 from higgs_image.errors import NoCapacityError, PriceError, UsageError
 
 STOCK = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
@@ -56,11 +55,7 @@ def catalogue(
         gpus: compute capabilities that the image has code for; empty: those before Blackwell.
     """
     cloud, count = description.pod.cloud, description.gpu.count
-    query = {
-        "include": "AVAILABILITY", "product": "POD", "cloud": cloud, "count": str(count),
-        "minCudaVersion": description.cuda.minimum,
-    }  # fmt: skip
-    known = account.get("/v2/catalog/gpus", ListGpuTypesResponse, query).gpus
+    known = gpu_fit.catalogue(account, description, "POD", {"cloud": cloud})
     rated = [
         RatedGpu(
             x.id, x.memory, round(_price(x, cloud) * count, 4), x.availability,
@@ -123,31 +118,14 @@ def offers(
 
 def _misfit(gpu: GpuType, description: TemplateDescription, gpus: frozenset[str]) -> str:
     """Return why the image cannot run on a GPU type of the cloud; empty: it can."""
-    cloud, limits = description.pod.cloud, description.gpu
-    capability = cards.capability(gpu.id)
-    if gpu.manufacturer != "NVIDIA":
-        return f"it is made by {gpu.manufacturer}"
-    if gpu.memory < limits.memory_gb:
-        return f"the image needs {limits.memory_gb} GB"
-    if capability is None:
-        return "its compute capability is not known here"
-    if not has_code(gpus, capability):
-        return f"the image has no code for compute capability {capability}"
-    if capability not in limits.capabilities:
-        return f"deploy/template.toml does not allow compute capability {capability}"
+    cloud = description.pod.cloud
+    if found := gpu_fit.misfit(gpu, description, gpus):
+        return found
     if not (gpu.secure if cloud == "SECURE" else gpu.community) or _price(gpu, cloud) <= 0:
         return f"it is not in the {cloud} cloud"
-    if not _has_cuda(gpu, description):
+    if not gpu_fit.has_free_host(gpu, description):
         return f"no free host has CUDA {description.cuda.minimum} or later"
     return ""
-
-
-def _has_cuda(gpu: GpuType, description: TemplateDescription) -> bool:
-    """Tell whether a free host has a driver that is new enough; True if RunPod does not say."""
-    least = version(description.cuda.minimum)
-    return not gpu.cuda_versions or any(
-        x.available and version(x.version) >= least for x in gpu.cuda_versions
-    )
 
 
 def _price(gpu: GpuType, cloud: str) -> float:

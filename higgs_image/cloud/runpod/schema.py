@@ -34,6 +34,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An answer or a part of one."""
 
 
+class Resource(Answer, frozen=True, kw_only=True):
+    """Something that is kept for the account and runs an image."""
+
+    id: str
+    name: str
+    image: str = ""
+
+
 class PersistentMount(Request, frozen=True, kw_only=True):
     """A disk of the pod's host."""
 
@@ -98,11 +106,9 @@ class CreateTemplateRequest(UpdateTemplateRequest, frozen=True, kw_only=True):
     image: str
 
 
-class Template(Answer, frozen=True, kw_only=True):
+class Template(Resource, frozen=True, kw_only=True):
     """A template as RunPod has it."""
 
-    id: str
-    name: str
     image: str
     args: str
     disk: int

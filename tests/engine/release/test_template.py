@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from higgs_image.cloud import description, image_rules, promotion, template
+from higgs_image.cloud import description, image_rules, promotion, resource, template
 from higgs_image.cloud.description import TemplateDescription
 from higgs_image.cloud.pod import smoke
 from higgs_image.cloud.promotion import TemplateTarget
+from higgs_image.cloud.resource import AppliedResource, ResourcePlan
 from higgs_image.cloud.runpod.client import RunPodClient
-from higgs_image.cloud.template import AppliedTemplate, TemplatePlan
 from higgs_image.doctor.model import Finding, Subject, one
 from higgs_image.doctor.rented import check_template
 from higgs_image.errors import (
@@ -64,13 +64,13 @@ def follower(account: RunPodClient, described: TemplateDescription) -> TemplateT
     return TemplateTarget(account, described)
 
 
-def plan(history: Journal, follower: TemplateTarget, what: str = "custom") -> TemplatePlan:
+def plan(history: Journal, follower: TemplateTarget, what: str = "custom") -> ResourcePlan:
     image = image_rules.find(history, what, follower.description)
     return template.plan(follower.account, follower.description, image)
 
 
-def apply(history: Journal, follower: TemplateTarget, what: str = "custom") -> AppliedTemplate:
-    return template.apply(follower.account, history, plan(history, follower, what))
+def apply(history: Journal, follower: TemplateTarget, what: str = "custom") -> AppliedResource:
+    return resource.apply(follower.account, history, plan(history, follower, what))
 
 
 def only(runpod: FakeRunPod) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_the_template_names_exactly_the_promoted_image(
     }  # fmt: skip
     (entry,) = [x for x in history.of(digest) if isinstance(x.record, TemplateUpdate)]
     assert isinstance(entry.record, TemplateUpdate)
-    assert (entry.tag, entry.record.template) == (done.record, only(runpod)["id"])
+    assert (entry.tag, entry.record.id) == (done.record, only(runpod)["id"])
     assert "makes the template" in entry.text()
 
 
@@ -121,11 +121,11 @@ def test_only_what_differs_is_sent(
     planned = plan(history, follower)
     assert [x.text() for x in planned.changes] == ["disk: 99 -> 20", "startSsh: True -> False"]
     with pytest.raises(TemplateDriftError, match="disk: 99 -> 20; startSsh: True -> False"):
-        template.require_agreement(planned)
+        planned.require_agreement()
     done = apply(history, follower)
     assert writes(runpod)[-1] == ("PATCH", {"disk": 20, "startSsh": False})
     assert done.changed == ("disk", "startSsh")
-    template.require_agreement(plan(history, follower))
+    plan(history, follower).require_agreement()
 
 
 def test_a_value_that_somebody_typed_is_not_shown(
@@ -145,7 +145,7 @@ def test_a_missing_template_is_drift(
 ) -> None:
     release.promote(release.push("1"))
     with pytest.raises(TemplateDriftError, match="has no template 'Higgs Audio v2'"):
-        template.require_agreement(plan(history, follower))
+        plan(history, follower).require_agreement()
 
 
 def test_two_templates_of_the_name_are_refused(
@@ -233,7 +233,7 @@ def test_gpus_without_code_in_the_image_are_refused(
 
 
 def promote(release: Release, history: Journal, follower: TemplateTarget, digest: str,
-            conditions: PromotionConditions = GPU) -> AppliedTemplate:  # fmt: skip
+            conditions: PromotionConditions = GPU) -> AppliedResource:  # fmt: skip
     workspace = replace(release.workspace, build=release.folder / "build")
     _, _, applied = promotion.promote_with_template(
         history, digest, conditions, workspace, follower
@@ -241,7 +241,7 @@ def promote(release: Release, history: Journal, follower: TemplateTarget, digest
     return applied
 
 
-def roll_back(history: Journal, follower: TemplateTarget) -> AppliedTemplate:
+def roll_back(history: Journal, follower: TemplateTarget) -> AppliedResource:
     steps = rollback.plan_rollback(history, "it hums", "custom")
     return promotion.roll_back_with_template(history, steps, GPU, follower)[1]
 
@@ -255,7 +255,7 @@ def test_tag_and_template_go_together(
     assert writes(runpod)[-1] == ("PATCH", {"image": only(runpod)["image"]})
     assert release.custom() == second
     assert first in roll_back(history, follower).image and release.custom() == first
-    template.require_agreement(plan(history, follower))
+    plan(history, follower).require_agreement()
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -15,9 +15,10 @@ from typing import Any
 import jsonschema
 import msgspec
 
-from higgs_image.cloud.runpod import schema
+from higgs_image.cloud.runpod import endpoint_schema, schema
 
 VARIABLE = "HIGGS_RUNPOD_OPENAPI"
+OURS = vars(schema) | vars(endpoint_schema)
 
 
 def openapi() -> dict[str, Any] | None:
@@ -43,7 +44,7 @@ def faults(name: str, value: object) -> list[str]:
         found = _validator(name).iter_errors(value)
         return [f"{error.json_path}: {error.message}" for error in found]
     try:
-        msgspec.convert(value, getattr(schema, name))
+        msgspec.convert(value, OURS[name])
     except msgspec.ValidationError as error:
         return [f"$: {error}"]
     return []

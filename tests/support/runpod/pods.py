@@ -23,6 +23,7 @@ class PodLife:
         error: line of the entrypoint with which the container ends instead.
         exit_code: with which it ends then.
         serves: the server answers on its port once it is ready.
+        thinks: seconds before the server answers a request for speech.
         driver: of the host.
     """
 
@@ -32,6 +33,7 @@ class PodLife:
     error: str = ""
     exit_code: int = 0
     serves: bool = True
+    thinks: float = 0.0
     driver: str = "550.90.07"
 
 
@@ -82,7 +84,8 @@ class FakePod:
         if self.upstream:
             return self.upstream
         if self.server is None:
-            self.server = speech_stub.start(self.body.get("env", {}).get("HIGGS_API_KEY", ""))
+            key = self.body.get("env", {}).get("HIGGS_API_KEY", "")
+            self.server = speech_stub.start(key, self.life.thinks)
         return int(self.server.server_address[1])
 
     def log(self) -> list[tuple[float, str, str]]:
@@ -140,23 +143,27 @@ class FakePod:
 
 
 def gpu(
-    name: str, memory: int, price: float, availability: str = "HIGH", **more: Any
-) -> dict[str, Any]:
-    """Return an entry of the catalogue."""
+    name: str, memory: int, price: float, availability: str = "HIGH", pool: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Return an entry of the catalogue; workers cost 1.5 times as much as pods."""
+    prices = {"secure": price, "community": 0.0}
+    prices |= {"serverless": round(price * 1.5, 2)} if pool else {}
     return {
-        "id": name, "name": name.removeprefix("NVIDIA "), "pool": None, "manufacturer": "NVIDIA",
+        "id": name, "name": name.removeprefix("NVIDIA "), "pool": pool, "manufacturer": "NVIDIA",
         "memory": memory, "secure": True, "community": False,
-        "price": {"secure": price, "community": 0.0}, "maxCount": {"secure": 8, "community": 0},
+        "price": prices, "maxCount": {"secure": 8, "community": 0},
         "availability": availability, "cudaVersions": [{"version": "12.8", "available": True}],
     } | more  # fmt: skip
 
 
 CATALOGUE = [
-    gpu("NVIDIA H100 80GB HBM3", 80, 2.69),
-    gpu("NVIDIA GeForce RTX 4090", 24, 0.59, "LOW"),
-    gpu("NVIDIA RTX A4000", 16, 0.25),
-    gpu("NVIDIA GeForce RTX 5090", 32, 0.40),
-    gpu("NVIDIA L40S", 48, 0.79),
+    gpu("NVIDIA H100 80GB HBM3", 80, 2.69, pool="ADA_80_PRO"),
+    gpu("NVIDIA GeForce RTX 4090", 24, 0.59, "LOW", pool="ADA_24"),
+    gpu("NVIDIA RTX A4000", 16, 0.25, pool="AMPERE_16"),
+    gpu("NVIDIA GeForce RTX 5090", 32, 0.40, pool="ADA_32_PRO"),
+    gpu("NVIDIA L40S", 48, 0.79, pool="ADA_48_PRO"),
+    gpu("NVIDIA RTX PRO 5000 Blackwell", 48, 0.80, pool="ADA_48_PRO"),
     gpu("NVIDIA L4", 24, 0.39, "NONE"),
     gpu("AMD Instinct MI300X OAM", 192, 0.30, manufacturer="AMD"),
 ]

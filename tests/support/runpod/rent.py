@@ -1,6 +1,6 @@
 """Rent a pod of the fake RunPod with short waits: here, or in a process that can be killed.
 
-python -m tests.support.runpod.rent FOLDER
+python -m tests.support.runpod.rent FOLDER [SECONDS OF THE DWELL]
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ WAITS = [
 """Module, name and value of every wait that is shorter in tests."""
 
 
-def target(folder: Path) -> PodTest:
+def target(folder: Path, dwell: float = 1.0) -> PodTest:
     """Return a test whose evidence goes below a folder."""
     workspace = Workspace(folder / "build", folder / "x.lock", folder / "x.toml")
-    options = PodOptions("", 1.0, 1.0, timeout=20.0, dwell=1.0)
+    options = PodOptions("", 1.0, 1.0, timeout=20.0, dwell=dwell)
     return PodTest(workspace, client.from_environment(), description.load(PROJECT), options)
 
 
@@ -42,7 +42,7 @@ def main() -> int:
     for module, name, value in WAITS:
         setattr(module, name, value)
     try:
-        done, _ = target(Path(sys.argv[1])).of(IMAGE, TESTED)
+        done, _ = target(Path(sys.argv[1]), *map(float, sys.argv[2:])).of(IMAGE, TESTED)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0 if done.passed else 1

@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -20,11 +21,16 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from higgs_image.oci.container_spec import PORT
 from tests.support.http_server import BusyHTTPServer
 from tests.support.runpod import contract
 from tests.support.runpod.pods import CATALOGUE, FakePod, PodLife
 
 KEY, READ_ONLY = "rpa_TESTKEYTESTKEYTESTKEY", "rpa_READONLYREADONLY"
+
+HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "te", "upgrade",
+       "server", "date"}  # fmt: skip
+"""Headers of one hop, in lower case."""
 
 TITLES = {400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
           404: "Not Found", 409: "Conflict", 422: "Unprocessable Entity",
@@ -65,9 +71,14 @@ class Refusal(Exception):
 class FakeRunPod:
     """State of an account, and the server.
 
+    Args:
+        tls: with which it speaks https.
+
     Attributes:
         templates: by id.
         pods: by id.
+        endpoints: by id.
+        workers: of every endpoint.
         deleted: ids of pods that were deleted.
         catalogue: GPU types.
         life: of pods that are created from now on.
@@ -76,13 +87,17 @@ class FakeRunPod:
         requests: method, path and body of each that was served.
         violations: answers that break the contract; has to stay empty.
         upstream: port of a server that stands for that of every pod; 0: a stub for each.
+        first_byte_seconds: for which the proxy waits for a server.
+        seen: headers of each request that the proxy passed on.
         watch: is told of each request, before it is served and before it is answered.
         running: requests that are being served now, without streams.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.templates: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, FakePod] = {}
+        self.endpoints: dict[str, dict[str, Any]] = {}
+        self.workers: list[dict[str, Any]] = []
         self.deleted: list[str] = []
         self.catalogue = [dict(x) for x in CATALOGUE]
         self.registries = [{"id": "reg_1", "name": "ghcr"}]
@@ -92,6 +107,8 @@ class FakeRunPod:
         self.requests: list[tuple[str, str, Any]] = []
         self.violations: list[str] = []
         self.upstream = 0
+        self.first_byte_seconds = 100.0
+        self.seen: list[dict[str, str]] = []
         self.running = 0
         self.watch: Callable[[str, str, str], None] = lambda *_: None
         self._lock = threading.RLock()
@@ -101,7 +118,12 @@ class FakeRunPod:
             owner = fake
 
         self._server = BusyHTTPServer(("127.0.0.1", 0), Handler)
-        self.api = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.port = int(self._server.server_address[1])
+        self.api = f"http{'s' * bool(tls)}://127.0.0.1:{self.port}"
         self.proxy = self.api + "/proxy/{pod}-{port}"
 
     def __enter__(self) -> Self:
@@ -154,6 +176,13 @@ class FakeRunPod:
             ("GET", "/v2/pods/([^/]+)",
              lambda id, **_: (200, "Pod", self._found(self.pods, id).answer())),
             ("DELETE", "/v2/pods/([^/]+)", self._delete_pod),
+            ("GET", "/v2/serverless",
+             lambda **_: (200, "ListEndpointsResponse", {"endpoints": [*self.endpoints.values()]})),
+            ("POST", "/v2/serverless", self._create_endpoint),
+            ("GET", "/v2/serverless/([^/]+)",
+             lambda id, **_: (200, "Endpoint", self._found(self.endpoints, id))),
+            ("PATCH", "/v2/serverless/([^/]+)", self._update_endpoint),
+            ("GET", "/v2/serverless/([^/]+)/workers", self._list_workers),
             ("GET", "/v2/catalog/gpus", self._list_gpus),
             ("GET", "/v2/registries",
              lambda **_: (200, "ListRegistriesResponse", {"registries": self.registries})),
@@ -200,6 +229,48 @@ class FakeRunPod:
         self._found(self.templates, id)
         del self.templates[id]
         return 204, "", None
+
+    # Endpoints
+
+    def _create_endpoint(self, body: Any, **_: Any) -> tuple[int, str, Any]:
+        body = self._checked("CreateEndpointRequest", body)
+        self._require_gpus(body["gpu"])
+        id_ = secrets.token_hex(4)
+        made = {
+            "id": id_, "args": "", "disk": 10, "ports": [], "env": {}, "registry": None,
+            "dataCenterIds": [], "networkVolumes": [], "timeout": 300_000, "flashboot": "OFF",
+            "requestUrls": {"base": f"https://{id_}.invalid", "health": f"https://{id_}.invalid/ping"},
+            "createdAt": "2026-06-01T12:00:00Z",
+        } | body  # fmt: skip
+        made["gpu"] = {"allowedCudaVersions": [], "minCudaVersion": None} | body["gpu"]
+        self.endpoints[id_] = made
+        return 201, "Endpoint", made
+
+    def _update_endpoint(self, id: str, body: Any, **_: Any) -> tuple[int, str, Any]:
+        found = self._found(self.endpoints, id)
+        body = self._checked("UpdateEndpointRequest", body)
+        self._require_gpus(body.get("gpu", found["gpu"]))
+        for name, value in body.items():
+            parts = name in ("gpu", "workers", "scaling")
+            found[name] = found[name] | value if parts else value
+        return 200, "Endpoint", found
+
+    def _require_gpus(self, gpu: dict[str, Any]) -> None:
+        known = {x["id"]: x["pool"] for x in self.catalogue if x["pool"] in gpu["pools"]}
+        if unknown := set(gpu["pools"]) - set(known.values()):
+            raise Refusal(400, f"unknown pools: {sorted(unknown)}")
+        excluded = set(gpu.get("excludedTypes", []))
+        if excluded - known.keys() or not known.keys() - excluded:
+            raise Refusal(400, "excludedTypes is not a part of the pools")
+        if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
+            raise Refusal(400, "allowedCudaVersions and minCudaVersion are mutually exclusive")
+
+    def _list_workers(self, id: str, **_: Any) -> tuple[int, str, Any]:
+        self._found(self.endpoints, id)
+        names = ("running", "idle", "initializing", "throttled", "unhealthy")
+        count = {x: sum(y["status"] == x.upper() for y in self.workers) for x in names}
+        summary = count | {"total": len(self.workers)}
+        return 200, "ListEndpointWorkersResponse", {"workers": self.workers, "summary": summary}
 
     # Pods
 
@@ -347,7 +418,11 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.02)
 
     def _proxied(self, id: str, body: bytes, path: str) -> None:
-        """Answer as RunPod's proxy does: 404 without a pod, 502 without a server behind it."""
+        """Answer as RunPod's proxy does.
+
+        404 without a pod, 502 without a server behind it, 524 if its first byte takes too long;
+        headers of one hop are dropped, others are passed on, and the proxy's are added.
+        """
         pod = self.owner.pods.get(id)
         port = pod.port() if pod else 0
         if pod is None or pod.status != "RUNNING" or not (port or not pod.loaded):
@@ -356,20 +431,38 @@ class _Handler(BaseHTTPRequestHandler):
         if not port:  # the entrypoint answers while the server loads
             self._plain(204 if path == "/ping" else 503, b"")
             return
-        upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        upstream = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=self.owner.first_byte_seconds
+        )
         try:
-            wanted = ("content-type", "authorization", "accept")
-            headers = {k: v for k, v in self.headers.items() if k.lower() in wanted}
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP} | {
+                "Host": f"{id}-{PORT}.proxy.runpod.net", "X-Forwarded-For": "203.0.113.7",
+                "X-Forwarded-Proto": "https", "CF-Ray": "9a1b2c3d4e5f6789-FRA", "CDN-Loop": "x",
+            }  # fmt: skip
+            self.owner.seen.append(headers)
             upstream.request(self.command, path, body or None, headers)
             answer = upstream.getresponse()
+        except TimeoutError:
+            self._plain(524, b"<html>A timeout occurred</html>")
+            return
+        except OSError:
+            self._plain(502, b"<html>Bad gateway</html>")
+            return
+        try:
             self.send_response(answer.status)
-            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
-            self.send_header("Transfer-Encoding", "chunked")
+            for name, value in answer.headers.items():
+                if name.lower() not in HOP:
+                    self.send_header(name, value)
+            self.send_header("CF-Ray", headers["CF-Ray"])
+            chunked = answer.status != 204
+            if chunked:
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             while block := answer.read1(1 << 16):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
-            self.wfile.write(b"0\r\n\r\n")
-        except OSError:
+            if chunked:
+                self.wfile.write(b"0\r\n\r\n")
+        except (OSError, http.client.HTTPException):
             self._cut()
         finally:
             upstream.close()

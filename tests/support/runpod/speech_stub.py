@@ -13,6 +13,7 @@ import io
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from types import ModuleType
@@ -40,13 +41,23 @@ def _fake_fork() -> ModuleType:
     return module
 
 
+_turn = threading.Lock()
+
+
 def speak(text: str, voice: str) -> bytes:
+    """Return what `_spoken` returns, which is made once for all who ask at the same time."""
+    with _turn:
+        return _spoken(text, voice)
+
+
+@functools.lru_cache(maxsize=64)
+def _spoken(text: str, voice: str) -> bytes:
     """Return a WAV file of syllables whose pitch depends on text and voice."""
-    time = np.arange(int(limits.expected_seconds(text) * SAMPLE_RATE)) / SAMPLE_RATE
+    moments = np.arange(int(limits.expected_seconds(text) * SAMPLE_RATE)) / SAMPLE_RATE
     seed = hashlib.sha256(f"{voice} {text}".encode()).digest()[0]
     pitch = 120 + seed / 4
-    harmonics = sum(np.sin(2 * np.pi * pitch * n * time) / n for n in range(1, 12))
-    swell = 0.15 + np.abs(np.sin(2 * np.pi * 2 * time))
+    harmonics = sum(np.sin(2 * np.pi * pitch * n * moments) / n for n in range(1, 12))
+    swell = 0.15 + np.abs(np.sin(2 * np.pi * 2 * moments))
     return wav((5_000 * swell * harmonics).clip(-32_000, 32_000).astype("<i2"))
 
 
@@ -90,11 +101,12 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
-def start(key: str = "") -> ThreadingHTTPServer:
+def start(key: str = "", thinks: float = 0.0) -> ThreadingHTTPServer:
     """Start a server on a free port of this machine.
 
     Args:
         key: that requests must send, except for /ping and /health.
+        thinks: seconds before it answers a request for speech.
     """
     fake = _fake_fork()
     for _, encode in ENCODERS.values():
@@ -110,6 +122,7 @@ def start(key: str = "") -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             if self._may():
+                time.sleep(thinks)
                 super().do_POST()
 
         def _may(self) -> bool:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from higgs_image.bench import server_facts
+from higgs_image.bench import server_facts, session
+from higgs_image.bench.options import BenchOptions
 from higgs_image.bench.server_facts import ServerFacts, find_facts
+from higgs_image.bench.target import Target
 from higgs_image.errors import EngineError, NetworkError
+from tests.support.http_server import BusyHTTPServer
 from tests.support.paced_server import Pace, Plan, running
 
 LOG = """\
@@ -85,3 +90,25 @@ def test_no_server_is_an_error_with_a_hint() -> None:
     with pytest.raises(NetworkError) as error:
         server_facts.require_answer("http://127.0.0.1:9")
     assert error.value.hint == "start the server, or correct the URL"
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_server_that_cannot_serve_is_refused(status: int) -> None:
+    class Loading(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"message": "the server is starting: loading the model"}'
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with BusyHTTPServer(("127.0.0.1", 0), Loading) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(NetworkError, match=f"answers {status}: .*loading the model") as error:
+            session.run(BenchOptions(Target(url)))
+        server.shutdown()
+    assert "wait until it is ready" in str(error.value.hint)

@@ -10,26 +10,30 @@ import msgspec
 import pytest
 
 from higgs_image.cloud import description
-from higgs_image.cloud.runpod import render, schema
+from higgs_image.cloud.runpod import endpoint_schema, render, schema
+from higgs_image.cloud.runpod.render import WorkerGpus
 from higgs_image.workspace import PROJECT
 from tests.support.runpod import contract
 
 OURS = [
     value
-    for value in vars(schema).values()
+    for value in contract.OURS.values()
     if isinstance(value, type)
     and issubclass(value, schema.Request | schema.Answer)
-    and value not in (schema.Request, schema.Answer)
+    and value not in (schema.Request, schema.Answer, schema.Resource)
 ]
 NAMES = {
     "ContainerFields": "ContainerConfig",
     "PodMounts": "Mounts",
     "PodGpu": "GpuConfig",
+    "RequestUrls": "LoadBalancingRequestUrls",
     "GpuPrice": "GpuType.price",
 }
 """Ours that have another name there."""
 ALIASES = {"Cloud": schema.Cloud, "AvailabilityLevel": schema.Availability,
-           "PodStatus": schema.PodStatus, "LogSource": schema.LogSource}  # fmt: skip
+           "PodStatus": schema.PodStatus, "LogSource": schema.LogSource,
+           "EndpointType": endpoint_schema.EndpointType,
+           "WorkerStatus": endpoint_schema.WorkerStatus}  # fmt: skip
 
 needs_contract = pytest.mark.skipif(
     contract.openapi() is None, reason=f"{contract.VARIABLE} does not name RunPod's OpenAPI file"
@@ -109,6 +113,10 @@ def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "UpdateTemplateRequest", msgspec.to_builtins(made)
     pod = render.pod(found, "ghcr.io/o/i:1", "name", "NVIDIA L40S", {"A": "b"})
     yield "CreatePodRequest", msgspec.to_builtins(pod)
+    gpus = WorkerGpus(["ADA_24"], ["NVIDIA L4"])
+    endpoint = msgspec.to_builtins(render.endpoint(found, "ghcr.io/o/i:1", gpus))
+    yield "CreateEndpointRequest", endpoint
+    yield "UpdateEndpointRequest", {k: v for k, v in endpoint.items() if k != "type"}
 
 
 @pytest.mark.parametrize(("name", "body"), list(bodies()))
@@ -129,6 +137,14 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("CreatePodRequest", {"cloud": "ALL"}),
     ("CreatePodRequest", {"env": {"A": 1}}),
     ("CreatePodRequest", {"category": "NVIDIA"}),
+    ("CreateEndpointRequest", {"type": "BALANCED"}),
+    ("CreateEndpointRequest", {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}}),
+    ("CreateEndpointRequest", {"scaling": {"type": "REQUEST_COUNT", "requestCount": 0}}),
+    ("CreateEndpointRequest", {"workers": {"min": 0, "max": 3, "idleTimeout": 3601}}),
+    ("CreateEndpointRequest", {"gpu": {"pools": []}}),
+    ("CreateEndpointRequest", {"gpu": {"pools": ["x"], "minCudaVersion": "12"}}),
+    ("CreateEndpointRequest", {"mounts": {}}),
+    ("UpdateEndpointRequest", {"type": "LOAD_BALANCER"}),
 ]
 
 

@@ -35,7 +35,7 @@ MOMENTS: dict[str, tuple[str, str, str, int]] = {
     "while the server loads": ("before", "GET", r"/ping$", 2),
     "before the first speech": ("before", "POST", r"/speech$", 1),
     "in the middle of the checks": ("before", "POST", r"/speech$", 12),
-    "in the dwell": ("before", "POST", r"/speech$", 30),
+    "in the dwell": ("before", "POST", r"/speech$", 56),
     "while RunPod deletes the pod": ("before", "DELETE", r"/v2/pods/", 1),
     "before it knows that the pod is deleted": ("after", "DELETE", r"/v2/pods/", 1),
 }
@@ -58,8 +58,9 @@ def run_until(runpod: FakeRunPod, tmp_path: Path) -> Start:
     def start(moment: str, number: signal.Signals) -> int:
         when, method, path, count = MOMENTS[moment]
         seen, lock = 0, threading.Lock()
+        dwell = "20" if moment == "in the dwell" else "0"
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.runpod.rent", str(tmp_path)], cwd=PROJECT,
+            [sys.executable, "-m", "tests.support.runpod.rent", str(tmp_path), dwell], cwd=PROJECT,
             env=os.environ | {"PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE,
         )  # fmt: skip
 

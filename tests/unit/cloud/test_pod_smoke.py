@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_image.cloud.pod import readiness, rental, smoke
+from higgs_image.cloud.pod import readiness, rental, smoke, up
 from higgs_image.cloud.pod.smoke import PodOptions, PodTest
 from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.errors import (
@@ -26,6 +26,8 @@ from higgs_image.errors import (
 )
 from higgs_image.smoke import record
 from higgs_image.smoke.record import ENGINE_ONLY, Record
+from tests.support import certificate
+from tests.support.connect_proxy import ConnectProxy
 from tests.support.runpod import rent
 from tests.support.runpod.pods import PodLife, gpu
 from tests.support.runpod.server import KEY, ApiFault, FakeRunPod
@@ -60,6 +62,8 @@ def test_an_image_that_speaks_passes(
     assert (done.verdict, done.reason, done.place) == ("pass", "", "pod")
     assert (done.device.kind, done.device.name) == ("gpu", "NVIDIA GeForce RTX 4090")
     assert done.device.driver == "550.90.07"
+    assert all(x["Host"].endswith("-8000.proxy.runpod.net") for x in runpod.seen)
+    assert len(runpod.seen) > 10 and all(x["X-Forwarded-Proto"] == "https" for x in runpod.seen)
     assert {x.name for x in done.checks if x.verdict != "pass"} == {
         *ENGINE_ONLY,
         "words",
@@ -208,6 +212,35 @@ def test_a_proxy_without_the_port(
     with pytest.raises(PodError, match=r"is ready, but the proxy answers \S+ with 502"):
         run(target)
     assert gone(runpod)
+
+
+def test_the_proxy_gives_up_before_a_slow_first_byte(target: PodTest, runpod: FakeRunPod) -> None:
+    runpod.life, runpod.first_byte_seconds = PodLife(thinks=2.0), 0.3
+    with pytest.raises(PodError, match=r"524 after \d+ s: the first byte took longer than 100 s"):
+        run(target)
+    assert gone(runpod)
+
+
+def test_a_machine_behind_a_proxy_can_rent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTPS_PROXY counts for RunPod's API, the log, and the server in the pod."""
+    hosts = ("api.runpod.test", "proxy.runpod.test")
+    context, trusted = certificate.make(tmp_path, *(f"DNS:{x}" for x in hosts))
+    with FakeRunPod(context) as fake, ConnectProxy(fake.port) as proxy:
+        for name, value in {
+            "RUNPOD_API_KEY": KEY, "RUNPOD_API_URL": f"https://{hosts[0]}",
+            "RUNPOD_PROXY_URL": f"https://{hosts[1]}/proxy/{{pod}}-{{port}}",
+            "HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(trusted),
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("https_proxy", raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        running = up.up(rent.target(tmp_path), rent.IMAGE)
+        assert running.url.startswith(f"https://{hosts[1]}/") and list(fake.pods) == [running.id]
+        assert set(proxy.hosts) == set(hosts) and fake.violations == []
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        with pytest.raises(CloudUnavailableError):
+            up.up(rent.target(tmp_path), rent.IMAGE)
 
 
 def test_a_server_that_is_never_ready(target: PodTest, runpod: FakeRunPod) -> None:

@@ -25,6 +25,7 @@ MAY_WRITE = {
     "pod-smoke": {"packages"},
     "promote": {"packages"},
     "rollback": {"packages"},
+    "template-check": {},
     "cleanup": {"packages"},
     "update-locks": {"actions", "contents", "pull-requests"},
 }
@@ -172,7 +173,7 @@ def test_secrets_reach_only_the_step_that_needs_them() -> None:
     for name, step in STEPS:
         for key, value in step.get("env", {}).items():
             assert value == SECRETS[key], name
-            assert key != "RUNPOD_API_KEY" or " pod-" in step["run"], name
+            assert key != "RUNPOD_API_KEY" or re.search(" (pod|template)-", step["run"]), name
 
 
 def test_jobs_with_the_key_of_runpod_have_its_environment() -> None:
@@ -189,6 +190,13 @@ def test_one_pod_is_rented_at_a_time_and_leftovers_are_deleted() -> None:
     assert smoke["if"] == "github.event_name == 'workflow_dispatch'"
     assert smoke["steps"][-1]["if"] == "always()" and flow["on"]["schedule"]
     assert all("pod-reap --yes" in job["steps"][-1]["run"] for job in (smoke, reap))
+
+
+def test_template_and_floating_tag_are_compared_daily() -> None:
+    """The workflows promote and rollback move the tag alone."""
+    flow = WORKFLOWS["template-check"]
+    [step] = [x for x in flow["jobs"]["check"]["steps"] if "run" in x]
+    assert step["run"] == "./inv template-check" and flow["on"]["schedule"]
 
 
 def test_zizmor_finds_nothing() -> None:

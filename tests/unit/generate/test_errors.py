@@ -76,12 +76,12 @@ def test_body_that_is_not_an_object(run: GenerateRun, body: bytes) -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.wav", "http://169.254.169.254/", "file:///etc/passwd",
                                  "http://[::1]/", "http://localhost/"])  # fmt: skip
 def test_recording_from_a_private_address(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, url: str
+    run: GenerateRun, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """Also if its host is allowed: the address of the connection decides."""
     hosts = "127.0.0.1,169.254.169.254,::1,localhost"
     monkeypatch.setenv("HIGGS_ALLOWED_MEDIA_HOSTS", hosts)
-    status, param, _ = error_of(make_run().generate(voice_url=url))
+    status, param, _ = error_of(run.generate(voice_url=url))
     assert (status, param) == (400, "voice_url")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.generate_service import GenerateRun
 
+LONG = "This is a sentence of a long text that somebody wants to hear. " * 20
 WAV = base64.b64encode(b"RIFF" + bytes(200)).decode()
 
 
@@ -155,6 +156,18 @@ def test_stream_is_sent_while_it_is_made(run: GenerateRun) -> None:
     connection, first = run.begin("/generate", value)
     assert first and run.server.running == 1, "the server has not finished"
     connection.close()
+
+
+@pytest.mark.parametrize("text", ["Hello there, you.", LONG], ids=["short", "long"])
+def test_stream_has_the_headers_that_are_known_at_its_first_sound(
+    run: GenerateRun, text: str
+) -> None:
+    run.behave(first=0.05)
+    answer = run.generate(text=text, stream=True, voice="belinda")
+    assert answer.headers["x-mode"] == "voice" and answer.headers["x-concurrent-requests"] == "1"
+    assert answer.headers["x-request-id"] and int(answer.headers["x-chunks"]) >= 1
+    assert 0.05 <= float(answer.headers["x-generation-time"]) < 10
+    assert not {"x-audio-duration", "x-rtf", "content-length"} & answer.headers.keys()
 
 
 def test_speed_shortens_the_sound(run: GenerateRun, ffmpeg_on_path: None) -> None:

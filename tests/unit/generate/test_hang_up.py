@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.support.generate_service import GenerateRun
-from tests.unit.generate.conftest import MakeRun
 
 SECONDS = 0.1
 TEXT = "Hello there, this is a sentence that takes a while. "
@@ -74,9 +73,8 @@ def test_one_of_several_listeners_does_not_end_a_job(run: GenerateRun) -> None:
     run.wait_until(lambda: run.server.running == 0, 2)
 
 
-def test_slow_reader_holds_the_server_back(make_run: MakeRun) -> None:
+def test_slow_reader_holds_the_server_back(run: GenerateRun) -> None:
     """Nothing is read ahead without a bound for a client that does not read."""
-    run = make_run()
     run.behave(per_character=10.0)
     body = {"text": TEXT, "stream": True, "response_format": "pcm"}
     connection, _ = run.begin("/generate", body)

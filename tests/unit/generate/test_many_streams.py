@@ -10,7 +10,7 @@ from tests.support.paced_server import Pace, Plan, running
 from tests.unit.generate.conftest import MakeRun
 
 STREAMS = 500
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 def test_500_streams_at_once_are_whole(make_run: MakeRun) -> None:

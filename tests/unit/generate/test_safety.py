@@ -76,17 +76,16 @@ def test_allowed_origin(make_run: MakeRun) -> None:
      "/page//app.js", "/page/app.js/", "/page/app.js%00", "/page/.", "/page/", "/page/index.html",
      "/../secret.txt", "/page/..\\secret.txt", "/static/app.js"],
 )  # fmt: skip
-def test_paths_that_name_no_file(make_run: MakeRun, path: str) -> None:
-    for variables in ({}, {"HIGGS_API_KEY": "secret-key"}):
-        answer = make_run(**variables).ask("GET", path)
+def test_paths_that_name_no_file(run: GenerateRun, run_with_key: GenerateRun, path: str) -> None:
+    for each in (run, run_with_key):
+        answer = each.ask("GET", path)
         assert answer.status in (401, 404) and answer.body != b"secret"
 
 
 @pytest.mark.parametrize("host", ["x?", "a/b", "a b", "x#", "[::1", "x:99999999"])
-def test_host_header_cannot_open_a_route(make_run: MakeRun, host: str) -> None:
-    run = make_run(HIGGS_API_KEY="secret-key", server_key="secret-key")
-    answer = run.ask("POST", "/generate", {"text": "a"}, {"Host": host})
-    assert answer.status in (400, 401) and run.server.requests == []
+def test_host_header_cannot_open_a_route(run_with_key: GenerateRun, host: str) -> None:
+    answer = run_with_key.ask("POST", "/generate", {"text": "a"}, {"Host": host})
+    assert answer.status in (400, 401) and run_with_key.server.requests == []
 
 
 @pytest.mark.parametrize("path", ["/GENERATE", "/generate/", "//generate", "/generate;x",

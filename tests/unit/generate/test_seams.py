@@ -105,6 +105,17 @@ def test_level_is_kept() -> None:
     assert find(whole, loud) == 0 and find(whole, quiet[FRAME:]) > 24_000
 
 
+def chunks(pcm: bytes, size: int) -> list[bytes]:
+    """Return chunks of a size; of a very small one only next to the seams, to save time."""
+    near = 4000 if size < 100 else len(pcm)
+    first, middle, last = pcm[:near], pcm[near:-near], pcm[max(near, len(pcm) - near) :]
+    return [
+        *(first[x : x + size] for x in range(0, len(first), size)),
+        middle,
+        *(last[x : x + size] for x in range(0, len(last), size)),
+    ]
+
+
 @pytest.mark.parametrize("size", [1, 2, 333, 480, 9600, 48_000])
 def test_result_does_not_depend_on_the_chunks(size: int) -> None:
     pieces = [
@@ -116,8 +127,7 @@ def test_result_does_not_depend_on_the_chunks(size: int) -> None:
     for number, one in enumerate(pieces):
         if number:
             joiner.end_piece(paragraph=number == 2)
-        pcm = one.tobytes()
-        out += b"".join(joiner.feed(pcm[x : x + size]) for x in range(0, len(pcm), size))
+        out += b"".join(map(joiner.feed, chunks(one.tobytes(), size)))
     out += joiner.finish()
     whole = Joiner()
     expected = b""

@@ -15,7 +15,7 @@ import pytest
 
 from higgs_image.workspace import PROJECT
 from tests.support.entrypoint import free_port
-from tests.unit.generate.conftest import MakeRun
+from tests.support.generate_service import GenerateRun
 
 
 def generate(*arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -27,10 +27,10 @@ def generate(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_it_serves_and_finishes_at_a_signal(make_run: MakeRun, tmp_path: Path) -> None:
-    behind, port = make_run(), free_port()
+def test_it_serves_and_finishes_at_a_signal(run: GenerateRun, tmp_path: Path) -> None:
+    port = free_port()
     process = generate(
-        "--server", f"http://127.0.0.1:{behind.server_port}", "--port", str(port),
+        "--server", f"http://127.0.0.1:{run.server_port}", "--port", str(port),
         HIGGS_GENERATE_JOBS_DIR=str(tmp_path / "own"),
     )  # fmt: skip
     try:

@@ -27,6 +27,8 @@ def test_no_gpu() -> None:
         "volumes": {"/a": {"bind": "/b", "mode": "ro"}, "v": {"bind": "/c", "mode": "rw"}},
     }
     assert ContainerSpec("image").settings()["ports"] == {"8000/tcp": ("127.0.0.1", None)}
+    both = ContainerSpec("image", address="::1", port=81, more_ports=(8888,)).settings()["ports"]
+    assert both == {"8000/tcp": ("::1", 81), "8888/tcp": ("::1", 8888)}
 
 
 def test_the_client_uses_the_variables_of_tls(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +24,7 @@ from higgs_image.files import sha256_bytes
 from higgs_image.oci import certificates, registry, registry_errors
 from higgs_image.oci.credentials import Credentials
 from higgs_image.oci.registry import RegistryClient
-from tests.support import debian
+from tests.support import certificate
 
 DIGEST = "sha256:" + "a" * 64
 Answer = tuple[int, dict[str, str], bytes]
@@ -236,25 +234,17 @@ def test_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def secured(serve: Serve, tmp_path: Path) -> tuple[FakeRegistry, Path]:
     """A registry with a self-signed certificate for localhost, and that certificate."""
-    debian.require_program("openssl")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-         "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    context, trusted = certificate.make(tmp_path, "DNS:localhost", "IP:127.0.0.1")
     fake = FakeRegistry(lambda _: (200, {}, b"{}"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     fake.server.socket = context.wrap_socket(fake.server.socket, server_side=True)
     threading.Thread(target=fake.server.serve_forever, daemon=True).start()
-    return fake, tmp_path / "cert.pem"
+    return fake, trusted
 
 
 def test_untrusted_certificate_is_final_and_the_hint_says_how_to_trust_it(
     secured: tuple[FakeRegistry, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, certificate = secured
+    fake, trusted = secured
     monkeypatch.setattr(registry, "is_loopback", lambda _: False)
     monkeypatch.setattr(certificates, "FOLDERS", (tmp_path / "certs.d",))
     registry._pool.cache_clear()
@@ -263,7 +253,7 @@ def test_untrusted_certificate_is_final_and_the_hint_says_how_to_trust_it(
     assert f"certs.d/{fake.host}/ca.crt" in caught.value.hint and not caught.value.transient
 
     (tmp_path / "certs.d" / fake.host).mkdir(parents=True)
-    shutil.copy(certificate, tmp_path / "certs.d" / fake.host / "ca.crt")
+    shutil.copy(trusted, tmp_path / "certs.d" / fake.host / "ca.crt")
     registry._pool.cache_clear()
     assert fake.client().manifest("custom") == (b"{}", "")
     registry._pool.cache_clear()

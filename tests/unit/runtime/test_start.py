@@ -164,6 +164,16 @@ def test_separate_port_for_ping(start: MakeEntrypoint) -> None:
     assert run.ask("/v1/models", port=port)[0] == 404
 
 
+def test_separate_port_for_ping_follows_the_servers_health(start: MakeEntrypoint) -> None:
+    port = free_port()
+    run = start(PORT_HEALTH=str(port))
+    run.wait_for("higgs: ready")
+    run.wait_for(lambda: run.ping(port) == 200)
+    run.ask("/hang")
+    assert run.ping(port) == run.ping() == 503
+    assert b"/health is an error" in run.ask("/ping", port=port)[1]
+
+
 def test_ipv6(start: MakeEntrypoint) -> None:
     run = start("--host", "::1", TEST_LOADING_SECONDS="0.2")
     try:

@@ -70,13 +70,15 @@ class Server(ThreadingHTTPServer):
         self.speak, self.voices, self.version, self.model = speak, voices, version, model
         self.encoders = dict(encoders or {})
         self.draining, self.running = False, 0
+        self._companion = os.environ.pop("HIGGS_COMPANION_TOKEN", "")
         self._changed = threading.Condition()
 
-    def begin(self) -> bool:
-        """Count a request as running; False while draining."""
+    def begin(self, token: str | None) -> bool:
+        """Count a request as running; False while draining, unless /generate sends it."""
         with self._changed:
-            self.running += not self.draining
-            return not self.draining
+            accepted = not self.draining or bool(token and token == self._companion)
+            self.running += accepted
+            return accepted
 
     def finish(self) -> None:
         """Count a request as finished."""
@@ -87,13 +89,13 @@ class Server(ThreadingHTTPServer):
     def follow(self, control: socket.socket) -> None:
         """Report readiness; when told to drain, refuse requests and report when none runs."""
         control.sendall(b"ready\n")
-        while b"drain" not in (command := control.recv(64)):
-            if not command:
-                return
-        with self._changed:
-            self.draining = True
-            self._changed.wait_for(lambda: self.running == 0)
-        control.sendall(b"drained\n")
+        while command := control.recv(64):
+            if b"drain" not in command:
+                continue
+            with self._changed:
+                self.draining = True
+                self._changed.wait_for(lambda: self.running == 0)
+            control.sendall(b"drained\n")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -124,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer /v1/audio/speech."""
-        if not self.server.begin():
+        if not self.server.begin(self.headers.get("X-Higgs-Companion")):
             self.close_connection = True
             self._error(503, "the server is ending")
             return

@@ -22,6 +22,7 @@ from typing import Any
 import uvicorn
 
 speeches = 0
+health = 200
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -44,12 +45,16 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await speak(receive, send)
     elif path == "/environment":
         await answer(send, 200, dict(os.environ) | {"ARGUMENTS": json.dumps(sys.argv[1:])})
+    elif path == "/hang":  # its engine
+        global health
+        health = 503
+        await answer(send, 200, {})
     elif path == "/crash":
         os.kill(os.getpid(), signal.SIGKILL)
     elif path == "/end":
         os._exit(int(scope["query_string"]))
     else:
-        await answer(send, 200 if path == "/health" else 404, {})
+        await answer(send, health if path == "/health" else 404, {})
 
 
 async def speak(receive: Any, send: Any) -> None:
