@@ -142,7 +142,7 @@ def test_without_the_patches_their_checks_fail(unpatched: str, workspace: Worksp
     assert found.verdict == "fail"
     assert {check.name for check in found.checks if check.verdict == "fail"} == {
         "speech-pcm", "speech-wav", "speech-mp3", "speech-flac", "speech-opus", "speech-aac",
-        "texts", "streaming", "at-once", "custom-voice", "bad-requests", "idle-cpu",
+        "texts", "streaming", "at-once", "listeners", "custom-voice", "bad-requests", "idle-cpu",
     }  # fmt: skip
 
 
