@@ -62,10 +62,12 @@ def test_it_is_off_by_default(start: MakeEntrypoint) -> None:
     assert "/generate" not in run.log
 
 
-def test_it_answers_from_loading_to_the_end(start_both: MakeEntrypoint) -> None:
-    run = start_both(TEST_LOADING_SECONDS="6", HIGGS_API_KEY="secret-key")
+def test_it_answers_from_loading_to_the_end(start_both: MakeEntrypoint, tmp_path: Path) -> None:
+    loaded = tmp_path / "loaded"
+    run = start_both(TEST_LOADING_FILE=str(loaded), HIGGS_API_KEY="secret-key")
     run.wait_for(lambda: answers(run))
     assert run.ask("/ping", port=port_of(run))[0] == run.ping() == 204
+    loaded.touch()
     run.wait_for(f"ready: http://localhost:{port_of(run)} (POST /generate, and a page)")
     run.wait_for(lambda: run.ask("/ping", port=port_of(run))[0] == 200)
     body = {"text": "t", "response_format": "pcm"}

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -107,6 +108,8 @@ def main() -> None:
     engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print("engine", engine.pid, flush=True)
     time.sleep(float(os.environ.get("TEST_LOADING_SECONDS", "0")))
+    while (waited_for := os.environ.get("TEST_LOADING_FILE")) and not Path(waited_for).exists():
+        time.sleep(0.02)
     if code := os.environ.get("TEST_EXIT"):
         os._exit(int(code))
     module, _, name = options.middleware.rpartition(".")
