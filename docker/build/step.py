@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import filecmp
+import multiprocessing
 import os
 import py_compile
 import re
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import stub
@@ -159,9 +161,11 @@ def bytecode(folder: Path) -> None:
     every build, and never mistaken for a changed or overlaid file. What cannot be compiled,
     such as a template for another Python, is left out.
     """
-    compileall.compile_dir(
-        folder, quiet=2, workers=0, rx=re.compile(r"/tests?/"), invalidation_mode=BY_CONTENT
-    )
+    files = [path for path in sorted(folder.rglob("*.py")) if not re.search(r"/tests?/", str(path))]
+    compile_file = partial(compileall.compile_file, quiet=2, invalidation_mode=BY_CONTENT)
+    # compile_dir's own workers may wait for each other forever: python/cpython#105829.
+    with multiprocessing.Pool() as pool:
+        pool.map(compile_file, files)
 
 
 def overlay(source: Path, target: Path) -> None:

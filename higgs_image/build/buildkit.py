@@ -140,6 +140,7 @@ class Progress:
     _STEP = re.compile(r"^#(\d+) \[([\w-]+) +(\d+/\d+)\] (.*)")
     _DONE = re.compile(r"^#(\d+) (DONE|CACHED)(?: ([\d.]+)s)?")
     _EXPORT = re.compile(r"^#(\d+) (exporting (?:layers|to .+?))(?: ([\d.]+)s done)?$")
+    _LEFT_WHOLE = re.compile(r"^#\d+ [\d.]+ device code: (.+ is left whole: .+)")
 
     def __init__(self, *, show_steps: bool = True) -> None:
         self._steps: dict[str, str] = {}
@@ -158,6 +159,8 @@ class Progress:
             if export[3]:
                 return f"{export[2]}: {export[3]} s"
             return export[2] if self._steps.setdefault(export[1], "export") == "export" else None
+        if left := self._LEFT_WHOLE.match(line):
+            return left[1]
         if done := self._DONE.match(line):
             step_name = self._steps.get(done[1])
             if self._show_steps and step_name and not step_name.endswith((" from", "export")):

@@ -63,7 +63,7 @@ class WorkerGpu:
 
     def row(self) -> tuple[str, ...]:
         """Return it as a line of a table."""
-        price = f"{self.price:.2f} USD/h" if self.price else ""
+        price = f"{self.price:.2f} USD/h"
         return (self.id, self.pool, price, self.availability, self.listeners,
                 self.misfit or "fits")  # fmt: skip
 
@@ -100,7 +100,7 @@ class EndpointStatus:
 def gpus(
     account: RunPodClient, description: TemplateDescription, image: frozenset[str], root: Path
 ) -> list[WorkerGpu]:
-    """Return every GPU type that is in a pool for workers: those that fit first, by price.
+    """Return every GPU type that the account gets for workers: those that fit first, by price.
 
     What is free now does not count: RunPod places workers, and the endpoint would never be settled.
 
@@ -112,9 +112,9 @@ def gpus(
     """
     cap, found = description.endpoint.price_cap, []
     for gpu in gpu_fit.catalogue(account, description, "SERVERLESS"):
-        if gpu.pool is None:
+        if gpu.pool is None or gpu.price.serverless is None:  # not for this account
             continue
-        price = round((gpu.price.serverless or 0.0) * description.gpu.count, 4)
+        price = round(gpu.price.serverless * description.gpu.count, 4)
         misfit = gpu_fit.misfit(gpu, description, image)
         if not misfit and price > cap:
             misfit = f"it costs more than {cap:.2f} USD an hour"

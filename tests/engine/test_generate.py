@@ -53,7 +53,7 @@ def image(
 ) -> Iterator[str]:
     """The image of the fake fork with the service's packages, and a server that takes its time."""
     server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
-    slow = server.replace("CHUNK, PAUSE = 24_000, 0.02", "CHUNK, PAUSE = 24_000, 0.1")
+    slow = server.replace("CHUNK, PAUSE = 24_000, 0.02", "CHUNK, PAUSE = 24_000, 0.05")
     assert slow != server
     folder = tmp_path_factory.mktemp("generate")
     workspace = fake_fork.make(folder, base, changes={SERVER: slow})

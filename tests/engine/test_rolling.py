@@ -176,6 +176,7 @@ def test_a_rolling_replacement_fails_no_request(
     assert count > 5 * LISTENERS
 
 
+@pytest.mark.flaky(reruns=3, only_rerun="AssertionError")
 def test_the_measurement_sees_failures(
     workspace: Workspace, ports: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,8 @@ print(json.dumps({"vllm": vllm.__file__, "torch": torch.__version__, "cuda": tor
 """
 
 WITH_DRIVER_STUB = f"""
-nm -D --undefined-only {SITE}/vllm/*.so {SITE}/vllm/vllm_flash_attn/*.so |
+nm -D --undefined-only {SITE}/vllm/*.so {SITE}/vllm/vllm_flash_attn/*.so \\
+    {SITE}/torch/lib/libcaffe2_nvrtc.so |
     sed -n 's/.* U \\(cu[A-Z]\\w*\\)$/int \\1(void) {{ return 999; }}/p' |
     sort -u > /tmp/cuda.c
 gcc -shared -fPIC -Wl,-soname,libcuda.so.1 /tmp/cuda.c -o /tmp/libcuda.so.1
@@ -51,6 +52,27 @@ CALLS = {
     "nvidia/cusparse/lib/libcusparse.so.12": "cusparseCreate",
     "cusparselt/lib/libcusparseLt.so.0": "cusparseLtInit",
 }
+
+EVERY_LIBRARY = f"""
+import ctypes, os, pathlib, subprocess, sys
+import torch
+count = 0
+for path in sorted(pathlib.Path("{SITE}").rglob("*.so*")):
+    if path.is_symlink() or path.open("rb").read(4) != b"\\x7fELF":
+        continue
+    count += 1
+    process = os.fork()
+    if process == 0:
+        try:
+            ctypes.CDLL(str(path))
+        except OSError as error:
+            print("fails", path.name, error, flush=True)
+        os._exit(0)
+    if status := os.waitpid(process, 0)[1]:
+        print("fails", path.name, "status", status, flush=True)
+    subprocess.run(["readelf", "--all", path], check=True, stdout=subprocess.DEVNULL)
+print("libraries", count)
+"""
 
 LAUNCHER = """
 #include <Python.h>
@@ -90,6 +112,13 @@ def test_server_is_imported_inside(report: pipeline.BuildReport) -> None:
     assert found["vllm"] == f"{SITE}/vllm/__init__.py"
     assert found["torch"].startswith("2.6.0") and found["cuda"] == "12.4"
     assert found["transformers"].startswith("4.")
+
+
+def test_every_library_loads(report: pipeline.BuildReport) -> None:
+    """But those that need another one that is loaded first, or that no wheel brings."""
+    *failed, count = run(report, "sh", "-c", WITH_DRIVER_STUB, stdin=EVERY_LIBRARY).splitlines()
+    assert int(count.removeprefix("libraries ")) > 200
+    assert [x for x in failed if "cannot open shared object file" not in x] == []
 
 
 def test_a_call_of_a_stub_names_the_function(report: pipeline.BuildReport) -> None:

@@ -6,7 +6,8 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import expect
+from higgs_generate.generate_request import FORMATS
+from playwright.sync_api import Route, expect
 
 from tests.page.site import Site
 from tests.page.visit import Visit
@@ -31,6 +32,25 @@ def test_settings_reach_the_server(visit: Visit, site: Site) -> None:
         "top_p": 0.8, "top_k": 20, "max_tokens": 300, "response_format": "flac",
     }  # fmt: skip
     assert {name: body.get(name) for name in expected} == expected
+
+
+def test_the_form_offers_the_formats_of_the_service(visit: Visit) -> None:
+    names = [x.get_attribute("value") for x in visit.ready().page.locator("option").all()]
+    assert names == list(FORMATS)
+    expect(visit.page.get_by_label("Format")).to_have_value("wav")
+
+
+def test_formats_that_cannot_be_made_are_not_offered(visit: Visit) -> None:
+    def answer(route: Route) -> None:
+        health = route.fetch().json()
+        health["limits"]["formats"] = ["wav", "pcm", "new"]
+        route.fulfill(json=health)
+
+    visit.page.route("**/health", answer)
+    visit.page.reload()
+    visit.ready()
+    shown = [x.inner_text() for x in visit.page.locator("option").all()]
+    assert shown == ["WAV", "Raw PCM", "NEW"]
 
 
 def test_a_scene_reaches_the_server(visit: Visit, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from higgs_patches.lib.errors import RefusedError
@@ -15,6 +16,9 @@ from higgs_generate.endpoint import Call
 from higgs_generate.generate_request import FORMATS
 from higgs_generate.service import Service
 from higgs_generate.speech_routes import json_answer
+
+UNENCODED = ("wav", "pcm")
+"""Formats that take no ffmpeg."""
 
 
 async def _server_status(service: Service) -> tuple[int, str]:
@@ -47,6 +51,7 @@ async def health(call: Call) -> ASGIApp:
     """Answer GET /health: always 200, since the service itself lives."""
     service, settings = call.service, call.service.settings
     status, reason = await _server_status(service)
+    encodes = shutil.which("ffmpeg") is not None
     model = None
     if status == 200:
         try:
@@ -68,7 +73,7 @@ async def health(call: Call) -> ASGIApp:
                 "max_batch": batch_route.MOST,
                 "long_text_seconds": settings.long_seconds,
                 "reference_bytes": MAX_BYTES,
-                "formats": list(FORMATS),
+                "formats": [x for x in FORMATS if x in UNENCODED or encodes],
             },
             "stats": service.statistics.as_json(),
         }

@@ -5,6 +5,7 @@ A request can only name a file that was found at the start, so there is no path 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -40,9 +41,10 @@ HEADERS = {
 
 
 class PageFile(NamedTuple):
-    """A file of the page: its content and headers."""
+    """A file of the page: its content, plain and compressed, and headers."""
 
     content: bytes
+    gzip: bytes
     etag: bytes
     headers: list[tuple[bytes, bytes]]
 
@@ -60,10 +62,9 @@ def read(folder: Path) -> dict[str, PageFile]:
 def page_file(content: bytes, media_type: str) -> PageFile:
     """Return a file with its headers."""
     etag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
-    headers = HEADERS | {"content-type": media_type, "etag": etag}
-    headers["content-length"] = str(len(content))
+    headers = HEADERS | {"content-type": media_type, "etag": etag, "vary": "accept-encoding"}
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return PageFile(content, etag.encode(), encoded)
+    return PageFile(content, gzip.compress(content, mtime=0), etag.encode(), encoded)
 
 
 async def send_file(file: PageFile, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,10 +78,25 @@ async def send_file(file: PageFile, scope: Scope, receive: Receive, send: Send) 
         name == b"if-none-match" and file.etag in (x.strip() for x in value.split(b","))
         for name, value in scope["headers"]
     )
-    headers = file.headers
     if known:
-        headers = [x for x in headers if x[0] not in (b"content-length", b"content-type")]
-    status = 304 if known else 200
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    content = b"" if known or scope["method"] == "HEAD" else file.content
-    await send({"type": "http.response.body", "body": content})
+        headers = [x for x in file.headers if x[0] != b"content-type"]
+        await send({"type": "http.response.start", "status": 304, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    content, headers = file.content, list(file.headers)
+    if _takes_gzip(scope):
+        content = file.gzip
+        headers.append((b"content-encoding", b"gzip"))
+    headers.append((b"content-length", str(len(content)).encode()))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    body = b"" if scope["method"] == "HEAD" else content
+    await send({"type": "http.response.body", "body": body})
+
+
+def _takes_gzip(scope: Scope) -> bool:
+    accepted = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
+    for one in accepted.lower().split(b","):
+        name, _, weight = one.partition(b";")
+        if name.strip() == b"gzip":
+            return weight.replace(b" ", b"").rstrip(b".0") != b"q="
+    return False

@@ -1,26 +1,37 @@
-"""Recordings by URL: fetched under the server's own rules, once, and kept for the next request."""
+"""Recordings by URL: fetched under the server's own rules, once, and kept on disk for a day."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections import OrderedDict
+import hashlib
+import logging
+import tempfile
+import time
 from dataclasses import replace
+from pathlib import Path
 
 from higgs_patches.lib.errors import RefusedError
+from higgs_patches.patch_settings import ALLOWED_MEDIA_HOSTS
 from higgs_patches.patches.media import fetch
 
 from higgs_generate.speech import Speech
 
-KEPT_BYTES = 64 * 2**20
-"""Recordings in memory, in base64."""
+log = logging.getLogger("higgs_generate")
+
+KEPT_SECONDS = 24 * 3600
+KEPT_BYTES = 256 * 2**20
 
 
 class ReferenceCache:
-    """Recordings by URL; several requests for the same one wait for one download."""
+    """Recordings by URL; several requests for the same one wait for one download.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, str] = OrderedDict()
+    Args:
+        folder: where they are kept, also for a later process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._running: dict[str, asyncio.Task[str]] = {}
 
     async def with_recording(self, speech: Speech, url: str) -> Speech:
@@ -32,11 +43,8 @@ class ReferenceCache:
         return replace(speech, reference_audio=await self._get(url))
 
     async def _get(self, url: str) -> str:
-        if url in self._kept:
-            self._kept.move_to_end(url)
-            return self._kept[url]
         if url not in self._running:
-            task = asyncio.create_task(self._fetch(url))
+            task = asyncio.create_task(self._load(url))
             self._running[url] = task
             task.add_done_callback(lambda _: self._running.pop(url, None))
         try:
@@ -45,9 +53,38 @@ class ReferenceCache:
         except ValueError as error:
             raise RefusedError(f"voice_url: {error}", "voice_url") from None
 
-    async def _fetch(self, url: str) -> str:
-        audio = base64.b64encode(await fetch(url)).decode()
-        self._kept[url] = audio
-        while sum(map(len, self._kept.values())) > KEPT_BYTES:
-            self._kept.popitem(last=False)
-        return audio
+    async def _load(self, url: str) -> str:
+        # With other allowed hosts it is another file: what is no longer allowed is not found.
+        key = repr((sorted(ALLOWED_MEDIA_HOSTS.read()), url))
+        path = self._folder / hashlib.sha256(key.encode()).hexdigest()
+        audio = await asyncio.to_thread(_read, path)
+        if audio is None:
+            audio = await fetch(url)
+            await asyncio.to_thread(_keep, path, audio)
+        return base64.b64encode(audio).decode()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        if time.time() - path.stat().st_mtime < KEPT_SECONDS:
+            return path.read_bytes()
+    except OSError:
+        pass
+    return None
+
+
+def _keep(path: Path, audio: bytes) -> None:
+    """Write a file as a whole, and delete the oldest ones if all take too much."""
+    folder = path.parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(audio)
+        Path(file.name).replace(path)
+        size = 0
+        for one in sorted(folder.iterdir(), key=lambda x: x.stat().st_mtime, reverse=True):
+            size += one.stat().st_size
+            if size > KEPT_BYTES:
+                one.unlink()
+    except OSError as error:  # it is fetched again then
+        log.warning("a recording cannot be kept: %s", error)

@@ -44,7 +44,7 @@ class Service:
         self.statistics = Statistics(self.places)
         self.speaker = Speaker(self.client, self.places)
         self.voices = VoiceList(self.client, self.speaker)
-        self.references = ReferenceCache()
+        self.references = ReferenceCache(Path(settings.jobs_dir) / "references")
         self.jobs = JobStore(Path(settings.jobs_dir), settings.jobs_mb * 10**6)
         self.worker = JobWorker(self.client, self.places, self.jobs, settings.parallel)
 

@@ -81,7 +81,7 @@ PARALLEL = whole_number(
 )
 JOBS_DIR: PatchSetting[str] = PatchSetting(
     "HIGGS_GENERATE_JOBS_DIR", "", "a folder; by default one in /tmp",
-    "finished pieces of long texts, for 24 hours", str,
+    "finished pieces of long texts, and recordings by URL, for 24 hours", str,
 )  # fmt: skip
 JOBS_MB = whole_number(
     "HIGGS_GENERATE_JOBS_MB", "2000", "the most that these take on disk, in MB", 1, 1_000_000

@@ -230,6 +230,13 @@ def test_steps_are_named_by_their_layer() -> None:
         assert progress.feed(noise) is None
 
 
+def test_a_library_that_was_not_cut_is_named() -> None:
+    progress = buildkit.Progress()
+    assert progress.feed("#13 15.55 device code: torch/lib/a.so 877.2 -> 463.0 MB") is None
+    reason = "torch/lib/b.so is left whole: unknown format at 0x10: kind 3"
+    assert progress.feed(f"#13 15.55 device code: {reason}") == reason
+
+
 # --- a build that BuildKit drops
 
 DOCKER = """\

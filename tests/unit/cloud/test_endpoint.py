@@ -38,8 +38,11 @@ def create(account: RunPodClient, runpod: FakeRunPod) -> dict[str, Any]:
     return runpod.endpoints[made.id]
 
 
-def test_pools_are_chosen_by_the_catalogue(account: RunPodClient) -> None:
+def test_pools_are_chosen_by_the_catalogue(account: RunPodClient, runpod: FakeRunPod) -> None:
     """Blackwell, small and dear cards are left out, also from a pool that has another card."""
+    other = gpu("NVIDIA A40", 48, 0.4, pool="AMPERE_48")
+    del other["price"]["serverless"]  # the account may not use the pool
+    runpod.catalogue.append(other)
     wanted = msgspec.to_builtins(plan(account).wanted)
     assert wanted["gpu"] == {
         "pools": ["ADA_24", "ADA_48_PRO"],

@@ -189,6 +189,31 @@ def test_batch(run: GenerateRun) -> None:
     assert {x["voice"] for x in run.server.requests} == {"default", "belinda"}
 
 
+def test_the_origins_two_calls_run_unchanged(run: GenerateRun) -> None:
+    """POST /generate with every field that the origin had, and a batch of such requests."""
+    fields = {
+        "text": "Hello there.", "system_prompt": "Generate audio following instruction.",
+        "reference_audio_base64": WAV, "reference_text": "Hi.", "temperature": 0.5,
+        "top_p": 0.95, "top_k": 50, "max_tokens": 2048,
+    }  # fmt: skip
+    answer = run.ask("POST", "/generate", fields)
+    assert answer.status == 200 and answer.headers["content-type"] == "audio/wav"
+    assert {"x-generation-time", "x-concurrent-requests", "x-mode"} <= answer.headers.keys()
+    with wave.open(io.BytesIO(answer.body)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
+    sampling = {"temperature": 0.5, "top_p": 0.95, "top_k": 50, "max_completion_tokens": 2048}
+    assert sampling.items() <= run.last.items()
+    assert fields["system_prompt"] in run.last["messages"][0]["content"] and WAV in str(run.last)
+
+    batch = run.ask("POST", "/generate/batch", [fields, {"text": ""}])
+    assert batch.json.keys() == {"results", "total", "successful", "failed"}
+    good, bad = batch.json["results"]
+    assert {"index", "success", "audio_base64", "generation_time"} <= good.keys()
+    assert {"index", "success", "error"} <= bad.keys()
+    assert (good["index"], good["success"], bad["index"], bad["success"]) == (0, True, 1, False)
+    assert base64.b64decode(good["audio_base64"]).startswith(b"RIFF")
+
+
 def test_the_origins_benchmark_shape_runs(run: GenerateRun) -> None:
     """Many requests at once, each with the origin's fields."""
     fields = {

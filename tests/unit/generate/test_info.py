@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 from higgs_generate import docs_page
 from higgs_generate.generate_request import GenerateRequest
 from starlette.routing import Route
@@ -17,6 +19,17 @@ def test_health(run: GenerateRun) -> None:
     assert found["vllm_backend"] == f"http://127.0.0.1:{run.server_port}"
     assert found["model"] == "higgs-audio-v2" and found["stats"]["total_requests"] == 0
     assert run.ask("GET", "/ping").json == {"status": "ready"}
+
+
+def test_health_names_the_formats_that_can_be_made(
+    run: GenerateRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run.ask("GET", "/health").json["limits"]["formats"] == ["wav", "pcm"]
+    (tmp_path / "ffmpeg").chmod(0o755)
+    every = ["wav", "pcm", "mp3", "flac", "opus", "aac"]
+    assert run.ask("GET", "/health").json["limits"]["formats"] == every
 
 
 def test_stats_and_metrics(run: GenerateRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 
 import pytest
@@ -108,6 +109,21 @@ def test_page_has_a_strict_policy(run: GenerateRun) -> None:
     assert (again.status, again.body) == (304, b"")
     assert run.ask("POST", "/").status == 405
     assert run.ask("GET", "/docs").headers["content-security-policy"] == policy
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [("gzip", True), ("br, GZIP;q=0.5", True), ("", False), ("identity", False), ("br", False),
+     ("gzip;q=0", False), ("gzip; q=0.0", False), ("xgzip", False)],
+)  # fmt: skip
+def test_page_is_compressed_for_who_takes_it(run: GenerateRun, accepted: str, packed: bool) -> None:
+    answer = run.ask("GET", "/page/app.js", None, {"Accept-Encoding": accepted})
+    assert (answer.headers.get("content-encoding") == "gzip") == packed
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    content = gzip.decompress(answer.body) if packed else answer.body
+    assert content == b"'use strict';" and answer.headers["vary"] == "accept-encoding"
+    again = {"Accept-Encoding": accepted, "If-None-Match": answer.headers["etag"]}
+    assert run.ask("GET", "/page/app.js", None, again).status == 304
 
 
 def test_what_is_not_http_gets_json(run: GenerateRun) -> None:

@@ -7,7 +7,7 @@ import { askForKey, prepareKey } from "./key.js";
 import { Player } from "./player.js";
 import { Reference } from "./reference.js";
 import { watchServer } from "./server.js";
-import { blame, blameNone, chosenVoice, fill, OWN, request } from "./settings.js";
+import { blame, blameNone, chosenVoice, fill, offerFormats, OWN, request } from "./settings.js";
 import { Speech } from "./speech.js";
 import { showDownload, showFigures, showProgress, showResult } from "./result.js";
 import { soundOf, TakeList } from "./takes.js";
@@ -274,5 +274,6 @@ list.show();
 watchServer((health) => {
   by("key-button").hidden = !health.api_key_required && !apiKey.get();
   longest = health.limits?.max_characters ?? longest;
+  if (health.limits?.formats) offerFormats(health.limits.formats);
   loadVoices();
 });

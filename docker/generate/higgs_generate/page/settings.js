@@ -32,6 +32,15 @@ export function fill(body) {
   by("form").dispatchEvent(new Event("input"));
 }
 
+/** Offer the formats that the service has, in its order. */
+export function offerFormats(names) {
+  const select = by("response_format");
+  const labels = Object.fromEntries([...select.options].map((one) => [one.value, one.textContent]));
+  const chosen = select.value;
+  select.replaceChildren(...names.map((name) => new Option(labels[name] ?? name.toUpperCase(), name)));
+  if (names.includes(chosen)) select.value = chosen;
+}
+
 export function chosenVoice() {
   return document.querySelector("input[name=voice]:checked")?.value;
 }
