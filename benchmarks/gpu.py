@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.streams import load
 from higgs_image import lockfile, retry
 from higgs_image.audio import FRAMES_PER_SECOND
+from higgs_image.errors import HiggsError
 from higgs_image.files import write_atomically
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.smoke import cpu_device, gpu_check, unpacked
@@ -162,7 +163,11 @@ def main() -> None:
     parser.add_argument("flags", nargs="*", help="flags for the server, after --")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    result = run(options, Workspace.default())
+    try:
+        result = run(options, Workspace.default())
+    except HiggsError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     goal = options.json
