@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -134,3 +136,19 @@ def cosign(machine: facts.Machine) -> None:
 def mmdebstrap(machine: facts.Machine) -> None:
     """A machine that can make a base image."""
     _require("mmdebstrap", "./inv install-docker --registry")
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the test's thread sleeps, which take no time; another thread's are real."""
+    taken: list[float] = []
+    real, caller = time.sleep, threading.current_thread()
+
+    def sleep(seconds: float) -> None:
+        if threading.current_thread() is caller:
+            taken.append(seconds)
+        else:
+            real(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    return taken

@@ -81,7 +81,7 @@ def some_ca(tmp_path: Path, overrides: Overrides) -> Path:
     if not known.is_file():
         pytest.skip("this machine has no CA bundle")
     path = tmp_path / "ca.pem"
-    path.write_bytes(known.read_bytes() + b"\n# another file\n")
+    path.write_bytes(known.read_bytes() + b"\n# CA of this test\n")
     return path
 
 

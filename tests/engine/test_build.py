@@ -179,7 +179,7 @@ def test_labels_are_set_and_no_leftovers_are_in_the_image(
     left = docker(
         "run", "--rm", "--entrypoint", "sh", reference, "-c",
         "ls -d /var/cache/apt/* /var/lib/apt/lists/* /root/.cache /tools /var/log/apt /tmp/* "
-        "/run/secrets/* /build /layer 2>/dev/null; grep -rl 'another file' /etc /opt || true",
+        "/run/secrets/* /build /layer 2>/dev/null; grep -rl 'CA of this test' /etc /opt || true",
     )  # fmt: skip
     assert left.split() == []
     notice = docker("run", "--rm", "--entrypoint", "cat", reference,

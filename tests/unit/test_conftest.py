@@ -18,7 +18,7 @@ def pytest_on(folder: Path, source: str, **env: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider",
          "--rootdir", folder, folder / "test_it.py"],
-        cwd=PROJECT, env=os.environ | env, capture_output=True, text=True,
+        cwd=PROJECT, env=os.environ | {"PYTEST_ADDOPTS": ""} | env, capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -10,9 +11,7 @@ from higgs_image import retry
 from higgs_image.errors import NetworkError, UsageError
 
 
-def test_transient_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+def test_transient_errors_are_tried_again(waits: list[float]) -> None:
     tried = []
     for attempt in retry.attempts("fetch"):
         with attempt:
@@ -23,26 +22,28 @@ def test_transient_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
     assert waits == [retry.WAIT, retry.WAIT * 2]
 
 
-def test_last_transient_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+def test_last_transient_error_is_raised(
+    waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     tried = []
     with pytest.raises(NetworkError, match="reset"):
         for attempt in retry.attempts("fetch"):
             with attempt:
                 tried.append(1)
                 raise NetworkError("reset")
-    assert len(tried) == retry.ATTEMPTS
+    assert len(tried) == retry.ATTEMPTS == 4
+    assert waits == [retry.WAIT, retry.WAIT * 2, retry.WAIT * 4]
+    assert caplog.text.count("fetch: reset; trying again") == 3
 
 
 @pytest.mark.parametrize("error", [UsageError("wrong"), KeyboardInterrupt(), ValueError("bug")])
-def test_other_errors_are_raised_at_once(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+def test_other_errors_are_raised_at_once(waits: list[float], error: BaseException) -> None:
     with pytest.raises(type(error)):
         for attempt in retry.attempts("fetch"):
             with attempt:
                 raise error
+    assert waits == []
 
 
 def test_wait_until_returns_the_result() -> None:

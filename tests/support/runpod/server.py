@@ -110,6 +110,7 @@ class FakeRunPod:
         self.first_byte_seconds = 100.0
         self.seen: list[dict[str, str]] = []
         self.running = 0
+        self.closed = False
         self.watch: Callable[[str, str, str], None] = lambda *_: None
         self._lock = threading.RLock()
         fake = self
@@ -131,6 +132,7 @@ class FakeRunPod:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closed = True
         self._server.shutdown()
         self._server.server_close()
         for pod in self.pods.values():
@@ -397,7 +399,7 @@ class _Handler(BaseHTTPRequestHandler):
         last = self.headers.get("Last-Event-ID", "")
         source = query.get("source", [""])[0]
         sent = 0
-        while id in self.owner.pods:
+        while id in self.owner.pods and not self.owner.closed:
             lines = pod.log()
             while sent < len(lines) and lines[sent][0] <= pod.age:
                 age, kind, line = lines[sent]

@@ -201,10 +201,8 @@ def test_install_finishes_interrupted_installations_first(
 
 
 def test_install_waits_for_another_apt(
-    programs: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Callable[[str, str], None], tmp_path: Path, waits: list[float]
 ) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
     programs("dpkg", "true")
     programs(
         "apt-get",

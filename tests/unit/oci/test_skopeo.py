@@ -109,7 +109,9 @@ sys.exit(1 if os.environ.get("FAILS") else 0)
 
 
 @pytest.fixture
-def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+def skopeo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> Callable[[], list[dict[str, Any]]]:
     """Put a program in skopeo's place that writes down how it is called; returns a reader."""
     program = tmp_path / "bin" / "skopeo"
     program.parent.mkdir()
@@ -118,7 +120,6 @@ def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     seen = tmp_path / "seen.jsonl"
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SEEN", str(seen))
-    monkeypatch.setattr("time.sleep", lambda _: None)
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     return lambda: [json.loads(line) for line in seen.read_text().splitlines()]
@@ -356,48 +357,3 @@ def test_only_transient_failures_are_tried_again(
     with pytest.raises(ERRORS[name][1]):
         ask("r.example")
     assert len(skopeo()) == calls
-
-
-# --- timeouts
-
-
-def test_attempts_wait_longer_each_time(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    tries = 0
-    with pytest.raises(RegistryUnavailableError, match="away"):
-        for attempt in retry.attempts("push"):
-            with attempt:
-                tries += 1
-                raise RegistryUnavailableError("away")
-    assert tries == retry.ATTEMPTS == 4
-    assert waits == [retry.WAIT, retry.WAIT * 2, retry.WAIT * 4]
-    assert caplog.text.count("push: away; trying again") == 3
-
-
-@pytest.mark.parametrize("error", [RegistryAuthError("no"), ValueError("x"), KeyboardInterrupt()])
-def test_definitive_errors_end_at_once(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited"))
-    tries = 0
-    with pytest.raises(type(error)):
-        for attempt in retry.attempts("push"):
-            with attempt:
-                tries += 1
-                raise error
-    assert tries == 1
-
-
-def test_success_ends_the_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    results: list[int] = []
-    for attempt in retry.attempts("push"):
-        with attempt:
-            results.append(len(results))
-            if len(results) < 3:
-                raise RegistryUnavailableError("away")
-    assert results == [0, 1, 2]
