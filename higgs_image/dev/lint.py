@@ -66,13 +66,13 @@ def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
     # Tests wait for programs and servers half of the time: two workers for each processor.
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     # Playwright's event loop runs in its thread for good: no other test can share the process.
-    together = [SUITES[name] for name in chosen if name != "page"]
-    alone = [SUITES["page"]] if "page" in chosen else []
-    runs = [
-        ["pytest", *folders, f"--numprocesses={2 * processors}", *extra]
-        for folders in (together, alone)
-        if folders
-    ]
+    runs = []
+    if together := [SUITES[name] for name in chosen if name != "page"]:
+        runs.append(["pytest", *together, f"--numprocesses={2 * processors}", *extra])
+    if "page" in chosen:  # a browser is several processes, and a starved one can be too late
+        runs.append(
+            ["pytest", SUITES["page"], f"--numprocesses={processors}", "--reruns=1", *extra]
+        )
     with ThreadPoolExecutor(1) as pool:
         static = pool.submit(lambda: {" ".join(x): process.run(x) for x in _STATIC})
         tested: dict[str, int] = {}
