@@ -204,7 +204,7 @@ VALUES: dict[str, Value] = {
     "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
     "server": Value("an http or https URL", _url, blank=True),
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
-    "suite": one_of("unit", "engine", "fork", "gpu"),
+    "suite": one_of("unit", "engine", "fork", "gpu", "page"),
     "tail": whole_number(0),
     "timeout": Value("a number of seconds", number(0).read),
     "to": Value(IMAGE.expected, IMAGE.read, blank=True),
