@@ -28,11 +28,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
 from higgs_image import table
+from higgs_image.smoke.unpacked import free_port
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 from tests.support.paced_server import Pace, Plan
@@ -100,7 +101,7 @@ class Listener(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.sent = time.perf_counter()
-        transport.write(self.request)  # type: ignore[attr-defined]
+        cast(asyncio.Transport, transport).write(self.request)
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -193,7 +194,7 @@ async def load(target: Target, streams: int) -> Load:
         await asyncio.sleep(1 / streams)
     await asyncio.sleep(MANY.seconds / 2)
     during = resident_kb(target.process) if target.process else 0
-    heard = [x for x in await asyncio.gather(*tasks, return_exceptions=True)]
+    heard = await asyncio.gather(*tasks, return_exceptions=True)
     whole = MANY.seconds * BYTES_PER_SECOND
     good = [x for x in heard if isinstance(x, Listener) and x.status == b"200" and x.size >= whole]
     times = sorted(1000 * (x.first - x.sent) for x in good) or [0.0]
@@ -203,13 +204,6 @@ async def load(target: Target, streams: int) -> Load:
         round(statistics.median(times), 1), round(times[int(len(times) * 0.99)], 1),
         round((during - before) / streams, 1) if target.process else None,
     )  # fmt: skip
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -259,10 +253,12 @@ def targets(pace: Pace) -> Iterator[list[Target]]:
 
 def nginx_path() -> str:
     """Return the path of nginx, which is installed on Debian."""
-    debian.require(
-        "nginx-light", lambda: shutil.which("nginx", path="/usr/sbin:/usr/bin") is not None
-    )
-    return shutil.which("nginx", path="/usr/sbin:/usr/bin") or "nginx"
+
+    def found() -> str:
+        return shutil.which("nginx", path="/usr/sbin:/usr/bin") or ""
+
+    debian.require("nginx-light", lambda: bool(found()))
+    return found()
 
 
 def main() -> None:

@@ -32,14 +32,17 @@ Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?\Z")]
 Utc = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
 
-class Push(
+class _Event(
     msgspec.Struct,
     frozen=True,
     omit_defaults=True,
     forbid_unknown_fields=True,
-    tag="push",
     tag_field="event",
 ):
+    """What every record has; its options hold for all of them."""
+
+
+class Push(_Event, frozen=True, tag="push"):
     """An image was pushed under its immutable tag.
 
     Attributes:
@@ -73,14 +76,7 @@ class Push(
         return f"pushed as {self.tag}, built from {commit}{state}, {self.size / 1e6:.0f} MB"
 
 
-class Smoke(
-    msgspec.Struct,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="smoke",
-    tag_field="event",
-):
+class Smoke(_Event, frozen=True, tag="smoke"):
     """A smoke test of an image ended with a verdict.
 
     Attributes:
@@ -109,7 +105,7 @@ class Smoke(
         return f"smoke test on {on}: {self.verdict}{more}"
 
 
-class _Move(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class _Move(_Event, frozen=True):
     """A floating tag is to name another image.
 
     Attributes:
@@ -145,14 +141,7 @@ class _Move(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         return "; ".join([f"{what} {self.moving} to {image}{before}", *notes])
 
 
-class Promote(
-    _Move,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="promote",
-    tag_field="event",
-):
+class Promote(_Move, frozen=True, tag="promote"):
     """A floating tag goes to a tested image."""
 
     def describe(self) -> str:
@@ -160,14 +149,7 @@ class Promote(
         return self._describe("promotes")
 
 
-class Rollback(
-    _Move,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="rollback",
-    tag_field="event",
-):
+class Rollback(_Move, frozen=True, tag="rollback"):
     """A floating tag goes back to an image that it named before."""
 
     def describe(self) -> str:
@@ -175,14 +157,7 @@ class Rollback(
         return self._describe("rolls back")
 
 
-class Outcome(
-    msgspec.Struct,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="outcome",
-    tag_field="event",
-):
+class Outcome(_Event, frozen=True, tag="outcome"):
     """How the move that an earlier record announced ended.
 
     Attributes:
@@ -203,7 +178,7 @@ class Outcome(
         return f"{self.outcome}{': ' + self.why if self.why else ''}"
 
 
-class _ProviderUpdate(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class _ProviderUpdate(_Event, frozen=True):
     """Something at a GPU provider that names an image was written.
 
     Attributes:
@@ -226,14 +201,7 @@ class _ProviderUpdate(msgspec.Struct, frozen=True, omit_defaults=True, forbid_un
         return f"{what} the {word} {self.id} at {self.provider}: {self.image}"
 
 
-class TemplateUpdate(
-    _ProviderUpdate,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="template",
-    tag_field="event",
-):
+class TemplateUpdate(_ProviderUpdate, frozen=True, tag="template"):
     """The template of a GPU provider was written."""
 
     def describe(self) -> str:
@@ -241,14 +209,7 @@ class TemplateUpdate(
         return self._describe("template")
 
 
-class EndpointUpdate(
-    _ProviderUpdate,
-    frozen=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag="endpoint",
-    tag_field="event",
-):
+class EndpointUpdate(_ProviderUpdate, frozen=True, tag="endpoint"):
     """The load-balanced endpoint of a GPU provider was written."""
 
     def describe(self) -> str:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from higgs_image.tasks._image import CONDITIONS_HELP, REGISTRY_HELP
+from higgs_image.tasks._image import CONDITIONS_HELP, REGISTRY_HELP, open_image
+from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.output import setting
 
 if TYPE_CHECKING:
+    from higgs_image.cloud.description import TemplateDescription
+    from higgs_image.cloud.image_rules import RentedImage
     from higgs_image.cloud.resource import AppliedResource, ResourcePlan
     from higgs_image.release.journal import Journal
 
@@ -18,6 +21,18 @@ HELP = {
     "moving": "the floating tag (default: custom)",
 } | REGISTRY_HELP
 APPLY_HELP = HELP | {x: CONDITIONS_HELP[x] for x in ("device_class", "rehearsal")}
+
+
+def find(
+    c: Context, image: str, moving: str, registry: str | None, name: str | None
+) -> tuple[TemplateDescription, RentedImage]:
+    """Return what deploy/template.toml says, and the image that it is to name."""
+    from higgs_image.cloud import description, image_rules
+    from higgs_image.release.journal import Journal
+
+    wanted = description.load(current_workspace().root)
+    with open_image(c, image or moving, registry, name) as (repository, what):
+        return wanted, image_rules.find(Journal(repository), what, wanted)
 
 
 def apply(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from higgs_image.tasks._image import open_image
-from higgs_image.tasks._resource import HELP
+from higgs_image.tasks._resource import HELP, find
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import output
@@ -25,13 +24,10 @@ def vast_render(
     """Print a template for Vast.ai, and the search for machines that fit; needs no account."""
     import msgspec
 
-    from higgs_image.cloud import description, image_rules, vast
-    from higgs_image.release.journal import Journal
+    from higgs_image.cloud import vast
 
     with output(json) as out:
-        wanted = description.load(current_workspace().root)
-        with open_image(c, image or moving, registry, name) as (repository, what):
-            found = image_rules.find(Journal(repository), what, wanted)
+        wanted, found = find(c, image, moving, registry, name)
         body, search = vast.template(wanted, found.reference), vast.search(wanted)
         text = msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
         out.result({"template": msgspec.to_builtins(body), "search": search}, f"{text}\n{search}")
@@ -51,17 +47,14 @@ def hub_render(
     json: bool = False,
 ) -> None:
     """Print the files of RunPod's hub; its GPUs come from RunPod's catalogue."""
-    from higgs_image.cloud import description, endpoint, image_rules
+    from higgs_image.cloud import endpoint
     from higgs_image.cloud.runpod import client, hub
     from higgs_image.files import write_atomically
-    from higgs_image.release.journal import Journal
 
     with output(json) as out:
-        root, account = current_workspace().root, client.from_environment()
-        wanted = description.load(root)
-        with open_image(c, image or moving, registry, name) as (repository, what):
-            found = image_rules.find(Journal(repository), what, wanted)
-        rated = endpoint.gpus(account, wanted, found.gpus, root)
+        account = client.from_environment()
+        wanted, found = find(c, image, moving, registry, name)
+        rated = endpoint.gpus(account, wanted, found.gpus, current_workspace().root)
         chosen = endpoint.choose(rated)
         made = hub.files(wanted, found.reference, chosen, rated[0].id)
         for file, content in made.items() if into else ():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from higgs_image.tasks._image import journal_of, open_image
-from higgs_image.tasks._resource import APPLY_HELP, HELP, apply
+from higgs_image.tasks._resource import APPLY_HELP, HELP, apply, find
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import output
@@ -52,14 +52,10 @@ def template_render(
     """Print the template as it would be sent to RunPod; needs no account."""
     import msgspec
 
-    from higgs_image.cloud import description, image_rules
     from higgs_image.cloud.runpod import render
-    from higgs_image.release.journal import Journal
 
     with output(json) as out:
-        wanted = description.load(current_workspace().root)
-        with open_image(c, image or moving, registry, name) as (repository, what):
-            found = image_rules.find(Journal(repository), what, wanted)
+        wanted, found = find(c, image, moving, registry, name)
         body = render.template(wanted, found.reference, serverless=serverless)
         text = msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
         out.result({"template": msgspec.to_builtins(body)}, text)
