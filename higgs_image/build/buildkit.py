@@ -128,10 +128,11 @@ def build(
 
 _LOST = re.compile(
     r"ERROR: failed to solve: "
-    r"(Canceled: context canceled|Unavailable: .*only one connection allowed)"
+    r"(Canceled: context canceled|Unavailable: .*only one connection allowed"
+    r"|failed to commit \S+ to \S+ during finalize: .*not found)"
 )
-"""BuildKit runs a step that two builds share once: to cancel the one build fails the other, too. On
-a busy machine it loses the connection to its client."""
+"""BuildKit runs a step that two builds share once: to cancel the one build, or to kill it while it
+exports, fails the other, too. On a busy machine it loses the connection to its client."""
 
 
 class Progress:
