@@ -74,7 +74,9 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
         f"{table}.{name}_sha256": str(getattr(pin, f"{name}_sha256"))
         for table, name, pin in _requirements(lock)
     } | {"recipe.sha256": lock.recipe.sha256}
-    locked |= {f"{_PATCH}{x}": sha for x, sha in (lock.patches.sha256 if lock.patches else {}).items()}
+    locked |= {
+        f"{_PATCH}{x}": sha for x, sha in (lock.patches.sha256 if lock.patches else {}).items()
+    }
     return [
         Difference(key, locked.get(key, _NONE), actual.get(key, _NONE))
         for key in locked | actual
@@ -86,7 +88,10 @@ def _requirements(lock: Lock) -> list[tuple[str, str, PythonPin | VariantPin]]:
     """Return each requirements file that the lock covers: table, key, and the pin that has it."""
     variants = [(f"variant[{i}]", pin) for i, pin in enumerate(lock.variants)]
     return [
-        *(("python", name, lock.python) for name in ("input", "requirements", "build", "installer")),
+        *(
+            ("python", name, lock.python)
+            for name in ("input", "requirements", "build", "installer")
+        ),
         *((table, name, pin) for table, pin in variants for name in ("input", "requirements")),
     ]
 

@@ -316,6 +316,11 @@ class Lock(LockContent, frozen=True):
         python = msgspec.structs.replace(self.python, **replaced)
         return msgspec.structs.replace(self, variant=name, kernels=pin.kernels, python=python)
 
+    @property
+    def wheels(self) -> list[WheelPin]:
+        """All wheels that the image has files of, besides the requirements."""
+        return [self.wheel, *([self.kernels] if self.kernels else [])]
+
     def file(self, relative: str) -> Path:
         """Return the path of a file that the lock names."""
         return self.path.parent / relative

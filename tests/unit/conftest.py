@@ -305,6 +305,7 @@ def lock_only(made_once: Path, tmp_path: Path) -> Project:
 
 
 LAYERS = """\
+cuda = "12.4"
 [[layer]]
 name = "torch"
 reason = "PyTorch."
