@@ -39,7 +39,7 @@ def _overrides(
         setting(c, "base_image", base_image) or None,
         existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
         tuple(sorted(set(without))),
-        tuple(sorted(set(gpus.split(",")))) if gpus else (),
+        tuple(sorted(set(gpus.split(",")), key=float)) if gpus else (),
     )
 
 
