@@ -138,7 +138,7 @@ def plan(request: BuildRequest) -> BuildPlan:
     locked = locked.for_variant(workspace.variant)
     model.load_locked(locked, request.overrides.without)
     tag = image.tag_of(locked, request.compression, request.overrides)
-    request.overrides.gpus_of(layers.load(workspace.layers_file, workspace.variant).gpus)
+    request.overrides.gpus_of(layers.load(workspace.layers_file, workspace.variant))
     base = request.overrides.base_image or locked.base.reference
     sources = "is verified" if (workspace.source / "fork").exists() else "is fetched"
     last = workspace.read_state(f"build-{workspace.product(request.compression)}")

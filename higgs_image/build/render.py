@@ -25,7 +25,7 @@ def compute(
 ) -> Files:
     """Return every file of the context. Reads only; the same inputs give the same bytes."""
     plan = layers.load(workspace.layers_file, lock.variant)
-    gpus = overrides.gpus_of(plan.gpus)
+    gpus = overrides.gpus_of(plan)
     locked = lockfile.requirements(lock.file(lock.python.requirements).read_text())
     spread = layers.distribute(locked, plan.layer)
     files: Files = {}

@@ -51,6 +51,8 @@ class Flag(IntFlag):
     """Compressed, too, in another way."""
     ARCH_SPECIFIC = 0x100000
     """For exactly this architecture, such as sm_90a."""
+    FAMILY_SPECIFIC = 0x200000
+    """For the architectures of its major version, as other machine code is: such as sm_100f."""
     SINCE_BLACKWELL = 0x1000000
     """Set on machine code of all architectures since sm_100, and on nothing else."""
 
@@ -165,6 +167,7 @@ def _parse_entry(read: Read, at: int, end: int) -> Entry:
     _require(flags & ~_KNOWN == 0 and flags & _COMPRESSED != _COMPRESSED, at, f"flags {flags:#x}")
     since_blackwell = kind == Kind.MACHINE_CODE and arch >= 100
     _require(bool(flags & Flag.SINCE_BLACKWELL) == since_blackwell, at, f"flags {flags:#x}")
+    _require(since_blackwell or not flags & Flag.FAMILY_SPECIFIC, at, f"flags {flags:#x}")
     if flags & _COMPRESSED:
         _require(size - ALIGNMENT < packed <= size, at, f"{packed} compressed of {size} bytes")
         _require(unpacked > 0, at, "compressed entry without its decompressed size")

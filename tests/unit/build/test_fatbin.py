@@ -58,7 +58,9 @@ def test_a_section_without_containers_is_valid() -> None:
         (container(entry("sm_90", flags=0x11 | 0x1000000)), "flags 0x1000011"),
         (container(entry("sm_100", flags=0x11)), "flags 0x11"),
         (container(entry("compute_120", flags=0x11 | 0x1000000)), "flags 0x1000011"),
-        (container(entry("sm_80", flags=0x11 | 0x200000)), "flags 0x200011"),
+        (container(entry("sm_80", flags=0x11 | 0x400000)), "flags 0x400011"),
+        (container(entry("sm_90", flags=0x11 | 0x200000)), "flags 0x200011"),
+        (container(entry("compute_100", flags=0x11 | 0x200000)), "flags 0x200011"),
         (container(entry("sm_80", packed=256)), "without the flag"),
         (container(entry("sm_80", unpacked=256)), "without the flag"),
         (container(entry("sm_80", compressed=True, packed=257)), "257 compressed of 256"),
@@ -111,6 +113,13 @@ def test_blackwell_is_two_major_versions() -> None:
     assert names(data, 103) == ["sm_100"]
     assert names(data, 120) == ["sm_120"]
     assert names(container(entry("sm_100"), entry("sm_120a")), 121) == []
+
+
+def test_code_for_a_family_runs_on_later_architectures_of_it() -> None:
+    data = container(entry("sm_100", flags=0x1200011), entry("sm_120", flags=0x1200011))
+    assert [names(data, gpu) for gpu in (100, 103, 120, 121)] == [
+        ["sm_100"], ["sm_100"], ["sm_120"], ["sm_120"],
+    ]  # fmt: skip
 
 
 def test_blackwell_is_given_the_ptx_of_flash_attention() -> None:
