@@ -71,7 +71,7 @@ def find(
     if floating is None:
         floating = description.image.reference == "floating"
     if floating:
-        name = repository.reference(move_plan.floating_tag(manifest))
+        name = repository.reference(move_plan.floating_tag(manifest, labels))
     else:
         tag = _immutable_tag(history, digest)
         name = f"{repository.name}{':' * bool(tag)}{tag}@{digest}"

@@ -12,7 +12,15 @@ from higgs_image.lockfile.hashes import (
 )
 from higgs_image.lockfile.load import load
 from higgs_image.lockfile.requirements import requirements, versions
-from higgs_image.lockfile.schema import Digest, ForkPin, GitUrl, Lock, Sha256, SubmodulePin
+from higgs_image.lockfile.schema import (
+    Digest,
+    ForkPin,
+    GitUrl,
+    Lock,
+    Sha256,
+    SubmodulePin,
+    WheelPin,
+)
 
 __all__ = [
     "Difference",
@@ -23,6 +31,7 @@ __all__ = [
     "Sha256",
     "SubmodulePin",
     "Value",
+    "WheelPin",
     "differences",
     "input_sha256",
     "load",

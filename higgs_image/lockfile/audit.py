@@ -110,7 +110,7 @@ class AuditReport:
 
 
 def audit(workspace: Workspace, lock: Lock) -> AuditReport:
-    """Look up every package that is in the image or builds it.
+    """Look up every package that is in an image of the lock, or builds it.
 
     Raises:
         LockError: the list of accepted advisories is malformed.
@@ -120,23 +120,25 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
     if not http.is_http(url):
         raise UsageError(f"OSV_URL is not an http or https URL: {url!r}", f"such as {OSV_URL}")
     accepted = _load_accepted(workspace.root / ACCEPTED)
-    files = [lock.file(x) for x in
-             (lock.python.requirements, lock.python.build, lock.python.installer)]  # fmt: skip
+    python = lock.python
+    files = [python.requirements, python.build, python.installer,
+             *(x.requirements for x in lock.variants)]  # fmt: skip
+    wheels = [lock.wheel, *(x.kernels for x in lock.variants)]
     with workspace.scratch("audit") as folder:
-        wheel = folder / "wheel.txt"
-        wheel.write_text(
-            f"{lock.wheel.name}=={lock.wheel.version} --hash=sha256:{lock.wheel.sha256}\n"
-        )
+        paths = [lock.file(x) for x in files]
+        for index, wheel in enumerate(wheels):  # a file may not have two versions of a package
+            paths.append(folder / f"wheel-{index}.txt")
+            paths[-1].write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         done = process.ask(
             "pip-audit", "--format", "json", "--progress-spinner", "off", "--disable-pip",
             "--require-hashes", "--vulnerability-service", "osv",
             "--osv-url", url,
-            *(part for file in [*files, wheel] for part in ("--requirement", str(file))),
+            *(part for path in paths for part in ("--requirement", str(path))),
             timeout=SECONDS,
         )  # fmt: skip
     try:
         packages = json.loads(done.out)["dependencies"]
-        found = [x for package in packages for x in _advisories(package, accepted)]
+        found = dict.fromkeys(x for package in packages for x in _advisories(package, accepted))
         skipped = [str(x["skip_reason"]) for x in packages if "skip_reason" in x]
     except (ValueError, KeyError, TypeError):
         if re.search(r"ConnectionError|Timeout|ServiceError|timed out", done.err):

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from higgs_image import variants
 from higgs_image.build.image import COMPRESSIONS
 from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.labels import VARIANT
 from higgs_image.oci import read_back
 from higgs_image.oci.artifacts import INDEX_TYPES, Repository, is_zstd
 from higgs_image.release import journal, lease, record_tags
@@ -23,7 +25,7 @@ from higgs_image.release.records import Entry, Move
 log = logging.getLogger(__name__)
 
 FLOATING_TAG = "custom"
-"""The tag that people pull; the suffix of the compression is appended."""
+"""The tag that people pull; for other images than the default one see `floating_name`."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,14 @@ def find_image(repository: Repository, what: str) -> tuple[str, dict[str, Any]]:
     return digest, manifest
 
 
-def floating_tag(manifest: Mapping[str, Any]) -> str:
-    """Return the floating tag for an image, which depends on its compression."""
-    return FLOATING_TAG + COMPRESSIONS["zstd" if is_zstd(manifest) else "gzip"]
+def floating_name(variant: str, compression: str) -> str:
+    """Return the floating tag for images of a variant with a compression."""
+    return FLOATING_TAG + variants.suffix(variant) + COMPRESSIONS[compression]
+
+
+def floating_tag(manifest: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Return the floating tag for an image."""
+    return floating_name(labels.get(VARIANT, ""), "zstd" if is_zstd(manifest) else "gzip")
 
 
 def command(task: str, repository: Repository) -> str:

@@ -90,6 +90,7 @@ def _pins(subject: VerifiedImage) -> tuple[Verdict, str]:
     wanted = {
         "base image": ("org.opencontainers.image.base.digest", lock.base.digest),
         "wheel": (LABEL + "wheel-sha256", lock.wheel.sha256),
+        "kernels": (LABEL + "kernels-sha256", lock.kernels.sha256 if lock.kernels else None),
         "requirements": (LABEL + "requirements-sha256", lock.python.requirements_sha256),
         "submodule": (LABEL + "submodule", f"{lock.submodule.url} {lock.submodule.commit}"),
     }

@@ -209,6 +209,9 @@ VALUES: dict[str, Value] = {
     "timeout": Value("a number of seconds", number(0).read),
     "to": Value(IMAGE.expected, IMAGE.read, blank=True),
     "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
+    "variant": Value(
+        "the name of a variant, such as cuda12.8", matching(r"[a-z][a-z0-9.]*", "").read, blank=True
+    ),
     "without": matching(r"[\w-]+", "the name of a patch"),
 }
 """By the name of the parameter; a task overrides them where the same name means another thing."""
