@@ -134,7 +134,7 @@ def _from_labels(labels: Mapping[str, str]) -> list[Package]:
             found.append(Package(kind, repository[1] if repository else name, commit))
     if kernels := labels.get(LABEL + "kernels"):
         name, _, version = kernels.partition(" ")
-        found.append(Package("pypi", name, version))
+        found.append(Package("pypi", canonicalize_name(name), version))
     return found
 
 

@@ -16,7 +16,7 @@ from higgs_image.build.patches.apply import Patched
 from higgs_image.build.source import Source
 from higgs_image.errors import BuildError, SourceError
 from higgs_image.files import files_below
-from higgs_image.lockfile import Lock, WheelPin
+from higgs_image.lockfile import Lock
 from higgs_image.workspace import Workspace
 
 
@@ -52,9 +52,12 @@ def compute(
                 f"layers/{layer.name}/links.txt",
                 "".join(f"{name} {pattern}\n" for name, pattern in layer.links.items()),
             )
-    package_layer(plan.wheel, layers.WHEEL, [_entry(lock.wheel)])
+    package_layer(plan.wheel, layers.WHEEL, [lockfile.wheel_entry(lock.wheel)])
     if lock.kernels:
-        text(f"layers/{layers.WHEEL}/kernels/requirements.txt", _entry(lock.kernels) + "\n")
+        text(
+            f"layers/{layers.WHEEL}/kernels/requirements.txt",
+            lockfile.wheel_entry(lock.kernels) + "\n",
+        )
         text(f"layers/{layers.WHEEL}/kernels/files.txt", "\n".join(plan.kernels) + "\n")
     for wheel in lock.wheels:
         if workspace.wheels and (workspace.wheels / wheel.filename).exists():
@@ -104,10 +107,6 @@ def compute(
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
     text("Dockerfile", _dockerfile(workspace, lock, gpus, used, overlays, patched, overrides))
     return dict(sorted(files.items()))
-
-
-def _entry(wheel: WheelPin) -> str:
-    return f"{wheel.name}=={wheel.version} \\\n    --hash=sha256:{wheel.sha256}"
 
 
 def _from_kernels(name: str, lock: Lock, plan: Layers, patched: Patched) -> bool:

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 SUBMODULE = "external/higgs-audio"
 RELEASE = "v0.8.3"
 WHEEL = "vllm-0.8.3-py3-none-any.whl"
-VARIANT, KERNELS = "cuda12.8", "vllm-0.10.2-py3-none-any.whl"
-"""The variant, and the wheel that its kernels come from."""
-CALLS_KERNELS = "vllm/_custom_ops.py"
+VARIANT, KERNELS, CALLS_KERNELS = "cuda12.8", "vllm-0.10.2-py3-none-any.whl", "vllm/_custom_ops.py"
+"""The variant, the wheel that its kernels come from, and what it replaces of the fork."""
 PYTHON = "3.11"
 COMPILED = ("csrc", "cmake", "CMakeLists.txt")
 """Parts that the fork must leave as they are in vLLM."""

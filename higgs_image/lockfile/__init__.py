@@ -11,16 +11,9 @@ from higgs_image.lockfile.hashes import (
     require_consistent,
 )
 from higgs_image.lockfile.load import load
-from higgs_image.lockfile.requirements import requirements, versions
-from higgs_image.lockfile.schema import (
-    Digest,
-    ForkPin,
-    GitUrl,
-    Lock,
-    Sha256,
-    SubmodulePin,
-    WheelPin,
-)
+from higgs_image.lockfile.requirements import requirements, versions, wheel_entry
+from higgs_image.lockfile.schema import ForkPin, Lock, SubmodulePin
+from higgs_image.lockfile.values import Digest, GitUrl, Sha256
 
 __all__ = [
     "Difference",
@@ -31,7 +24,6 @@ __all__ = [
     "Sha256",
     "SubmodulePin",
     "Value",
-    "WheelPin",
     "differences",
     "input_sha256",
     "load",
@@ -41,5 +33,6 @@ __all__ = [
     "require_consistent",
     "requirements",
     "versions",
+    "wheel_entry",
     "write",
 ]

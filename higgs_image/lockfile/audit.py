@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 from higgs_image import http, process
 from higgs_image.errors import AuditError, LockError, UsageError
+from higgs_image.lockfile.requirements import requirements, wheel_entry
 from higgs_image.lockfile.schema import Lock
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
@@ -120,15 +121,33 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
     if not http.is_http(url):
         raise UsageError(f"OSV_URL is not an http or https URL: {url!r}", f"such as {OSV_URL}")
     accepted = _load_accepted(workspace.root / ACCEPTED)
+    reports = [_audit_one(workspace, texts, url, accepted) for texts in _images(lock)]
+    return AuditReport(
+        tuple(dict.fromkeys(x for report in reports for x in report.advisories)),
+        "; ".join(dict.fromkeys(x.unchecked for x in reports if x.unchecked)),
+    )
+
+
+def _images(lock: Lock) -> Iterator[list[str]]:
+    """Yield the requirements of each image; of a variant, those that only it has."""
     python = lock.python
-    files = [python.requirements, python.build, python.installer,
-             *(x.requirements for x in lock.variants)]  # fmt: skip
-    wheels = [lock.wheel, *(x.kernels for x in lock.variants)]
+    files = [lock.file(x).read_text() for x in
+             (python.requirements, python.build, python.installer)]  # fmt: skip
+    yield [*files, wheel_entry(lock.wheel)]
+    default = requirements(files[0])
+    for variant in lock.variants:
+        entries = requirements(lock.file(variant.requirements).read_text())
+        own = [text for name, text in entries.items() if default.get(name) != text]
+        yield ["\n".join(own), wheel_entry(variant.kernels)]
+
+
+def _audit_one(
+    workspace: Workspace, texts: list[str], url: str, accepted: Sequence[Acceptance]
+) -> AuditReport:
     with workspace.scratch("audit") as folder:
-        paths = [lock.file(x) for x in files]
-        for index, wheel in enumerate(wheels):  # a file may not have two versions of a package
-            paths.append(folder / f"wheel-{index}.txt")
-            paths[-1].write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+        paths = [folder / f"{number}.txt" for number in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text)
         done = process.ask(
             "pip-audit", "--format", "json", "--progress-spinner", "off", "--disable-pip",
             "--require-hashes", "--vulnerability-service", "osv",
@@ -138,7 +157,7 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
         )  # fmt: skip
     try:
         packages = json.loads(done.out)["dependencies"]
-        found = dict.fromkeys(x for package in packages for x in _advisories(package, accepted))
+        found = [x for package in packages for x in _advisories(package, accepted)]
         skipped = [str(x["skip_reason"]) for x in packages if "skip_reason" in x]
     except (ValueError, KeyError, TypeError):
         if re.search(r"ConnectionError|Timeout|ServiceError|timed out", done.err):

@@ -13,7 +13,8 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from higgs_image.errors import LockError
 from higgs_image.files import sha256_bytes
 from higgs_image.lockfile.lines import line_of
-from higgs_image.lockfile.schema import REMEDIES, SCHEMA, Lock, LockContent, WheelPin
+from higgs_image.lockfile.schema import SCHEMA, Lock, LockContent, WheelPin
+from higgs_image.lockfile.values import REMEDIES
 
 
 def load(path: Path, variant: str = "") -> Lock:
