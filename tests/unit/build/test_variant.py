@@ -300,6 +300,7 @@ def test_variants_do_not_share_what_a_build_leaves(project: Project) -> None:
     default, variant = project.workspace, variant_of(project)
     contexts = [stages.write_context(x, Overrides()) for x in (default, variant)]
     assert [x.path.name for x in contexts] == ["context", "context-cuda12.8"]
+    assert [(x.path / "layers/vllm/kernels").exists() for x in contexts] == [False, True]
     assert [stages.write_context(x, Overrides()).changed for x in (default, variant)] == [[], []]
     assert [stages.compare_context(x, Overrides()).files for x in (default, variant)] == [[], []]
     assert default.layout("zstd") != variant.layout("zstd")
