@@ -67,7 +67,7 @@ ROWS = [
     ("voices_dir", None, "VOICES", "VOICES", ["/no/such/folder", "/"]),
     ("extra_arguments", None, "", None, ['--seed "1']),
     ("offline", False, "1", True, ["2", "maybe"]),
-    ("warmup_seconds", 180, "0", 0, ["-1", "3601", "1m"]),
+    ("warmup_seconds", None, "0", 0, ["-1", "3601", "1m"]),
     ("drain_seconds", 25, "60", 60, ["-1", "3601", "inf"]),
     ("keep_alive_seconds", 90, "5", 5, ["0", "86401", "75s"]),
     ("generate_port", None, "8888", 8888, ["0", "65536", "http"]),
