@@ -22,6 +22,8 @@ BLACKWELL = ((10, 0), (12, 0))
 """Those that the variant has code for."""
 UNKNOWN_TO_PTXAS = {(10, 3): "sm_103a", (12, 1): "sm_121a"}
 """Those for which Triton 3.4 cannot compile: its ptxas, of CUDA 12.8, does not know the name."""
+CUDA = "12.4"
+"""The oldest CUDA whose drivers run the image's machine code."""
 DRIVERS = {"12.4": "550.54", "12.8": "570.26"}
 """The first driver for a version of CUDA."""
 FLASH_ATTENTION = "VLLM_FLASH_ATTN_VERSION"
@@ -48,7 +50,7 @@ def check(
     used = machine.gpus[:tensor_parallel]
     found: list[StartError] = []
     compiling = [gpu for gpu in used if compiles_attention(gpu, facts, environment)]
-    needed = facts.cuda if compiling else "12.4"
+    needed = facts.cuda if compiling else CUDA
     if machine.cuda < _number(needed):
         what = f" to compile FlashAttention 2 for {compiling[0].name}" if compiling else ""
         unset = f", or unset {FLASH_ATTENTION}" if compiling and chooses_2(environment) else ""
