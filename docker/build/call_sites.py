@@ -146,11 +146,11 @@ def signature(text: str) -> Signature:
         name = declared.split()[-1]
         if name in [x.name for x in parameters]:  # as an operator of vLLM 0.10.2 has
             name += f"_{len(parameters)}"
-        kind = Parameter.KEYWORD_ONLY if by_name else Parameter.POSITIONAL_OR_KEYWORD
-        if name.startswith("*"):
-            by_name = True
-            kind = Parameter.VAR_KEYWORD if name.startswith("**") else Parameter.VAR_POSITIONAL
-        parameters.append(Parameter(name.lstrip("*"), kind, default=default))
+        stars = name.count("*")
+        named = Parameter.KEYWORD_ONLY if by_name else Parameter.POSITIONAL_OR_KEYWORD
+        kind = (named, Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)[stars]
+        by_name = by_name or stars > 0
+        parameters.append(Parameter(name[stars:], kind, default=default))
     return Signature(parameters)
 
 

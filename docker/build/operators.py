@@ -92,7 +92,7 @@ def callees(site: Path) -> tuple[str, dict[str, str]]:
     before = _schemas(torch)
     with tempfile.TemporaryDirectory() as folder:
         driver = Path(folder, DRIVER)
-        stub.make(driver, DRIVER, _driver_functions(libraries))
+        stub.make(driver, DRIVER, driver_functions(libraries))
         ctypes.CDLL(str(driver))  # found by its SONAME when a library asks for it
         for library in libraries:
             torch.ops.load_library(str(library))
@@ -109,7 +109,7 @@ def _schemas(torch: Any) -> dict[str, str]:
     return found
 
 
-def _driver_functions(libraries: list[Path]) -> list[Symbol]:
+def driver_functions(libraries: list[Path]) -> list[Symbol]:
     """Return the functions of the driver that the libraries import."""
     wanted = set()
     for library in libraries:

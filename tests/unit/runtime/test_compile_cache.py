@@ -65,7 +65,7 @@ def test_only_the_drivers_folder_may_be_noexec(
 ) -> None:
     folders = variables(HF_HOME=str(tmp_path))
     monkeypatch.setattr(container, "is_executable", lambda folder: folder.name == "cuda")
-    with pytest.raises(SettingError, match="cannot be loaded from .*/vllm, which is mounted with"):
+    with pytest.raises(SettingError, match=r"cannot be loaded from .*/vllm, which is mounted with"):
         compile_cache.require_executable(folders)
     monkeypatch.setattr(container, "is_executable", lambda folder: folder.name != "cuda")
     compile_cache.require_executable(folders)
