@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from higgs_runtime import device_code, errors
 from higgs_runtime.image import ImageFacts
 from higgs_runtime.nvml import Gpu, GpuMachine
 
-from tests.unit.runtime.conftest import IMAGE
+from tests.support.entrypoint import MakeEntrypoint
+from tests.unit.runtime.conftest import A100_80, IMAGE, RTX_5090
 
 CAPABILITIES = {
     "T4": (7, 5),
@@ -178,3 +182,51 @@ def test_fp8_needs_ada_in_the_variant(
     for error in found:
         assert f"--quantization {method} cannot be used on {name}: " in error.message
         assert "leave the flag out" in error.hint and error.hint.endswith("the tag custom")
+
+
+# --- the whole start
+
+
+@pytest.fixture
+def variant_file(image_file: Path) -> Path:
+    """The file of the image, which is the variant."""
+    facts = json.loads(image_file.read_text())
+    own = {"gpus": sorted(VARIANT.gpus), "variant": VARIANT.variant, "cuda": VARIANT.cuda}
+    image_file.write_text(json.dumps(facts | own))
+    return image_file
+
+
+def test_the_variant_serves_on_blackwell(
+    variant_file: Path, nvml: Path, start: MakeEntrypoint, tmp_path: Path
+) -> None:
+    gpu = {"HIGGS_DEVICE": "gpu", "LD_LIBRARY_PATH": str(nvml), "HF_HOME": str(tmp_path / "hf"),
+           "FAKE_NVML": f"driver=570.1;cuda=12080;{RTX_5090}"}  # fmt: skip
+    run = start("-q", "fp8", **gpu)
+    run.wait_for("higgs: ready")
+    assert "NVIDIA GeForce RTX 5090, 31.8 GiB, driver 570.1" in run.log
+    environment = json.loads(run.ask("/environment")[1])
+    assert environment["HIGGS_WARMUP_SECONDS"] == "600"
+    assert environment["TORCHINDUCTOR_AUTOGRAD_CACHE"] == "0"
+    assert Path(environment["CUDA_CACHE_PATH"]).is_dir()
+    assert environment["CUDA_CACHE_PATH"].startswith(f"{tmp_path}/hf/")
+    assert environment["CUDA_CACHE_MAXSIZE"] == str(1 << 30)
+    own = {"HIGGS_WARMUP_SECONDS": "7", "CUDA_CACHE_MAXSIZE": "8"}
+    run = start(**gpu, **own)
+    run.wait_for("higgs: ready")
+    assert own.items() <= json.loads(run.ask("/environment")[1]).items(), "the user's own values"
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "says"),
+    [
+        (f"driver=565.1;cuda=12070;{RTX_5090}", 11, "12.7, the image needs 12.8 to compile"),
+        (f"driver=570.1;cuda=12080;{A100_80}", 12, "--quantization fp8 cannot be used on NVIDIA A"),
+    ],
+)
+def test_the_variant_refuses(
+    variant_file: Path, nvml: Path, start: MakeEntrypoint, parts: str, code: int, says: str
+) -> None:
+    gpu = {"HIGGS_DEVICE": "gpu", "LD_LIBRARY_PATH": str(nvml), "FAKE_NVML": parts}
+    run = start("--quantization=fp8", **gpu)
+    assert run.end() == code
+    assert says in run.lines[-1] and run.lines[-1].startswith("higgs: ERROR: ")
