@@ -52,9 +52,13 @@ def test_a_use_that_no_longer_fits_is_named(table: Path, monkeypatch: pytest.Mon
     assert operators.check(table) == ["_C::c does not fit its calls: vllm/y.py:2 (missing)"]
 
 
-def test_an_image_without_pytorch_has_nothing_to_check(table: Path) -> None:
+def test_an_image_without_pytorch_has_nothing_to_check(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "callees", lambda site: ("12.8", {}))
+    assert operators.check(table) != []
     (table / "torch").rmdir()
-    assert operators.check(table / "torch") == []
+    assert operators.check(table) == []
 
 
 def test_each_variant_has_its_own_part(table: Path) -> None:
@@ -87,8 +91,8 @@ def test_functions_of_the_driver_are_stubs(gcc: None, tmp_path: Path) -> None:
     """A library that imports them loads, and gets an error from them."""
     source = tmp_path / "kernels.c"
     source.write_text(
-        "int cuMemCreate(void); int cudaMalloc(void); int kernel(void) { return cuMemCreate(); }"
-        "int unused(void) { return cudaMalloc(); } int cudaMalloc(void) { return 0; }"
+        "int cuMemCreate(void); int kernel(void) { return cuMemCreate(); }"
+        "__attribute__((weak)) int cudaMalloc(void); int unused(void) { return cudaMalloc(); }"
     )
     driver, library = tmp_path / operators.DRIVER, tmp_path / "kernels.so"
     flags = ["-shared", "-fPIC", "-w"]
