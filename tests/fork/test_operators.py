@@ -45,7 +45,6 @@ def test_what_differs_is_named(report: pipeline.BuildReport, steps: Path) -> Non
     changed = text.replace("(Tensor! result, Tensor input, Tensor weight, float eps", "(float eps")
     changed = changed.replace('"(out, input, weight, epsilon)"', '"(out, input, epsilon)"')
     changed = changed.replace('"_C::shm_gather" = "of a build for CPUs"\n', "")
-    assert len(text) - len(changed) > 100
     table.write_text(changed)
     code, lines = check(report, steps)
     assert code == 1 and len(lines) == 3
