@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,7 +25,7 @@ TESTS = Path(__file__).parent
 _PERSONAL = (
     "GITHUB_STEP_SUMMARY", "REGISTRY", "IMAGE_NAME", "COMPRESSION", "DEVICE_CLASS", "BASE_IMAGE",
     "EXTRA_CA", "HIGGS_DEBUG", "HIGGS_FAKE_FORK", "HIGGS_STANDIN", "COSIGN_KEY",
-    "COSIGN_PASSWORD", "PYTHONPATH",
+    "COSIGN_PASSWORD", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE",
     "COLUMNS", "FORCE_COLOR", "IMAGEIO_FFMPEG_EXE",
 )  # fmt: skip
 """Variables that a person or a workflow may have set, and that would change what tests see."""
@@ -31,6 +33,8 @@ _PERSONAL = (
 
 def pytest_configure() -> None:
     """Give every machine the same surroundings, before any test or fixture runs."""
+    gc.disable()  # until all tests are collected: they stay
+    sys.dont_write_bytecode = False  # every worker and hundreds of programs read the same modules
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
@@ -55,6 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("real"))
         elif suite == "engine" and item.path.stem in _TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector thousands of tests, which stay to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
