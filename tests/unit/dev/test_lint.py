@@ -9,7 +9,6 @@ import pytest
 from higgs_image.dev import lint
 from higgs_image.errors import ChecksFailedError, UsageError
 
-
 HERE = ["--numprocesses=0"]
 """No workers: their start takes longer than all tests here."""
 
