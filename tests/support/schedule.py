@@ -13,12 +13,13 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = {
     "tests/fork/": "real",
     "tests/gpu/": "real",
-    "tests/engine/release/test_tasks.py": "clone",
+    "tests/engine/release/test_tasks.py": "no-cache",
     "tests/engine/smoke/test_ends.py": "ends",
     "tests/engine/smoke/test_gpu_check.py": "sandbox",
     "tests/engine/test_compose.py": "compose",
     "tests/engine/test_demo.py": "demo",
     "tests/engine/test_generate.py": "generate",
+    "tests/engine/test_no_cache.py": "no-cache",
     "tests/engine/test_rolling.py": "rolling",
     "tests/engine/test_runtime.py": "runtime",
     "tests/engine/test_service.py": "service",
@@ -26,11 +27,12 @@ TOGETHER = {
     "tests/unit/bench/test_truth.py": "bench",
 }
 """How ids begin, and the group that one worker runs: the tests share an image that takes long to
-build, or containers' names, or a processor that does nothing else."""
+build, or containers' names, or a processor that does nothing else; or they build without a
+cache."""
 
 FIRST = (
     *("tests/fork/", "tests/gpu/"),
-    "tests/engine/release/test_tasks.py",
+    *("tests/engine/test_no_cache.py", "tests/engine/release/test_tasks.py"),
     "tests/engine/release/",  # without the base image, which takes half a minute
     *("tests/engine/test_base_image.py", "tests/engine/test_build.py"),
     "tests/engine/test_",
