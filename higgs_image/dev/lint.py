@@ -92,9 +92,7 @@ def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
     return CheckRun(codes)
 
 
-def _run(
-    command: Sequence[str], on_line: Callable[[str], None] | None = None
-) -> process.Completed:
+def _run(command: Sequence[str], on_line: Callable[[str], None] | None = None) -> process.Completed:
     python = [sys.executable, "-m"] if command[0] == "pytest" else []
     return process.run([*python, *command], on_line=on_line)
 
