@@ -1,7 +1,7 @@
 """Compilation as on a GPU, without CUDA graphs, if `HIGGS_CPU_COMPILE` asks for it.
 
-`inductor`: vLLM's level 3, the model's graph split at its attention, each piece compiled. It needs a
-C++ compiler and libcuda.so.1 in the container (compiler.Dockerfile).
+`inductor`: vLLM's level 3, the model's graph split at its attention, and each piece compiled. It
+needs a C++ compiler in the container; compiler.Dockerfile adds it, and the driver's library.
 `dynamo`: the same graph in the same pieces, which PyTorch runs without Inductor.
 
 Without it nothing is compiled (level 0), nor with the server's flag `--enforce-eager`.
