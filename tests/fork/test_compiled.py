@@ -48,11 +48,12 @@ def image(request: pytest.FixtureRequest) -> Iterator[str]:
             pytest.skip(f"no image of the variant {request.param}: --image {request.param}=IMAGE")
         tested = request.getfixturevalue("report").engine
     name = f"higgs-compiler:{os.getpid()}"
-    subprocess.run(
-        ["docker", "buildx", "build", "--builder=default", "--load", "--provenance=false",
-         f"--build-arg=IMAGE={tested}", f"--tag={name}", "-"],
-        input=(PROJECT / "fakes/cpu_device/compiler.Dockerfile").read_bytes(), check=True,
-    )  # fmt: skip
+    command = ["docker", "buildx", "build", "--builder=default", "--load", "--provenance=false",
+               f"--build-arg=IMAGE={tested}", f"--tag={name}", "-"]  # fmt: skip
+    recipe = (PROJECT / "fakes/cpu_device/compiler.Dockerfile").read_bytes()
+    # The engine may still be removing the layers of a run that has just ended.
+    if subprocess.run(command, input=recipe).returncode != 0:
+        subprocess.run(command, input=recipe, check=True)
     yield name
     subprocess.run(["docker", "image", "rm", name], capture_output=True)
 
@@ -124,7 +125,8 @@ def speech(text: str, **fields: object) -> dict[str, object]:
 
 def chat(*modalities: str) -> dict[str, object]:
     messages = [{"role": "user", "content": "Say something nice about the weather of today."}]
-    return {"messages": messages, "modalities": modalities, "max_tokens": 60}
+    fields = {"max_tokens": 60, "ignore_eos": True, "seed": 1}
+    return {"messages": messages, "modalities": modalities, **fields}
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -162,13 +164,6 @@ def test_each_step_is_that_of_the_models_own_code(compiled: Compiled) -> None:
     assert not [step for step in found if not step["cosine"] >= LEAST_COSINE]
     graphs = compiled.running.log().count("Dynamo bytecode transform time")
     assert graphs == 1 + compiled.audio_steps
-
-
-@compiled_with(("inductor", True))
-def test_the_kernels_of_vllm_are_loaded(compiled: Compiled) -> None:
-    """On a GPU no server starts if one of its operators is not what the Python code expects."""
-    loaded = compiled.running.container.output_of("sh", "-c", "cat /proc/[0-9]*/maps")
-    assert loaded and "/vllm/_C.abi3.so" in loaded
 
 
 FIND = ("find", "/root/.cache/higgs-image", "-name", "vllm_compile_cache.py")
