@@ -6,7 +6,7 @@ import json
 
 from higgs_image.build.overrides import Overrides
 from higgs_image.build.patches.apply import Patched
-from higgs_image.labels import LABEL, VARIANT
+from higgs_image.labels import LABEL, ONLY_GPUS, VARIANT
 from higgs_image.lockfile import Lock
 
 
@@ -57,6 +57,7 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) 
         LABEL + "requirements-sha256": lock.python.requirements_sha256,
         LABEL + "patches": " ".join(f"{x['name']}@{x['sha256'][:7]}" for x in patched.patches),
         LABEL + "gpus": " ".join(gpus),
+        ONLY_GPUS: " ".join(overrides.gpus),
     }
     standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
     return standard | {k: v for k, v in own.items() if v} | overrides.labels()

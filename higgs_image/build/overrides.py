@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from higgs_image import variants
 from higgs_image.build.layers import Layers
 from higgs_image.errors import UsageError
 from higgs_image.files import sha256_bytes
@@ -47,8 +48,8 @@ class Overrides:
     @property
     def mark(self) -> str:
         """End of the tag: GPUs as in `-sm89`, then `-dev-` and digits that stand for the rest."""
-        gpus = "".join(f"-sm{gpu.replace('.', '')}" for gpu in self.gpus)
         what = repr((self.base_image, sorted(self.labels().items())))
+        gpus = variants.gpus_suffix(self.gpus)
         return gpus + (f"-dev-{sha256_bytes(what.encode())[:7]}" if self.labels() else "")
 
     def gpus_of(self, plan: Layers) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import msgspec
 
+from higgs_image import variants
+
 
 def _matching(pattern: str, remedy: str) -> msgspec.Meta:
     """Return a rule for a string. Values reach files and commands: none holds a line break."""
@@ -48,7 +50,7 @@ AptLine = Annotated[
     ),
 ]
 VariantName = Annotated[
-    str, _matching(r"^[a-z][a-z0-9.]*\Z", "use lower-case letters, digits and dots, as in cuda12.8")
+    str, _matching(rf"^{variants.PATTERN}\Z", "write a name and a version, such as cuda12.8")
 ]
 Word = Annotated[str, _matching(r"^\w[\w.+!-]*\Z", "use letters, digits and any of . _ + ! - only")]
 HubName = Annotated[str, _matching(r"^[\w.-]+/[\w.-]+\Z", "write owner/name")]

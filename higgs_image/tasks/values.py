@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from higgs_image import variants
 from higgs_image.errors import UsageError
 
 Read = Callable[[str], object]
@@ -210,7 +211,7 @@ VALUES: dict[str, Value] = {
     "to": Value(IMAGE.expected, IMAGE.read, blank=True),
     "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
     "variant": Value(
-        "the name of a variant, such as cuda12.8", matching(r"[a-z][a-z0-9.]*", "").read, blank=True
+        "the name of a variant, such as cuda12.8", matching(variants.PATTERN, "").read, blank=True
     ),
     "without": matching(r"[\w-]+", "the name of a patch"),
 }
