@@ -177,6 +177,15 @@ def test_the_real_files_have_the_same_variants() -> None:
     }  # fmt: skip
 
 
+def test_a_variant_is_not_compared_with_the_default_images_plain_build(project: Project) -> None:
+    path = project.workspace.layers_file
+    path.write_text(path.read_text() + "\n[plain]\ngzip_mb = 90\nzstd_mb = 80\n")
+    plan = layers.load(path)
+    assert plan.plain and plan.plain_of("") == plan.plain
+    assert [plan.plain_of(x) for x in (NAME, "gone")] == [None, None]
+    assert layers.load(path, NAME).plain is None
+
+
 def test_a_variant_has_its_own_budgets(project: Project) -> None:
     plan = layers.load(project.workspace.layers_file)
     built = Image("sha256:1", "sha256:2", (ImageLayer("torch", "sha256:3", 18_000_000),), {})
