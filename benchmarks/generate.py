@@ -6,7 +6,8 @@ The speech server is a stand-in that paces sound exactly. It is asked directly, 
 through the service (which passes /v1/audio/speech on, and answers /generate), in turn on the same
 machine and in one run. Needs nginx (Debian: nginx-light), which is installed if that is possible.
 
-- Added first-byte time: the median over single requests, less that of the server alone.
+- Added first-byte time: the median over single requests, less that of the server alone; on a
+  connection that is kept, as clients with a pool have it, and on a new one for each request.
 - Streams at once: errors, underruns (a listener who has 0.2 s of sound before he starts plays
   without a gap), and memory for each stream: growth of the proxy's resident memory by streams.
 """
@@ -26,12 +27,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import uvloop
 
+from benchmarks.stream_listener import BYTES_PER_SECOND, Listener, Target, listen
 from higgs_image import table
 from higgs_image.smoke.unpacked import free_port
 from higgs_image.workspace import PROJECT
@@ -39,8 +40,6 @@ from tests.support import debian
 from tests.support.paced_server import Pace, Plan
 from tests.support.paced_server import running as paced_server
 
-BYTES_PER_SECOND = 48_000
-PREBUFFER_SECONDS = 0.2
 SINGLE = Pace(first_s=0.02, seconds=0.2, chunk_s=0.1)
 MANY = Pace(first_s=0.5, seconds=8.0, chunk_s=0.2, speed=1.0)
 SPEECH = {"model": "paced", "voice": "belinda", "input": "Hello there.", "response_format": "pcm"}
@@ -73,90 +72,23 @@ http {{
 """
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is asked: a name, where, how, and whose memory counts."""
-
-    name: str
-    port: int
-    path: str
-    body: dict[str, Any]
-    process: int | None = None
-
-
-@dataclass
-class Listener(asyncio.Protocol):
-    """One stream, as a player hears it."""
-
-    ended: asyncio.Future[None]
-    request: bytes
-    sent: float = 0.0
-    first: float = 0.0
-    size: int = 0
-    late: float = 0.0
-    status: bytes = b""
-    complete: bool = False
-    head: bytes = field(default=b"", repr=False)
-    tail: bytes = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.sent = time.perf_counter()
-        cast(asyncio.Transport, transport).write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        now = time.perf_counter()
-        if not self.status:
-            self.head += data
-            head, found, data = self.head.partition(b"\r\n\r\n")
-            if not found:
-                return
-            self.status = head[9:12]
-        if data and not self.first:
-            self.first = now
-        if self.first:
-            played = now - self.first - PREBUFFER_SECONDS
-            self.late = max(self.late, played - self.size / BYTES_PER_SECOND)
-        self.size += len(data)
-        self.tail = (self.tail + data[-7:])[-7:]
-        self.complete = self.tail == b"\r\n0\r\n\r\n"
-        if self.complete and not self.ended.done():
-            self.ended.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-
-async def listen(target: Target) -> Listener:
-    """Ask for one stream and hear it to its end."""
-    body = json.dumps(target.body).encode()
-    request = (
-        f"POST {target.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    ).encode() + body
-    loop = asyncio.get_running_loop()
-    transport, listener = await loop.create_connection(
-        lambda: Listener(loop.create_future(), request), "127.0.0.1", target.port
-    )
-    try:
-        async with asyncio.timeout(120):
-            await listener.ended
-    finally:
-        transport.close()
-    return listener
-
-
-async def first_bytes(targets: list[Target], requests: int) -> dict[str, list[float]]:
+async def first_bytes(
+    targets: list[Target], requests: int, *, keep: bool
+) -> dict[str, list[float]]:
     """Return the times to the first byte in ms; the targets are asked in turn."""
     found: dict[str, list[float]] = {target.name: [] for target in targets}
+    kept: dict[str, Listener] = {}
     for number in range(requests + 10):
         for target in targets:
-            heard = await listen(target)
+            heard = await listen(target, kept.get(target.name), keep=keep)
             if heard.status != b"200":
                 raise RuntimeError(f"{target.name} answered {heard.status!r}")
+            if keep:
+                kept[target.name] = heard
             if number >= 10:  # the first ones open connections
                 found[target.name].append(1000 * (heard.first - heard.sent))
+    for listener in kept.values():
+        listener.close()
     return found
 
 
@@ -270,18 +202,21 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    singles = []
     with targets(SINGLE) as asked:
-        times = uvloop.run(first_bytes(asked, given.requests))
-    base = statistics.median(times["server"])
-    singles = [
-        {
-            "name": name,
-            "p50_ms": round(statistics.median(x), 2),
-            "p95_ms": round(sorted(x)[int(len(x) * 0.95)], 2),
-            "added_p50_ms": round(statistics.median(x) - base, 2),
-        }
-        for name, x in times.items()
-    ]
+        for keep in (True, False):
+            times = uvloop.run(first_bytes(asked, given.requests, keep=keep))
+            base = statistics.median(times["server"])
+            singles += [
+                {
+                    "name": name,
+                    "connection": "kept" if keep else "new",
+                    "p50_ms": round(statistics.median(x), 2),
+                    "p95_ms": round(sorted(x)[int(len(x) * 0.95)], 2),
+                    "added_p50_ms": round(statistics.median(x) - base, 2),
+                }
+                for name, x in times.items()
+            ]
     loads = []
     with targets(MANY) as asked:
         for target in asked:

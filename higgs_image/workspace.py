@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from higgs_image import process
+from higgs_image import process, variants
 from higgs_image.errors import BusyError, DiskFullError
 from higgs_image.files import write_atomically
 
@@ -35,6 +35,7 @@ class Workspace:
         wheels: local wheels that are preferred to the package index (their hashes must match).
         root: the project's folder: templates and recipe.
         disk_gb: free disk that a cold build of this product needs; None: of the real image.
+        variant: which of the product's images is meant; empty for the default one.
     """
 
     build: Path
@@ -43,6 +44,7 @@ class Workspace:
     wheels: Path | None = None
     root: Path = PROJECT
     disk_gb: float | None = None
+    variant: str = ""
 
     @classmethod
     def default(cls) -> Workspace:
@@ -57,11 +59,15 @@ class Workspace:
     @property
     def context(self) -> Path:
         """The rendered build context with the Dockerfile."""
-        return self.build / "context"
+        return self.build / f"context{variants.suffix(self.variant)}"
 
     def layout(self, compression: str) -> Path:
-        """The OCI layout that a build leaves behind, one per compression."""
-        return self.build / f"oci-{compression}"
+        """The OCI layout that a build leaves behind, one per compression and variant."""
+        return self.build / f"oci-{self.product(compression)}"
+
+    def product(self, compression: str) -> str:
+        """The name, below build/, of what a build leaves behind: state, log, provenance."""
+        return compression + variants.suffix(self.variant)
 
     @contextmanager
     def exclusive(self, name: str, timeout: float = 900) -> Iterator[None]:

@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -91,34 +92,39 @@ def lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
+def install(layer: Path, uv: Path, requirements: Path, *options: str | Path) -> None:
+    """Install locked requirements; a layer may bring wheels for them."""
+    command = [
+        uv, "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes",
+        "--no-cache", "--link-mode", "hardlink", "--requirement", requirements,
+        "--build-constraints", Path(__file__).with_name("constraints.txt"), *options,
+    ]  # fmt: skip
+    if (layer / "wheels").is_dir():
+        command += ["--find-links", layer / "wheels"]
+    subprocess.run(command, check=True)
+
+
 def packages(layer: Path, site: Path, uv: Path) -> None:
     """Install a layer's locked packages; remove, stub and strip what its lists name.
 
     Args:
         layer: folder with requirements.txt, and optionally remove.txt, stub.txt, strip.txt,
-            links.txt (patterns relative to `site`; links as `NAME PATTERN`), gpus.txt and wheels/.
+            links.txt (patterns relative to `site`; links as `NAME PATTERN`), gpus.txt, kernels/ and
+            wheels/.
         site: the environment's site-packages.
         uv: the installer.
     """
-    command = [
-        uv, "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes",
-        "--no-cache", "--link-mode", "hardlink", "--requirement", layer / "requirements.txt",
-        "--build-constraints", Path(__file__).with_name("constraints.txt"),
-    ]  # fmt: skip
-    if (layer / "wheels").is_dir():
-        command += ["--find-links", layer / "wheels"]
-    subprocess.run(command, check=True)
+    install(layer, uv, layer / "requirements.txt")
     for note in site.glob("*.dist-info/uv_cache.json"):  # the date of a wheel from a local folder
         record = note.with_name("RECORD")
         kept = [x for x in record.read_text().splitlines(True) if f"/{note.name}," not in x]
         record.write_text("".join(kept))
         note.unlink()
+    if kernels := lines(layer / "kernels" / "files.txt"):
+        take_kernels(layer, site, uv, kernels)
     for pattern in lines(layer / "remove.txt"):
         for path in matching(site, pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)  # its folder may have been removed already
+            remove(path)
     for pattern in lines(layer / "stub.txt"):
         for path in matching(site, pattern):
             size, functions = path.stat().st_size, stub.replace(path)
@@ -131,6 +137,29 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
     for line in lines(layer / "links.txt"):
         name, pattern = line.split()
         Path("/usr/local/bin", name).symlink_to(matching(site, pattern)[0])
+
+
+def take_kernels(layer: Path, site: Path, uv: Path, patterns: list[str]) -> None:
+    """Let files and folders come from the wheel of other kernels, and from nowhere else."""
+    with tempfile.TemporaryDirectory(dir=site) as folder:
+        other = Path(folder)
+        install(layer, uv, layer / "kernels" / "requirements.txt", "--target", other)
+        for pattern in patterns:
+            for path in site.glob(pattern):
+                remove(path)
+            for path in matching(other, pattern):
+                goal = site / path.relative_to(other)
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(goal)
+                print(f"kernels: {path.relative_to(other)}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, which may be gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def cut_device_code(site: Path, gpus: list[str]) -> None:

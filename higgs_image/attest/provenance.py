@@ -43,7 +43,7 @@ def predicate(built: BuiltImage, lock: Lock, invocation: str) -> dict[str, Any]:
         _git(lock.fork.url, lock.fork.commit, "fork"),
         _git(lock.submodule.url, lock.submodule.commit, "submodule"),
         _base(built.image.labels),
-        {"name": lock.wheel.filename, "digest": {"sha256": lock.wheel.sha256}},
+        *({"name": x.filename, "digest": {"sha256": x.sha256}} for x in lock.wheels),
         {"name": lock.python.requirements, "digest": {"sha256": lock.python.requirements_sha256}},
     ]
     return {
@@ -51,6 +51,7 @@ def predicate(built: BuiltImage, lock: Lock, invocation: str) -> dict[str, Any]:
             "buildType": BUILD_TYPE,
             "externalParameters": {
                 "lock": {"sha256": lock.sha256},
+                "variant": lock.variant,
                 "compression": built.compression,
                 "overrides": overrides,
             },
@@ -95,9 +96,8 @@ def disagreements(document: dict[str, Any], lock: Lock) -> list[str]:
         "fork": lock.fork.commit,
         "submodule": lock.submodule.commit,
         "base image": lock.base.digest.removeprefix("sha256:"),
-        lock.wheel.filename: lock.wheel.sha256,
         lock.python.requirements: lock.python.requirements_sha256,
-    }
+    } | {wheel.filename: wheel.sha256 for wheel in lock.wheels}
     found += [
         f"{name} is {', '.join(sorted(digests.get(name, {'missing'})))}, locked is {value}"
         for name, value in wanted.items()
@@ -119,7 +119,8 @@ def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
     entries = requirements(lock.file(lock.python.requirements).read_text())
     locked = {name: {line.split("==")[1].split()[0].strip() for line in _pins(text)}
               for name, text in entries.items()}  # fmt: skip
-    locked[canonicalize_name(lock.wheel.name)] = {lock.wheel.version}
+    wheels = [(canonicalize_name(x.name), x.version) for x in lock.wheels]
+    locked |= {name: {", ".join(sorted(v for n, v in wheels if n == name))} for name, _ in wheels}
     there = {x.removeprefix("pypi "): v for x, v in found.items() if x.startswith("pypi ")}
     return [
         f"{name}: in the image {there.get(name, 'absent')}, "

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 
 from higgs_image.attest import layer_files
 from higgs_image.errors import BuildError
-from higgs_image.labels import LABEL
+from higgs_image.labels import LABEL, VARIANT
 from higgs_image.oci import layout
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ def _from_labels(labels: Mapping[str, str]) -> list[Package]:
         if commit:
             kind = "github" if repository else "generic"
             found.append(Package(kind, repository[1] if repository else name, commit))
+    if kernels := labels.get(LABEL + "kernels"):
+        name, _, version = kernels.partition(" ")
+        found.append(Package("pypi", canonicalize_name(name), version))
     return found
 
 
@@ -163,7 +166,7 @@ def make(root: Path, image: layout.Image, name: str) -> bytes:
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=image.digest[7:])],
         properties=[
             Property(name=name, value=image.labels[name])
-            for name in (LABEL + "lock-sha256", LABEL + "gpus")
+            for name in (LABEL + "lock-sha256", VARIANT, LABEL + "gpus")
             if name in image.labels
         ],
     )  # fmt: skip
@@ -209,10 +212,11 @@ def _component(package: Package, release: str) -> Component:
 
 
 def versions(data: bytes) -> dict[str, str]:
-    """Return name (with its kind) to version of everything in an SBOM."""
+    """Return name (with its kind) to version of everything in an SBOM; several with commas."""
     document: dict[str, Any] = json.loads(data)
-    found = {}
+    found: dict[str, set[str]] = {}
     for component in document["components"]:
         kind = re.match(r"pkg:(\w+)/", component.get("purl", ""))
-        found[f"{kind[1] if kind else 'generic'} {component['name']}"] = str(component["version"])
-    return found
+        name = f"{kind[1] if kind else 'generic'} {component['name']}"
+        found.setdefault(name, set()).add(str(component["version"]))
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from higgs_image.build.layers import Layers
+from higgs_image.build.layers import WHEEL, Layers
 from higgs_image.errors import BudgetError
 from higgs_image.oci.layout import MB, Image
 
@@ -14,9 +14,8 @@ def check_compressed(image: Image, layers: Layers, compression: str) -> None:
         BudgetError: naming everything that is too large, with both figures.
     """
     budget = layers.budget
-    limits = {layer.name: layer.budget_mb for layer in layers.layer} | {
-        "vllm": layers.wheel.budget_mb
-    }
+    limits = {layer.name: layer.budget_mb for layer in layers.layer}
+    limits[WHEEL] = layers.wheel.budget_mb
     over = [
         f"layer {layer.name} has {layer.size / MB:.0f} MB, its budget is {limits[layer.name]:.0f}"
         for layer in image.layers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from higgs_image import checkout, lockfile, process
@@ -45,7 +46,7 @@ def require_compression(compression: str) -> None:
 
 
 def tag_of(locked: Lock, compression: str, overrides: Overrides) -> str:
-    """Return the immutable tag: date, fork, lock; then the variant and what was overridden."""
+    """Return the immutable tag: the lock's, then the compression and what was overridden."""
     require_compression(compression)
     return locked.tag + COMPRESSIONS[compression] + overrides.mark
 
@@ -77,13 +78,13 @@ def build(
     tag = tag_of(locked, compression, overrides)
     written = context.write(workspace, locked, prepared.files)
     watch.lap("render")
-    target = workspace.layout(compression)
+    target, product = workspace.layout(compression), workspace.product(compression)
     key = sha256_bytes(f"{written.sha256} {compression} {locked.fork.epoch}".encode())
-    with workspace.exclusive(f"build-{compression}"):
+    with workspace.exclusive(f"build-{product}"):
         found = checkout.inspect(workspace.root)
-        state = workspace.read_state(f"build-{compression}")
+        state = workspace.read_state(f"build-{product}")
         recorded = _recorded_checkout(state)
-        provenance = workspace.build / f"provenance-{compression}.json"
+        provenance = workspace.build / f"provenance-{product}.json"
         # What an unclean work tree built is built again once it is clean.
         usable = (
             not no_cache
@@ -109,7 +110,7 @@ def build(
             state = {"key": key, "digest": image.digest, "tag": tag, "commit": found.commit,
                      "clean": found.clean, "url": found.url,
                      "provenance": sha256_bytes(statement)}  # fmt: skip
-            workspace.write_state(f"build-{compression}", state)
+            workspace.write_state(f"build-{product}", state)
         layout.keep_only(target, image, tag)
     watch.lap("build")
     budget.check_compressed(image, prepared.layers, compression)
@@ -135,13 +136,29 @@ def _recorded_checkout(state: Mapping[str, Any]) -> Checkout:
 
 def current(workspace: Workspace, compression: str, key: str | None = None) -> Image | None:
     """Return the image of the last finished build if it is whole, and made from `key` if given."""
-    state = workspace.read_state(f"build-{compression}")
+    state = workspace.read_state(f"build-{workspace.product(compression)}")
     if "digest" not in state or (key is not None and state.get("key") != key):
         return None
     try:
         return layout.read(workspace.layout(compression), str(state["digest"]))
     except BuildError:
         return None
+
+
+def last_built(workspace: Workspace) -> tuple[Workspace, str] | None:
+    """Return the workspace and compression of the newest build, of any variant; None without one.
+
+    Raises:
+        LockError: versions.lock, which names the variants, cannot be read.
+    """
+    names = ["", *(x.name for x in lockfile.load(workspace.lock_file).variants)]
+    places = [(replace(workspace, variant=name), x) for name in names for x in COMPRESSIONS]
+    dates = {
+        file.stat().st_mtime: (place, compression)
+        for place, compression in places
+        if (file := place.build / "state" / f"build-{place.product(compression)}.json").is_file()
+    }
+    return dates[max(dates)] if dates else None
 
 
 def _buildx(
@@ -163,7 +180,7 @@ def _buildx(
     digest = buildkit.build(
         arguments,
         workspace.context,
-        workspace.build / "logs" / f"build-{compression}.log",
+        workspace.build / "logs" / f"build-{workspace.product(compression)}.log",
         workspace.build / "state" / "buildx.json",
         provenance=True,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -13,6 +13,9 @@ from higgs_image.errors import LockError
 
 Gpu = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]?\.[0-9]$")]
 """A compute capability, such as 8.9."""
+
+Cuda = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+"""A version of CUDA, such as 12.4."""
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]*$")]
 
@@ -39,6 +42,10 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stub: list[str] = []
     strip: list[str] = []
     links: dict[str, str] = {}
+
+
+WHEEL = "vllm"
+"""Name of the layer of the vllm wheel."""
 
 
 class WheelLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +77,34 @@ class PlainBuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.gzip_mb if compression == "gzip" else self.zstd_mb
 
 
+class LayerChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a variant changes in a layer.
+
+    Attributes:
+        budget_mb: takes the place of the layer's.
+        remove: more patterns below site-packages that are deleted.
+    """
+
+    budget_mb: float
+    remove: list[str] = []
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a variant changes. The attributes are those of `Layers`, and take their place.
+
+    Attributes:
+        layer: by name; `vllm` is the layer of the wheel.
+        kernels: files and folders below site-packages that the variant's kernels bring.
+    """
+
+    cuda: Cuda
+    gpus: list[Gpu]
+    kernels: list[str]
+    budget: Budget
+    layer: dict[str, LayerChange] = {}
+    plain: PlainBuild | None = None
+
+
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The decoded docker/layers.toml.
 
@@ -77,25 +112,67 @@ class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         layer: layers of Python packages, in their order.
         wheel: the layer of the vllm wheel.
         budget: of the whole image.
+        cuda: version for which PyTorch is built, and that a driver needs.
         gpus: compute capabilities that libraries keep code for; none: they keep all.
         plain: what the image's size is compared with; None: with nothing.
+        variant: what the image's variants change, by name.
+        kernels: patterns of what comes from another wheel than `wheel`; none in the default image.
     """
 
     layer: list[Layer]
     wheel: WheelLayer
     budget: Budget
+    cuda: Cuda
     gpus: list[Gpu] = []
     plain: PlainBuild | None = None
+    variant: dict[str, Variant] = {}
+    kernels: list[str] = []
+
+    def for_variant(self, name: str) -> Layers:
+        """Return the layers of a variant; the empty name is the default image's.
+
+        Raises:
+            LockError: there is no such variant, or it changes a layer that does not exist.
+        """
+        if not name:
+            return self
+        chosen = self.variant.get(name)
+        names = {layer.name for layer in self.layer} | {WHEEL}
+        if chosen is None or (unknown := sorted(chosen.layer.keys() - names)):
+            what = f"variant {name}" if chosen is None else f"layer {unknown[0]} of variant {name}"
+            raise LockError(
+                f"docker/layers.toml: there is no {what}", "add it, or correct the name"
+            )
+        return msgspec.structs.replace(
+            self,
+            layer=[_changed(layer, chosen.layer.get(layer.name)) for layer in self.layer],
+            wheel=_changed(self.wheel, chosen.layer.get(WHEEL)),
+            **{key: getattr(chosen, key) for key in ("budget", "cuda", "gpus", "plain", "kernels")},
+        )
 
 
-def load(path: Path) -> Layers:
+_AnyLayer = TypeVar("_AnyLayer", bound=Layer | WheelLayer)
+
+
+def _changed(layer: _AnyLayer, change: LayerChange | None) -> _AnyLayer:
+    if change:
+        patterns = [*layer.remove, *change.remove]
+        return msgspec.structs.replace(layer, budget_mb=change.budget_mb, remove=patterns)
+    return layer
+
+
+def load(path: Path, variant: str = "") -> Layers:
     """Read docker/layers.toml, strictly.
+
+    Args:
+        path: the file.
+        variant: which image is built from it; empty for the default one.
 
     Raises:
         LockError: it is missing or malformed.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Layers)
+        return msgspec.convert(tomllib.loads(path.read_text()), Layers).for_variant(variant)
     except FileNotFoundError:
         raise LockError(f"{path} does not exist", "restore it from git") from None
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

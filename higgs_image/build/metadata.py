@@ -6,14 +6,18 @@ import json
 
 from higgs_image.build.overrides import Overrides
 from higgs_image.build.patches.apply import Patched
-from higgs_image.labels import LABEL
+from higgs_image.labels import LABEL, ONLY_GPUS, VARIANT
 from higgs_image.lockfile import Lock
 
 
-def image_json(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) -> str:
+def image_json(
+    lock: Lock, cuda: str, patched: Patched, overrides: Overrides, gpus: list[str]
+) -> str:
     """Return what the image knows about itself at run time: weights, patches, GPUs, origin."""
     facts = {
         "tag": lock.tag + overrides.mark,
+        "variant": lock.variant,
+        "cuda": cuda,
         "lock_sha256": lock.sha256,
         "fork": {"url": lock.fork.url, "commit": lock.fork.commit},
         "weights": {x.role: {"repo": x.repo, "revision": x.revision} for x in lock.weights},
@@ -47,9 +51,13 @@ def labels(lock: Lock, patched: Patched, overrides: Overrides, gpus: list[str]) 
         LABEL + "vllm-base": f"{lock.vllm.ref} {lock.vllm.commit}",
         LABEL + "submodule": f"{lock.submodule.url} {lock.submodule.commit}",
         LABEL + "wheel-sha256": lock.wheel.sha256,
+        VARIANT: lock.variant,
+        LABEL + "kernels": f"{x.name} {x.version}" if (x := lock.kernels) else "",
+        LABEL + "kernels-sha256": lock.kernels.sha256 if lock.kernels else "",
         LABEL + "requirements-sha256": lock.python.requirements_sha256,
         LABEL + "patches": " ".join(f"{x['name']}@{x['sha256'][:7]}" for x in patched.patches),
         LABEL + "gpus": " ".join(gpus),
+        ONLY_GPUS: " ".join(overrides.gpus),
     }
     standard = {f"org.opencontainers.image.{k}": v for k, v in oci.items() if v}
     return standard | {k: v for k, v in own.items() if v} | overrides.labels()

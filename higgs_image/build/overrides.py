@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from higgs_image import variants
+from higgs_image.build.layers import Layers
 from higgs_image.errors import UsageError
 from higgs_image.files import sha256_bytes
 from higgs_image.labels import LABEL
@@ -47,22 +48,24 @@ class Overrides:
     @property
     def mark(self) -> str:
         """End of the tag: GPUs as in `-sm89`, then `-dev-` and digits that stand for the rest."""
-        gpus = "".join(f"-sm{gpu.replace('.', '')}" for gpu in self.gpus)
         what = repr((self.base_image, sorted(self.labels().items())))
+        gpus = variants.gpus_suffix(self.gpus)
         return gpus + (f"-dev-{sha256_bytes(what.encode())[:7]}" if self.labels() else "")
 
-    def gpus_of(self, supported: Sequence[str]) -> list[str]:
+    def gpus_of(self, plan: Layers) -> list[str]:
         """Return the GPUs that the image has code for.
 
         Raises:
             UsageError: one of them is not supported.
         """
-        if unknown := [gpu for gpu in self.gpus if gpu not in supported]:
+        if unknown := [gpu for gpu in self.gpus if gpu not in plan.gpus]:
+            others = [name for name, x in plan.variant.items() if unknown[0] in x.gpus]
             raise UsageError(
                 f"--gpus {unknown[0]}: the image does not support this compute capability",
-                f"use one or more of {', '.join(supported)} (gpus in docker/layers.toml)",
+                f"use one or more of {', '.join(plan.gpus)} (gpus in docker/layers.toml)"
+                + (f"; --variant {others[0]} has it" if others else ""),
             )
-        return list(self.gpus or supported)
+        return list(self.gpus or plan.gpus)
 
     def labels(self) -> dict[str, str]:
         """Return the labels that record the overrides in the image."""

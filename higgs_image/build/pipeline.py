@@ -135,12 +135,13 @@ def plan(request: BuildRequest) -> BuildPlan:
     workspace, target = request.workspace, _target(request)
     locked = lockfile.load(workspace.lock_file)
     lockfile.require_consistent(locked, workspace.root)
+    locked = locked.for_variant(workspace.variant)
     model.load_locked(locked, request.overrides.without)
     tag = image.tag_of(locked, request.compression, request.overrides)
-    request.overrides.gpus_of(layers.load(workspace.layers_file).gpus)
+    request.overrides.gpus_of(layers.load(workspace.layers_file, workspace.variant))
     base = request.overrides.base_image or locked.base.reference
     sources = "is verified" if (workspace.source / "fork").exists() else "is fetched"
-    last = workspace.read_state(f"build-{request.compression}")
+    last = workspace.read_state(f"build-{workspace.product(request.compression)}")
     current = last.get("tag") == tag and not request.no_cache
     steps = [
         f"source  {locked.fork.url} at {locked.fork.commit[:7]} {sources}",
@@ -186,7 +187,7 @@ def run(
         size = image.unpacked_bytes(engine)
         unpacked = size / MB if size else None
         seconds["load"] = round(time.monotonic() - started, 3)
-    plan = layers.load(workspace.layers_file)
+    plan = layers.load(workspace.layers_file, workspace.variant)
     if unpacked:
         budget.check_unpacked(unpacked, plan)
     return BuildReport(

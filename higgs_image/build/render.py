@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import stat
 import traceback
+from pathlib import PurePosixPath
 
 from higgs_image import lockfile
 from higgs_image.build import layers, metadata
 from higgs_image.build.context import Files
+from higgs_image.build.layers import Layers
 from higgs_image.build.overrides import Overrides
 from higgs_image.build.patches.apply import Patched
 from higgs_image.build.source import Source
@@ -22,8 +24,8 @@ def compute(
     workspace: Workspace, lock: Lock, source: Source, patched: Patched, overrides: Overrides
 ) -> Files:
     """Return every file of the context. Reads only; the same inputs give the same bytes."""
-    plan = layers.load(workspace.layers_file)
-    gpus = overrides.gpus_of(plan.gpus)
+    plan = layers.load(workspace.layers_file, lock.variant)
+    gpus = overrides.gpus_of(plan)
     locked = lockfile.requirements(lock.file(lock.python.requirements).read_text())
     spread = layers.distribute(locked, plan.layer)
     files: Files = {}
@@ -50,13 +52,17 @@ def compute(
                 f"layers/{layer.name}/links.txt",
                 "".join(f"{name} {pattern}\n" for name, pattern in layer.links.items()),
             )
-    wheel = lock.wheel
-    package_layer(
-        plan.wheel, "vllm", [f"{wheel.name}=={wheel.version} \\\n    --hash=sha256:{wheel.sha256}"]
-    )
-    if workspace.wheels and (workspace.wheels / wheel.filename).exists():
-        data = (workspace.wheels / wheel.filename).read_bytes()
-        files[f"layers/vllm/wheels/{wheel.filename}"] = (data, 0o644)
+    package_layer(plan.wheel, layers.WHEEL, [lockfile.wheel_entry(lock.wheel)])
+    if lock.kernels:
+        text(
+            f"layers/{layers.WHEEL}/kernels/requirements.txt",
+            lockfile.wheel_entry(lock.kernels) + "\n",
+        )
+        text(f"layers/{layers.WHEEL}/kernels/files.txt", "\n".join(plan.kernels) + "\n")
+    for wheel in lock.wheels:
+        if workspace.wheels and (workspace.wheels / wheel.filename).exists():
+            data = (workspace.wheels / wheel.filename).read_bytes()
+            files[f"layers/{layers.WHEEL}/wheels/{wheel.filename}"] = (data, 0o644)
     site = f"opt/venv/lib/python{lock.python.version}/site-packages"
     for package, folder in (("vllm", source.fork), ("boson_multimodal", source.submodule)):
         paths = files_below(folder / package)
@@ -74,6 +80,8 @@ def compute(
             kind = "code" if path.suffix == ".py" else "assets"
             mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
             name = path.relative_to(folder).as_posix()
+            if _from_kernels(name, lock, plan, patched):
+                continue
             data = patched.files[name] if name in patched.files else path.read_bytes()
             files[f"layers/{kind}/{site}/{name}"] = (data, mode)
     for name, data in patched.files.items():
@@ -85,7 +93,7 @@ def compute(
             files[name] = (path.read_bytes(), 0o644)
     text(
         "layers/code/usr/share/higgs-image/image.json",
-        metadata.image_json(lock, patched, overrides, gpus),
+        metadata.image_json(lock, plan.cuda, patched, overrides, gpus),
     )
     for name in ("LICENSE", "NOTICE"):
         text(f"layers/code/usr/share/doc/higgs-image/{name}", (workspace.root / name).read_text())
@@ -99,6 +107,25 @@ def compute(
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]
     text("Dockerfile", _dockerfile(workspace, lock, gpus, used, overlays, patched, overrides))
     return dict(sorted(files.items()))
+
+
+def _from_kernels(name: str, lock: Lock, plan: Layers, patched: Patched) -> bool:
+    """Tell whether a file of the fork gives way to the one of the kernels' wheel.
+
+    Raises:
+        SourceError: the fork or a patch may have changed it.
+    """
+    path = PurePosixPath(name)
+    if not any(x.match(pattern) for x in (path, *path.parents) for pattern in plan.kernels):
+        return False
+    unchanged = lock.kernels.unchanged if lock.kernels else {}
+    if name in patched.files or not any(x.as_posix() in unchanged for x in (path, *path.parents)):
+        raise SourceError(
+            f"{name} of the fork would be replaced by the one of the kernels of {lock.variant}",
+            "prove that the fork leaves it as it is, in variant.kernels.unchanged of "
+            "versions.lock; it cannot be patched",
+        )
+    return True
 
 
 def _dockerfile(
@@ -120,7 +147,9 @@ def _dockerfile(
         autoescape=False,  # noqa: S701 (a Dockerfile is not HTML)
     )
     environment.filters["quoted"] = _quoted
-    wheel = {"name": "vllm", "reason": f"The wheel of {lock.wheel.requirement}, with its kernels."}
+    kernels = f"the kernels of {lock.kernels.requirement}" if lock.kernels else "its kernels"
+    reason = f"The wheel of {lock.wheel.requirement}, with {kernels}."
+    wheel = {"name": layers.WHEEL, "reason": reason}
     try:
         return environment.get_template("Dockerfile.j2").render(
             base=overrides.base_image or lock.base.reference,

@@ -178,6 +178,16 @@ def _recorded_url(repo: Repo, path: str) -> str:
 def _check_kernels(fork: Path, lock: Lock) -> None:
     """Prove that the fork compiles nothing that the prebuilt wheel does not hold."""
     ids = git_tree_ids(fork, {lock.submodule.path: lock.submodule.commit})
+    kernels = lock.kernels
+    replaced = kernels.unchanged if kernels else {}
+    if lost := [name for name, tree in replaced.items() if ids.get(name) != tree]:
+        raise KernelsChangedError(
+            f"the fork at {lock.fork.commit[:7]} changes {', '.join(lost)} against "
+            f"{lock.vllm.ref}: the variant {lock.variant} takes what calls the kernels from "
+            f"{kernels.filename if kernels else ''}, and the change would be lost",
+            "pin a commit of the fork that leaves it alone, or build the default image, which "
+            "keeps the change",
+        )
     changed = [name for name, tree in lock.vllm.trees.items() if ids.get(name) != tree]
     if changed:
         raise KernelsChangedError(

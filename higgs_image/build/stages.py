@@ -45,10 +45,11 @@ def prepare(
     Raises:
         HiggsError: see the stages.
     """
-    lock = lockfile.load(workspace.lock_file)
-    lockfile.require_consistent(lock, workspace.root)
+    locked = lockfile.load(workspace.lock_file)
+    lockfile.require_consistent(locked, workspace.root)
+    lock = locked.for_variant(workspace.variant)
     model.load_locked(lock, overrides.without)
-    plan = layers.load(workspace.layers_file)
+    plan = layers.load(workspace.layers_file, workspace.variant)
     finished("lock")
     sources = source.ensure(workspace, lock)
     finished("source")

@@ -134,6 +134,18 @@ class Readme(_Table, frozen=True):
     text: str
 
 
+class VariantDescription(_Table, frozen=True):
+    """What differs for a variant of the image.
+
+    Attributes:
+        name: of its template and endpoint.
+        capabilities: in place of those of `GpuLimits`.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    capabilities: Annotated[list[Capability], msgspec.Meta(min_length=1)]
+
+
 class TemplateDescription(_Table, frozen=True):
     """The whole file."""
 
@@ -146,13 +158,38 @@ class TemplateDescription(_Table, frozen=True):
     pod: PodDefaults
     endpoint: EndpointScale
     readme: Readme
+    variant: dict[str, VariantDescription] = {}
+
+    def for_variant(self, variant: str) -> TemplateDescription:
+        """Return the description for a variant of the image; empty: for the default one.
+
+        Raises:
+            UsageError: the file has no such variant.
+        """
+        if not variant:
+            return self
+        if variant not in self.variant:
+            raise UsageError(
+                f"{FILE} has no variant {variant!r}",
+                f'add [variant."{variant}"] to it; it has: {", ".join(self.variant) or "none"}',
+            )
+        own = self.variant[variant]
+        return msgspec.structs.replace(
+            self,
+            name=own.name,
+            gpu=msgspec.structs.replace(self.gpu, capabilities=own.capabilities),
+        )
 
 
-def load(root: Path) -> TemplateDescription:
+def load(root: Path, variant: str = "") -> TemplateDescription:
     """Read the file of a checkout.
 
+    Args:
+        root: of the checkout.
+        variant: of the image.
+
     Raises:
-        UsageError: it is missing, malformed, or contradicts itself.
+        UsageError: it is missing, malformed, or contradicts itself, or has no such variant.
     """
     path = root / FILE
     try:
@@ -164,7 +201,7 @@ def load(root: Path) -> TemplateDescription:
         raise UsageError(f"{FILE}: {error}", "correct that value") from None
     for message, hint in _contradictions(found):
         raise UsageError(f"{FILE}: {message}", hint)
-    return found
+    return found.for_variant(variant)
 
 
 def version(text: str) -> tuple[int, ...]:

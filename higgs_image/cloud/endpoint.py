@@ -158,6 +158,7 @@ def plan(
         NoCapacityError: no GPU of RunPod's pools fits.
         HiggsError: RunPod refused the request or did not answer.
     """
+    description = description.for_variant(image.variant)
     workers = choose(gpus(account, description, image.gpus, root))
     wanted = render.endpoint(description, image.reference, workers)
     resource.require_login(account, description.image.registry_login)

@@ -10,7 +10,7 @@ from higgs_image.errors import (
     ReleaseRefusedError,
     UsageError,
 )
-from higgs_image.labels import LABEL
+from higgs_image.labels import LABEL, VARIANT
 from higgs_image.oci.artifacts import Repository
 from higgs_image.release import evidence, move_plan, policy
 from higgs_image.release.journal import Journal
@@ -29,12 +29,14 @@ class RentedImage:
         reference: its full name for the provider.
         size: compressed size of its layers, in bytes.
         gpus: compute capabilities that it has code for; empty: those before Blackwell.
+        variant: of the image; empty: the default one.
     """
 
     digest: str
     reference: str
     size: int
     gpus: frozenset[str]
+    variant: str = ""
 
 
 def find(
@@ -49,13 +51,14 @@ def find(
     Args:
         history: the journal of its repository.
         what: a digest or tag.
-        description: how it is to be named, and the GPUs it is to run on.
+        description: how it is to be named, and the GPUs it is to run on, of all variants.
         floating: name it by its floating tag alone; None: as the description says.
 
     Raises:
         RegistryNotFoundError: the tag or digest does not exist.
         RegistryAuthError: it is not public, and no login is named.
         ReleaseRefusedError: it has no code for GPUs that the description allows.
+        UsageError: the description lacks its variant.
     """
     repository = history.repository
     digest, manifest = move_plan.find_image(repository, what)
@@ -67,16 +70,17 @@ def find(
         )
     labels = repository.config(digest).get("config", {}).get("Labels") or {}
     gpus = frozenset(str(labels.get(LABEL + "gpus", "")).split())
-    _require_code(repository.reference(digest), gpus, description)
+    variant = str(labels.get(VARIANT, ""))
+    _require_code(repository.reference(digest), gpus, description.for_variant(variant))
     if floating is None:
         floating = description.image.reference == "floating"
     if floating:
-        name = repository.reference(move_plan.floating_tag(manifest))
+        name = repository.reference(move_plan.floating_tag(manifest, labels))
     else:
         tag = _immutable_tag(history, digest)
         name = f"{repository.name}{':' * bool(tag)}{tag}@{digest}"
     size = sum(int(layer["size"]) for layer in manifest["layers"])
-    return RentedImage(digest, name, size, gpus)
+    return RentedImage(digest, name, size, gpus, variant)
 
 
 def has_code(gpus: frozenset[str], capability: str) -> bool:

@@ -48,6 +48,7 @@ def plan(
         CloudRefusedError: the description is not valid for RunPod.
         HiggsError: RunPod refused the request or did not answer.
     """
+    description = description.for_variant(image.variant)
     wanted = render.template(description, image.reference, serverless=serverless)
     resource.require_login(account, description.image.registry_login)
     return resource.compare(KIND, KIND.find(account, wanted.name), wanted, wanted.name, image)

@@ -22,7 +22,6 @@ from higgs_image import lockfile
 from higgs_image.files import (
     files_below,
     replace_folder,
-    sha256_bytes,
     sha256_file,
     write_atomically,
 )
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 SUBMODULE = "external/higgs-audio"
 RELEASE = "v0.8.3"
 WHEEL = "vllm-0.8.3-py3-none-any.whl"
+VARIANT, KERNELS, CALLS_KERNELS = "cuda12.8", "vllm-0.10.2-py3-none-any.whl", "vllm/_custom_ops.py"
+"""The variant, the wheel that its kernels come from, and what it replaces of the fork."""
 PYTHON = "3.11"
 COMPILED = ("csrc", "cmake", "CMakeLists.txt")
 """Parts that the fork must leave as they are in vLLM."""
@@ -92,16 +93,13 @@ def make(
             replace_folder(new, folder / "repositories")
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        write_atomically(folder / "wheels" / WHEEL, _wheel(parts / "base"))
-        copies = {
-            "requirements.in": pins / "requirements.in",
-            "requirements.txt": pins / "requirements.txt",
-            "layers.toml": pins / "layers.toml",
-            "build.txt": root / "docker" / "requirements" / "build.txt",
-            "installer.txt": root / "docker" / "requirements" / "installer.txt",
-        }
-        for name, path in copies.items():
-            write_atomically(folder / name, path.read_bytes())
+        for name, part in ((WHEEL, "base"), (KERNELS, "kernels")):
+            write_atomically(folder / "wheels" / name, _wheel(parts / part, name.split("-")[1]))
+        tools = root / "docker" / "requirements"
+        for name in ("requirements.in", "requirements.txt", "layers.toml"):
+            write_atomically(folder / name, (pins / name).read_bytes())
+        for name in ("build.txt", "installer.txt"):
+            write_atomically(folder / name, (tools / name).read_bytes())
         text = _lock(folder, base, fork, submodule, root)
         write_atomically(folder / "versions.lock", text.encode())
     return workspace
@@ -121,7 +119,8 @@ def _make_fork(
         _copy(parts / "base", path)
         base = _commit(repo, "base", f"Release {RELEASE}")
         repo.git.tag(RELEASE)
-        compiled = {f"tree:{x}": repo.git.rev_parse(f"{RELEASE}:{x}") for x in COMPILED}
+        pinned = (*COMPILED, CALLS_KERNELS)
+        compiled = {f"tree:{x}": repo.git.rev_parse(f"{RELEASE}:{x}") for x in pinned}
         _copy(parts / "fork", path)
         presets = path / "vllm" / "entrypoints" / "bosonai" / "voice_presets"
         _write_beep(presets / "beep.wav")
@@ -179,13 +178,13 @@ def _write_beep(path: Path) -> None:
         out.writeframes((b"\x00\x10" * 30 + b"\x00\xf0" * 30) * 40)
 
 
-def _wheel(base: Path) -> bytes:
-    """Make the wheel of the release: not compressed and without dates, always the same bytes."""
-    info = "vllm-0.8.3.dist-info"
+def _wheel(base: Path, version: str) -> bytes:
+    """Make the wheel of a release: not compressed and without dates, always the same bytes."""
+    info = f"vllm-{version}.dist-info"
     files = {
         path.relative_to(base).as_posix(): path.read_bytes() for path in files_below(base / "vllm")
     }
-    files[f"{info}/METADATA"] = b"Metadata-Version: 2.1\nName: vllm\nVersion: 0.8.3\n"
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n".encode()
     files[f"{info}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: higgs-image\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
@@ -208,6 +207,15 @@ def _urlsafe(digest: bytes) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
+def _wheel_pin(folder: Path, wheel: str) -> str:
+    name, version, *_ = wheel.split("-")
+    return f"""requirement = "{name}=={version}"
+name = "{name}"
+version = "{version}"
+filename = "{wheel}"
+sha256 = "{sha256_file(folder / "wheels" / wheel)}\""""
+
+
 def _lock(
     folder: Path, base: str, fork: dict[str, str], submodule: dict[str, str], root: Path
 ) -> str:
@@ -220,7 +228,6 @@ def _lock(
     trees = "\n".join(f'"{name}" = "{fork[f"tree:{name}"]}"' for name in COMPILED)
     recipe = ", ".join(f'"{path}"' for path in _RECIPE)
     recipe_sha256 = lockfile.recipe_sha256([root / path for path in _RECIPE], root)
-    wheel_sha256 = sha256_bytes((folder / "wheels" / WHEEL).read_bytes())
     return f"""\
 # Every pin of a fake fork. Written by higgs_image/demo/fake_fork.py each time.
 schema = 1
@@ -247,11 +254,7 @@ commit = "{submodule["commit"]}"
 tree = "{submodule["tree"]}"
 
 [wheel]
-requirement = "vllm==0.8.3"
-name = "vllm"
-version = "0.8.3"
-filename = "{WHEEL}"
-sha256 = "{wheel_sha256}"
+{_wheel_pin(folder, WHEEL)}
 
 [base]
 image = "{image}"
@@ -267,6 +270,19 @@ build = "build.txt"
 build_sha256 = "{sha256["build.txt"]}"
 installer = "installer.txt"
 installer_sha256 = "{sha256["installer.txt"]}"
+
+[[variant]]
+name = "{VARIANT}"
+input = "requirements.in"
+input_sha256 = "{lockfile.input_sha256(folder / "requirements.in")}"
+requirements = "requirements.txt"
+requirements_sha256 = "{sha256["requirements.txt"]}"
+
+[variant.kernels]
+{_wheel_pin(folder, KERNELS)}
+
+[variant.kernels.unchanged]
+"{CALLS_KERNELS}" = "{fork[f"tree:{CALLS_KERNELS}"]}"
 
 [[weights]]
 role = "generation"

@@ -11,8 +11,9 @@ from higgs_image.lockfile.hashes import (
     require_consistent,
 )
 from higgs_image.lockfile.load import load
-from higgs_image.lockfile.requirements import requirements, versions
-from higgs_image.lockfile.schema import Digest, ForkPin, GitUrl, Lock, Sha256, SubmodulePin
+from higgs_image.lockfile.requirements import requirements, versions, wheel_entry
+from higgs_image.lockfile.schema import ForkPin, Lock, SubmodulePin
+from higgs_image.lockfile.values import Digest, GitUrl, Sha256
 
 __all__ = [
     "Difference",
@@ -32,5 +33,6 @@ __all__ = [
     "require_consistent",
     "requirements",
     "versions",
+    "wheel_entry",
     "write",
 ]

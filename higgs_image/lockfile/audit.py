@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 from higgs_image import http, process
 from higgs_image.errors import AuditError, LockError, UsageError
+from higgs_image.lockfile.requirements import requirements, wheel_entry
 from higgs_image.lockfile.schema import Lock
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
@@ -110,7 +111,7 @@ class AuditReport:
 
 
 def audit(workspace: Workspace, lock: Lock) -> AuditReport:
-    """Look up every package that is in the image or builds it.
+    """Look up every package that is in an image of the lock, or builds it.
 
     Raises:
         LockError: the list of accepted advisories is malformed.
@@ -120,18 +121,38 @@ def audit(workspace: Workspace, lock: Lock) -> AuditReport:
     if not http.is_http(url):
         raise UsageError(f"OSV_URL is not an http or https URL: {url!r}", f"such as {OSV_URL}")
     accepted = _load_accepted(workspace.root / ACCEPTED)
-    files = [lock.file(x) for x in
-             (lock.python.requirements, lock.python.build, lock.python.installer)]  # fmt: skip
+    reports = [_audit_one(workspace, texts, url, accepted) for texts in _images(lock)]
+    return AuditReport(
+        tuple(dict.fromkeys(x for report in reports for x in report.advisories)),
+        "; ".join(dict.fromkeys(x.unchecked for x in reports if x.unchecked)),
+    )
+
+
+def _images(lock: Lock) -> Iterator[list[str]]:
+    """Yield the requirements of each image; of a variant, those that only it has."""
+    python = lock.python
+    files = [lock.file(x).read_text() for x in
+             (python.requirements, python.build, python.installer)]  # fmt: skip
+    yield [*files, wheel_entry(lock.wheel)]
+    default = requirements(files[0])
+    for variant in lock.variants:
+        entries = requirements(lock.file(variant.requirements).read_text())
+        own = [text for name, text in entries.items() if default.get(name) != text]
+        yield ["\n".join(own), wheel_entry(variant.kernels)]
+
+
+def _audit_one(
+    workspace: Workspace, texts: list[str], url: str, accepted: Sequence[Acceptance]
+) -> AuditReport:
     with workspace.scratch("audit") as folder:
-        wheel = folder / "wheel.txt"
-        wheel.write_text(
-            f"{lock.wheel.name}=={lock.wheel.version} --hash=sha256:{lock.wheel.sha256}\n"
-        )
+        paths = [folder / f"{number}.txt" for number in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text)
         done = process.ask(
             "pip-audit", "--format", "json", "--progress-spinner", "off", "--disable-pip",
             "--require-hashes", "--vulnerability-service", "osv",
             "--osv-url", url,
-            *(part for file in [*files, wheel] for part in ("--requirement", str(file))),
+            *(part for path in paths for part in ("--requirement", str(path))),
             timeout=SECONDS,
         )  # fmt: skip
     try:

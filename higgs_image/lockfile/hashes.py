@@ -11,7 +11,7 @@ from higgs_image.errors import LockError
 from higgs_image.files import files_below, sha256_bytes, sha256_file, tree_sha256
 from higgs_image.lockfile.edit import write
 from higgs_image.lockfile.lines import line_of
-from higgs_image.lockfile.schema import Lock
+from higgs_image.lockfile.schema import Lock, PythonPin, VariantPin
 
 _PATCH = "patches.sha256."
 _NONE = "none"
@@ -47,8 +47,19 @@ def recipe_sha256(paths: Iterable[Path], root: Path) -> str:
 
 def input_sha256(path: Path) -> str:
     """Return the hash of what was asked for: comments of a requirements file do not count."""
-    lines = (line.partition(" #")[0].rstrip() for line in path.read_text().splitlines())
-    return sha256_bytes("".join(f"{x}\n" for x in lines if x and x[0] != "#").encode())
+    return sha256_bytes("".join(f"{x}\n" for x in _asked_for(path)).encode())
+
+
+def _asked_for(path: Path) -> list[str]:
+    """Return the lines of a requirements file, and of those that it includes with `-r`."""
+    found: list[str] = []
+    for text in path.read_text().splitlines():
+        line = text.partition(" #")[0].rstrip()
+        if line.startswith("-r "):
+            found += _asked_for(path.parent / line[3:].strip())
+        elif line and line[0] != "#":
+            found.append(line)
+    return found
 
 
 def differences(lock: Lock, root: Path) -> list[Difference]:
@@ -60,12 +71,12 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
     """
     actual = _covered(lock, root)
     locked = {
-        "python.input_sha256": lock.python.input_sha256,
-        "python.requirements_sha256": lock.python.requirements_sha256,
-        "python.build_sha256": lock.python.build_sha256,
-        "python.installer_sha256": lock.python.installer_sha256,
-        "recipe.sha256": lock.recipe.sha256,
-    } | {f"{_PATCH}{x}": sha for x, sha in (lock.patches.sha256 if lock.patches else {}).items()}
+        f"{table}.{name}_sha256": str(getattr(pin, f"{name}_sha256"))
+        for table, name, pin in _requirements(lock)
+    } | {"recipe.sha256": lock.recipe.sha256}
+    locked |= {
+        f"{_PATCH}{x}": sha for x, sha in (lock.patches.sha256 if lock.patches else {}).items()
+    }
     return [
         Difference(key, locked.get(key, _NONE), actual.get(key, _NONE))
         for key in locked | actual
@@ -73,22 +84,33 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
     ]
 
 
+def _requirements(lock: Lock) -> list[tuple[str, str, PythonPin | VariantPin]]:
+    """Return each requirements file that the lock covers: table, key, and the pin that has it."""
+    variants = [(f"variant[{i}]", pin) for i, pin in enumerate(lock.variants)]
+    return [
+        *(
+            ("python", name, lock.python)
+            for name in ("input", "requirements", "build", "installer")
+        ),
+        *((table, name, pin) for table, pin in variants for name in ("input", "requirements")),
+    ]
+
+
 def _covered(lock: Lock, root: Path) -> dict[str, str]:
     recipe = [root / name for name in lock.recipe.paths]
     files = {
-        name: lock.file(getattr(lock.python, name))
-        for name in ("input", "requirements", "build", "installer")
+        f"{table}.{name}": lock.file(str(getattr(pin, name)))
+        for table, name, pin in _requirements(lock)
     }
-    for key, path in [*((f"python.{name}", path) for name, path in files.items()),
-                      *(("recipe.paths", path) for path in recipe)]:  # fmt: skip
+    for key, path in [*files.items(), *(("recipe.paths", path) for path in recipe)]:
         if not path.exists():
             raise LockError(
                 f"{lock.path}:{line_of(lock.path.read_text(), key)}: {path} does not exist",
                 "restore it from git, or correct the path",
             )
     hashes = {
-        f"python.{name}_sha256": (input_sha256 if name == "input" else sha256_file)(path)
-        for name, path in files.items()
+        f"{key}_sha256": (input_sha256 if key.endswith(".input") else sha256_file)(path)
+        for key, path in files.items()
     }
     if lock.patches:
         modules = lock.file(lock.patches.folder) / "patches"

@@ -30,6 +30,8 @@ def _lines(text: str) -> dict[str, int]:
             if table[1]:
                 index = counts[prefix] = counts.get(prefix, -1) + 1
                 prefix = f"{prefix}[{index}]"
+            elif (first := prefix.partition(".")[0]) in counts:  # a table of the list's last entry
+                prefix = prefix.replace(first, f"{first}[{counts[first]}]", 1)
             found.setdefault(prefix, number)
             prefix += "."
         elif key := _KEY.match(line):

@@ -13,18 +13,24 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from higgs_image.errors import LockError
 from higgs_image.files import sha256_bytes
 from higgs_image.lockfile.lines import line_of
-from higgs_image.lockfile.schema import REMEDIES, SCHEMA, Lock, LockContent
+from higgs_image.lockfile.schema import SCHEMA, Lock, LockContent, WheelPin
+from higgs_image.lockfile.values import REMEDIES
 
 
-def load(path: Path) -> Lock:
+def load(path: Path, variant: str = "") -> Lock:
     """Read and check versions.lock.
 
+    Args:
+        path: the file.
+        variant: which image is built from it; empty for the default one.
+
     Raises:
+        UsageError: there is no such variant.
         LockError: the file is missing, is not TOML, or breaks a rule; the message has file and
             line, the hint the remedy.
     """
     try:
-        return parse(path, path.read_bytes())
+        return parse(path, path.read_bytes()).for_variant(variant)
     except FileNotFoundError:
         raise LockError(
             f"{path} does not exist", "restore it from git: every stage starts from it"
@@ -84,17 +90,22 @@ def _check_rules(lock: Lock, text: str) -> None:
             "no compiled part is named",
             "name at least csrc, cmake and CMakeLists.txt with their git ids",
         )
-    try:
-        name, version, *_ = parse_wheel_filename(lock.wheel.filename)
-        agrees = (name, str(version)) == (canonicalize_name(lock.wheel.name), lock.wheel.version)
-    except InvalidWheelFilename:
-        agrees = False
-    if not agrees:
-        raise refuse(
-            "wheel.filename",
-            f"{lock.wheel.filename} is not a wheel of {lock.wheel.name} {lock.wheel.version}",
-            "name, version and file name must agree",
-        )
+    wheels = {f"variant[{i}].kernels.filename": x.kernels for i, x in enumerate(lock.variants)}
+    for key, wheel in {"wheel.filename": lock.wheel, **wheels}.items():
+        if not _agrees(wheel):
+            raise refuse(
+                key,
+                f"{wheel.filename} is not a wheel of {wheel.name} {wheel.version}",
+                "name, version and file name must agree",
+            )
+    names = [x.name for x in lock.variants]
+    for index, variant in enumerate(lock.variants):
+        if variant.name in names[:index]:
+            raise refuse(
+                f"variant[{index}].name",
+                f"the variant {variant.name} is already pinned",
+                "name each variant once",
+            )
     roles = [entry.role for entry in lock.weights]
     for index, entry in enumerate(lock.weights):
         if entry.role in roles[:index]:
@@ -109,6 +120,14 @@ def _check_rules(lock: Lock, text: str) -> None:
                 f"{entry.repo} needs exactly one of revision and unpinned",
                 "pin it with revision, or say in unpinned why that is not possible yet",
             )
+
+
+def _agrees(wheel: WheelPin) -> bool:
+    try:
+        name, version, *_ = parse_wheel_filename(wheel.filename)
+    except InvalidWheelFilename:
+        return False
+    return (name, str(version)) == (canonicalize_name(wheel.name), wheel.version)
 
 
 def _explain(path: Path, text: str, raw: dict[str, Any], reason: str) -> LockError:

@@ -8,6 +8,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from higgs_image.errors import LockError
+from higgs_image.lockfile.schema import WheelPin
 
 _HASHES = re.compile(r"(.*?)((?: --hash=sha256:[0-9a-f]{64})+)")
 
@@ -29,6 +30,11 @@ def requirements(text: str) -> dict[str, str]:
         # the same package may stand there several times, with different markers
         entries[name] = f"{entries[name]}\n{entry}" if name in entries else entry
     return entries
+
+
+def wheel_entry(wheel: WheelPin) -> str:
+    """Return the entry of a requirements file for a wheel."""
+    return f"{wheel.name}=={wheel.version} \\\n    --hash=sha256:{wheel.sha256}"
 
 
 def versions(text: str) -> dict[str, str]:

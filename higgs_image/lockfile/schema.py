@@ -8,58 +8,27 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
-from higgs_image.errors import LockError
+from higgs_image import variants
+from higgs_image.errors import LockError, UsageError
+from higgs_image.lockfile.values import (
+    AptLine,
+    Commit,
+    Digest,
+    GitUrl,
+    HubName,
+    ImageName,
+    PyVersion,
+    RelativePath,
+    Sha256,
+    Text,
+    VariantName,
+    Word,
+)
 
 SCHEMA = 1
-
-
-def _matching(pattern: str, remedy: str) -> msgspec.Meta:
-    """Return a rule for a string. Values reach files and commands: none holds a line break."""
-    REMEDIES[pattern] = remedy
-    return msgspec.Meta(pattern=pattern)
-
-
-REMEDIES: dict[str, str] = {}
-"""Pattern of a value to what to write instead."""
-
-Commit = Annotated[
-    str, _matching(r"^[0-9a-f]{40}\Z", "write the full 40 hexadecimal digits of the git object id")
-]
-Sha256 = Annotated[
-    str, _matching(r"^[0-9a-f]{64}\Z", "write the full 64 hexadecimal digits of the SHA-256")
-]
-Digest = Annotated[
-    str,
-    _matching(r"^sha256:[0-9a-f]{64}\Z", "write the digest as sha256: and 64 hexadecimal digits"),
-]
-GitUrl = Annotated[
-    str,
-    _matching(
-        r"^(https|file)://[^\s@]+\Z", "write an https:// (or file://) URL without credentials"
-    ),
-]
-RelativePath = Annotated[
-    str,
-    _matching(r"^(?!/)(?!.*\.\.)[^\s]+\Z", "write a path below the folder of versions.lock"),
-]
-PyVersion = Annotated[str, _matching(r"^3\.\d+\Z", "write major and minor version, such as 3.11")]
-ImageName = Annotated[
-    str, _matching(r"^\w[\w.:/-]*\Z", "write name and tag, such as debian:bookworm-slim")
-]
-AptLine = Annotated[
-    str,
-    _matching(
-        r"^deb( \[[\w =./-]+\])? https?://[^\s@]+ [\w./-]+( [\w-]+)+\Z",
-        "write it as apt has it, without credentials: deb http://host/archive suite main",
-    ),
-]
-Word = Annotated[str, _matching(r"^\w[\w.+!-]*\Z", "use letters, digits and any of . _ + ! - only")]
-HubName = Annotated[str, _matching(r"^[\w.-]+/[\w.-]+\Z", "write owner/name")]
-Text = Annotated[str, _matching(r"^[^\x00-\x1f\x7f]+\Z", "write one line that is not empty")]
 
 
 class _LockTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +94,19 @@ class WheelPin(_LockTable, frozen=True):
     sha256: Sha256
 
 
+class KernelsPin(WheelPin, frozen=True):
+    """The wheel from which a variant takes the libraries, and the Python that calls them.
+
+    docker/layers.toml names the files. They take the place of those of `WheelPin`.
+
+    Attributes:
+        unchanged: git ids, at the vLLM release that the fork is based on, of what the fork has of
+            those files and beside them. The fork's must be equal, or its changes would be lost.
+    """
+
+    unchanged: dict[str, Commit]
+
+
 class BasePin(_LockTable, frozen=True):
     """The image that the build starts from. `hold`: as in `ForkPin`."""
 
@@ -159,6 +141,24 @@ class PythonPin(_LockTable, frozen=True):
     build_sha256: Sha256
     installer: RelativePath
     installer_sha256: Sha256
+    hold: Text | None = None
+
+
+class VariantPin(_LockTable, frozen=True):
+    """What differs in an image of the same fork, patches and base.
+
+    Attributes:
+        name: part of its tags.
+        kernels: where its libraries come from.
+        input, requirements, hold: as in `PythonPin`.
+    """
+
+    name: VariantName
+    kernels: KernelsPin
+    input: RelativePath
+    input_sha256: Sha256
+    requirements: RelativePath
+    requirements_sha256: Sha256
     hold: Text | None = None
 
 
@@ -222,6 +222,9 @@ class ProjectPin(_LockTable, frozen=True):
     url: GitUrl
 
 
+_PYTHON_OF_VARIANT = ("input", "input_sha256", "requirements", "requirements_sha256", "hold")
+
+
 class LockContent(_LockTable, frozen=True):
     """The tables of versions.lock."""
 
@@ -238,23 +241,50 @@ class LockContent(_LockTable, frozen=True):
     patches: PatchesPin | None = None
     project: ProjectPin | None = None
     debian: DebianPin | None = None
+    variants: list[VariantPin] = msgspec.field(default_factory=list, name="variant")
 
 
 class Lock(LockContent, frozen=True):
-    """The decoded versions.lock.
+    """The decoded versions.lock, as one image is built from it.
 
     Attributes:
         path: the file.
         sha256: hash of its bytes; its first seven digits are part of every immutable tag.
+        variant: name of the variant that is built; empty for the default image.
+        kernels: the variant's; None where `wheel` brings them.
     """
 
     path: Path = Path()
     sha256: str = ""
+    variant: str = msgspec.field(default="", name="selected")  # the file has a list of that name
+    kernels: KernelsPin | None = None
 
     @property
     def tag(self) -> str:
-        """The immutable tag: date of the lock, fork and lock in seven digits each."""
-        return f"{self.date:%Y%m%d}-{self.fork.commit[:7]}-{self.sha256[:7]}"
+        """The immutable tag: date of the lock, fork and lock in seven digits each, variant."""
+        tag = f"{self.date:%Y%m%d}-{self.fork.commit[:7]}-{self.sha256[:7]}"
+        return tag + variants.suffix(self.variant)
+
+    def for_variant(self, name: str) -> Lock:
+        """Return the lock as a variant is built from it; the empty name is the default image's.
+
+        Raises:
+            UsageError: there is no such variant.
+        """
+        if not name:
+            return self
+        pin = next((x for x in self.variants if x.name == name), None)
+        if pin is None:
+            known = ", ".join(x.name for x in self.variants) or "none"
+            raise UsageError(f"unknown variant: {name!r}", f"variants in {self.path}: {known}")
+        replaced = {x: getattr(pin, x) for x in _PYTHON_OF_VARIANT}
+        python = msgspec.structs.replace(self.python, **replaced)
+        return msgspec.structs.replace(self, variant=name, kernels=pin.kernels, python=python)
+
+    @property
+    def wheels(self) -> list[WheelPin]:
+        """All wheels that the image has files of, besides the requirements."""
+        return [self.wheel, *([self.kernels] if self.kernels else [])]
 
     def file(self, relative: str) -> Path:
         """Return the path of a file that the lock names."""

@@ -7,12 +7,15 @@ has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from higgs_image import variants
 from higgs_image.build.image import COMPRESSIONS
 from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.labels import ONLY_GPUS, VARIANT
 from higgs_image.oci import read_back
 from higgs_image.oci.artifacts import INDEX_TYPES, Repository, is_zstd
 from higgs_image.release import journal, lease, record_tags
@@ -23,7 +26,10 @@ from higgs_image.release.records import Entry, Move
 log = logging.getLogger(__name__)
 
 FLOATING_TAG = "custom"
-"""The tag that people pull; the suffix of the compression is appended."""
+"""The tag that people pull; for other images than the default one see `floating_name`."""
+
+
+_FLOATING = re.compile(rf"{FLOATING_TAG}(-{variants.PATTERN})?(-zstd)?(-sm\d{{2,3}})*")
 
 
 @dataclass(frozen=True)
@@ -186,9 +192,31 @@ def find_image(repository: Repository, what: str) -> tuple[str, dict[str, Any]]:
     return digest, manifest
 
 
-def floating_tag(manifest: Mapping[str, Any]) -> str:
-    """Return the floating tag for an image, which depends on its compression."""
-    return FLOATING_TAG + COMPRESSIONS["zstd" if is_zstd(manifest) else "gzip"]
+def floating_name(variant: str, compression: str, gpus: Iterable[str] = ()) -> str:
+    """Return the floating tag: what tells images of one lock apart is in it, as in their tags.
+
+    Args:
+        variant: of the image.
+        compression: of its layers.
+        gpus: compute capabilities of an image for fewer GPUs.
+    """
+    return (
+        FLOATING_TAG
+        + variants.suffix(variant)
+        + COMPRESSIONS[compression]
+        + variants.gpus_suffix(gpus)
+    )
+
+
+def floating_tag(manifest: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Return the floating tag for an image."""
+    compression = "zstd" if is_zstd(manifest) else "gzip"
+    return floating_name(labels.get(VARIANT, ""), compression, labels.get(ONLY_GPUS, "").split())
+
+
+def floating_tags(tags: Iterable[str]) -> list[str]:
+    """Return those tags of a repository that are floating ones, `custom` first."""
+    return sorted(tag for tag in tags if _FLOATING.fullmatch(tag))
 
 
 def command(task: str, repository: Repository) -> str:

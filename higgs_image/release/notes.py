@@ -11,7 +11,7 @@ from typing import Any
 
 from higgs_image.attest import sbom
 from higgs_image.build.layers import PlainBuild
-from higgs_image.labels import LABEL
+from higgs_image.labels import LABEL, VARIANT
 from higgs_image.oci.layout import MB, Image, ImageLayer
 from higgs_image.release.evidence import figures
 from higgs_image.release.policy import Known
@@ -45,6 +45,11 @@ class Release:
     image: Image | None = None
     lock: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """Which of the fork's images it is; empty for the default one."""
+        return self.image.labels.get(VARIANT, "") if self.image else ""
 
     @property
     def layers(self) -> tuple[ImageLayer, ...]:
@@ -81,18 +86,22 @@ def release(
     return Release(digest, push, image, lock, versions)
 
 
-def pins(lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return the pins of a lock by name, each as text."""
+def pins(release: Release) -> dict[str, str]:
+    """Return the pins that an image was built from by name, each as text."""
+    lock = release.lock
     if not lock:
         return {}
+    own = next((x for x in lock.get("variant", []) if x["name"] == release.variant), None)
+    packages = own or lock["python"]
     found = {
         "fork": f"{lock['fork']['url']} at {lock['fork']['commit'][:12]}",
         "submodule": f"{lock['submodule']['url']} at {lock['submodule']['commit'][:12]}",
         "vllm": f"{lock['vllm']['ref']}, {lock['wheel']['filename']}",
         "base": f"{lock['base']['image']} {lock['base']['digest'][:19]}",
-        "python": f"{lock['python']['version']}, packages "
-        f"{lock['python']['requirements_sha256'][:12]}",
+        "python": f"{lock['python']['version']}, packages {packages['requirements_sha256'][:12]}",
     }
+    if own:
+        found["kernels"] = own["kernels"]["filename"]
     for entry in lock["weights"]:
         at = f"at {entry['revision'][:12]}" if "revision" in entry else "(not pinned)"
         found[f"weights, {entry['role']}"] = f"{entry['repo']} {at}"
@@ -108,7 +117,7 @@ def document(
     plain: PlainBuild | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a release: everything that the notes say, for programs."""
-    before = pins(old.lock) if old else {}
+    now, before = pins(new), pins(old) if old else {}
     old_layers = {layer.digest for layer in old.layers} if old else set()
     smokes = [
         {
@@ -128,10 +137,11 @@ def document(
         "lock_sha256": record.lock_sha256,
         "commit": new.push.commit if new.push else None,
         "project": new.push.url if new.push else None,
-        "pins": pins(new.lock),
+        "variant": new.variant,
+        "pins": now,
         "pins_changed": {
             name: {"from": before.get(name), "to": value}
-            for name, value in pins(new.lock).items()
+            for name, value in now.items()
             if before and before.get(name) != value
         },
         "overrides": known.labels.get(LABEL + "overrides", "").split(),

@@ -20,7 +20,7 @@ from higgs_image.oci import skopeo, statement
 from higgs_image.oci.artifacts import Repository, open_repository
 from higgs_image.release import promote, publish, smoke_pushed
 from higgs_image.release.journal import Journal
-from higgs_image.release.move_plan import FLOATING_TAG, Moved, command
+from higgs_image.release.move_plan import Moved, command, floating_name
 from higgs_image.release.promote import PromotionConditions
 from higgs_image.release.records import Entry
 from higgs_image.release.smoke_pushed import DeviceVerdict, SmokeTest
@@ -112,10 +112,11 @@ def plan(request: ReleaseRequest) -> str:
     request.conditions.require_valid(request.target)
     locked = lockfile.load(request.workspace.lock_file)
     lockfile.require_consistent(locked, request.workspace.root)
+    locked = locked.for_variant(request.workspace.variant)
     tag = build_image.tag_of(locked, request.compression, request.overrides)
     state = checkout.inspect(request.workspace.root)
     signer = signature.signer()
-    floating = FLOATING_TAG + build_image.COMPRESSIONS[request.compression]
+    floating = floating_name(request.workspace.variant, request.compression)
     commit = state.commit[:7] if state.commit else "no commit"
     steps = [
         f"build   {tag} from {commit}" + ("" if state.clean else " (NOT CLEAN: would be refused)"),
@@ -148,7 +149,7 @@ def run(request: ReleaseRequest, smoke: SmokeTest | None = None) -> ReleaseRepor
     if not checkout.is_published(workspace.root):
         log.info("release: git push it, too: otherwise its source cannot be checked out elsewhere")
     built = build_image.build(workspace, request.compression, request.overrides)
-    locked = lockfile.load(workspace.lock_file)
+    locked = lockfile.load(workspace.lock_file, workspace.variant)
     pushed, entry = publish.push(built, locked, request.target, request.journal_folder)
     digest = pushed.digest
     with open_repository(request.target) as repository:

@@ -91,8 +91,8 @@ def plan_promotion(history: Journal, what: str, conditions: PromotionConditions)
     repository = history.repository
     conditions.require_valid(repository.name)
     digest, manifest = move_plan.find_image(repository, what)
-    floating = move_plan.floating_tag(manifest)
     known, entries = evidence.gather(history, digest)
+    floating = move_plan.floating_tag(manifest, known.labels)
     before = move_plan.tag_state(history, floating)
     decision = policy.decide(
         known, conditions.device_class, force=conditions.force, rehearsal=conditions.rehearsal,

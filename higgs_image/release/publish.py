@@ -37,7 +37,7 @@ def build_and_push(request: BuildRequest) -> BuildReport:
     """Build, push and load an image, and record the push in the journal."""
 
     def push_and_record(built: BuiltImage, target: str) -> Pushed:
-        lock = lockfile.load(request.workspace.lock_file)
+        lock = lockfile.load(request.workspace.lock_file, request.workspace.variant)
         return push(built, lock, target, request.workspace.build / "journal")[0]
 
     return pipeline.run(request, push_and_record)

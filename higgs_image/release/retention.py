@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from higgs_image import variants
 from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
 from higgs_image.oci.artifacts import INDEX_TYPES
 from higgs_image.release import lease, record_tags
@@ -30,7 +31,10 @@ CHECK_SECONDS = 5.0
 The list of thousands of tags is many requests: before each deletion it would take most of the time.
 """
 
-_IMMUTABLE = re.compile(r"\d{8}-[0-9a-f]{7}-[0-9a-f]{7}(-zstd)?(-sm\d{2,3})*(-dev-[0-9a-f]{7})?")
+_IMMUTABLE = re.compile(
+    rf"\d{{8}}-[0-9a-f]{{7}}-[0-9a-f]{{7}}(-{variants.PATTERN})?"
+    r"(-zstd)?(-sm\d{2,3})*(-dev-[0-9a-f]{7})?"
+)
 _ABOUT = re.compile(r"sha256-([0-9a-f]{64})(\.[a-z]+)?")
 _PIN = re.compile(rf"sha256:[0-9a-f]{{64}}|\b{_IMMUTABLE.pattern}")
 

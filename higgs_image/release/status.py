@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from higgs_image.build.image import COMPRESSIONS
 from higgs_image.release import journal, record_tags
 from higgs_image.release.journal import Journal
-from higgs_image.release.move_plan import FLOATING_TAG
+from higgs_image.release.move_plan import floating_tags
 from higgs_image.release.records import Promote, Rollback
 
 _NEWEST = 20
@@ -16,7 +15,8 @@ def tag_status(history: Journal) -> list[str]:
     """Return one line for each floating tag that exists or should."""
     lines = []
     moves, _ = history.read_all(record_tags.is_move, newest=_NEWEST)
-    for floating in (FLOATING_TAG + suffix for suffix in COMPRESSIONS.values()):
+    moved = {x.record.moving for x in moves if isinstance(x.record, Promote | Rollback)}
+    for floating in floating_tags(moved.union(history.tags())):
         digest = history.repository.digest(floating)
         if digest and not journal.promoted(moves, floating):
             moves, _ = history.read_all(record_tags.is_move)

@@ -5,13 +5,14 @@ Three verdicts: a check passes, fails, or is inconclusive (no key given, no reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from higgs_image.attest import signature
 from higgs_image.attest.rebuild import Comparison, compare
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.labels import LABEL, ONLY_GPUS, VARIANT
 from higgs_image.lockfile import Lock
 from higgs_image.oci.artifacts import is_zstd
 from higgs_image.release import evidence
@@ -111,6 +112,8 @@ def verify(
     known, entries = evidence.gather(history, digest)
     recorded = [x for x in entries if x.record == known.push]
     files = repository.files(recorded[-1].tag) if recorded else {}
+    if known.labels.get(LABEL + "lock-sha256") == lock.sha256:
+        lock = lock.for_variant(known.labels.get(VARIANT, ""))
     subject = VerifiedImage(history, known, files, lock, trust, device_class, workspace)
     findings = [VerificationFinding(name, *check(subject)) for name, check in CHECKS.items()]
     if layers:
@@ -136,5 +139,8 @@ def rebuild(
     digest = done.image.rpartition("@")[2]
     manifest = history.repository.manifest(digest)
     compression = "zstd" if manifest and is_zstd(manifest) else "gzip"
+    labels = history.repository.config(digest).get("config", {}).get("Labels") or {}
+    workspace = replace(workspace, variant=labels.get(VARIANT, ""))
+    overrides = replace(overrides, gpus=tuple(labels.get(ONLY_GPUS, "").split()))
     built = build_image.build(workspace, compression, overrides, no_cache=True)
     return compare(history.repository, digest, built, workspace)

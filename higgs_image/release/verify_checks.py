@@ -17,7 +17,7 @@ from higgs_image.lockfile import Lock
 from higgs_image.oci import layout
 from higgs_image.release import policy, publish
 from higgs_image.release.journal import Journal
-from higgs_image.release.move_plan import FLOATING_TAG
+from higgs_image.release.move_plan import floating_tags
 from higgs_image.release.policy import Known
 from higgs_image.release.records import DONE, Promote, Rollback
 from higgs_image.verdict import Verdict
@@ -90,6 +90,7 @@ def _pins(subject: VerifiedImage) -> tuple[Verdict, str]:
     wanted = {
         "base image": ("org.opencontainers.image.base.digest", lock.base.digest),
         "wheel": (LABEL + "wheel-sha256", lock.wheel.sha256),
+        "kernels": (LABEL + "kernels-sha256", lock.kernels.sha256 if lock.kernels else None),
         "requirements": (LABEL + "requirements-sha256", lock.python.requirements_sha256),
         "submodule": (LABEL + "submodule", f"{lock.submodule.url} {lock.submodule.commit}"),
     }
@@ -206,7 +207,7 @@ def _smoke(subject: VerifiedImage) -> tuple[Verdict, str]:
 
 
 def _floating(subject: VerifiedImage) -> tuple[Verdict, str]:
-    names = [x for x in (FLOATING_TAG, f"{FLOATING_TAG}-zstd")
+    names = [x for x in floating_tags(subject.history.tags())
              if subject.history.repository.digest(x) == subject.known.digest]  # fmt: skip
     moves = [x for x in subject.history.of(subject.known.digest)
              if isinstance(x.record, Promote | Rollback)

@@ -23,12 +23,12 @@ def last_built(workspace: Workspace) -> str:
     Raises:
         UsageError: no image was built, or the engine does not have it any more.
     """
-    states = [workspace.build / "state" / f"build-{name}.json" for name in build_image.COMPRESSIONS]
-    found = sorted((x for x in states if x.is_file()), key=lambda x: x.stat().st_mtime)
+    found = build_image.last_built(workspace)
     hint = "build one: invoke build; or name one: invoke smoke IMAGE"
-    if not found:
+    if found is None:
         raise UsageError("no image was built yet", hint)
-    digest = str(workspace.read_state(found[-1].stem).get("digest"))
+    place, compression = found
+    digest = str(place.read_state(f"build-{place.product(compression)}").get("digest"))
     if build_image.engine_digest(digest) is None:
         raise UsageError(f"the engine does not have {digest}, which was built last", hint)
     return digest

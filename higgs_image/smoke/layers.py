@@ -84,16 +84,15 @@ def find(workspace: Workspace, reference: str) -> LayersOnDisk:
 
 
 def _last_built(workspace: Workspace) -> LayersOnDisk:
-    states = {x: workspace.build / "state" / f"build-{x}.json" for x in build_image.COMPRESSIONS}
-    made = sorted((y.stat().st_mtime, x) for x, y in states.items() if y.is_file())
-    if not made:
+    found = build_image.last_built(workspace)
+    if found is None:
         raise UsageError(
             "no image was built yet",
             "build one: invoke build; or name one: invoke gpu-check --image IMAGE",
         )
-    _, compression = made[-1]
-    digest = str(workspace.read_state(f"build-{compression}").get("digest"))
-    folder = workspace.layout(compression)
+    place, compression = found
+    digest = str(place.read_state(f"build-{place.product(compression)}").get("digest"))
+    folder = place.layout(compression)
     return LayersOnDisk(digest, folder, layout.read(folder, digest))
 
 

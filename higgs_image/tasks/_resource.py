@@ -32,7 +32,8 @@ def find(
 
     wanted = description.load(current_workspace().root)
     with open_image(c, image or moving, registry, name) as (repository, what):
-        return wanted, image_rules.find(Journal(repository), what, wanted)
+        found = image_rules.find(Journal(repository), what, wanted)
+        return wanted.for_variant(found.variant), found
 
 
 def apply(

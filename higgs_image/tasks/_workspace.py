@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from higgs_image.errors import UsageError
 from higgs_image.workspace import Workspace
 
+VARIANT_HELP = {
+    "variant": "another image of the same fork, such as cuda12.8, which runs on Blackwell, too "
+    "(default: the image for CUDA 12.4)"
+}
 
-def current_workspace() -> Workspace:
+
+def current_workspace(variant: str = "") -> Workspace:
     """Return the workspace of the real image; with HIGGS_FAKE_FORK, of a fake fork.
 
     HIGGS_FAKE_FORK (before: HIGGS_STANDIN) names the folder of one that was made
@@ -28,5 +34,5 @@ def current_workspace() -> Workspace:
                     f"{name}={folder}: there is no versions.lock in it",
                     "make the fake fork first, or unset the variable",
                 )
-            return fake_fork.workspace_in(Path(folder))
-    return Workspace.default()
+            return replace(fake_fork.workspace_in(Path(folder)), variant=variant)
+    return replace(Workspace.default(), variant=variant)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from higgs_image.tasks._workspace import current_workspace
+from higgs_image.tasks._workspace import VARIANT_HELP, current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, existing_file, output, setting
 from higgs_image.tasks.values import matching
@@ -39,7 +39,7 @@ def _overrides(
         setting(c, "base_image", base_image) or None,
         existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
         tuple(sorted(set(without))),
-        tuple(sorted(set(gpus.split(",")))) if gpus else (),
+        tuple(sorted(set(gpus.split(",")), key=float)) if gpus else (),
     )
 
 
@@ -84,7 +84,8 @@ def patches(_: Context, without: list[str], diff: bool = False, json: bool = Fal
         "diff": "as --check, but do not fail",
         "json": JSON_HELP,
     }
-    | _OVERRIDES,
+    | _OVERRIDES
+    | VARIANT_HELP,
 )
 def render(
     c: Context,
@@ -94,6 +95,7 @@ def render(
     base_image: str | None = None,
     extra_ca: str | None = None,
     gpus: str | None = None,
+    variant: str = "",
     json: bool = False,
 ) -> None:
     """Render the Dockerfile and a minimal build context into build/context."""
@@ -102,14 +104,14 @@ def render(
     with output(json) as out:
         overrides = _overrides(c, base_image, extra_ca, without, gpus)
         if check or diff:
-            drift = stages.compare_context(current_workspace(), overrides)
+            drift = stages.compare_context(current_workspace(variant), overrides)
             if check and drift.diff and not json:
                 print(drift.diff)
             if check:
                 drift.require_none()
             out.result({"files": drift.files}, drift.diff or f"{drift.path} is current")
         else:
-            context = stages.write_context(current_workspace(), overrides)
+            context = stages.write_context(current_workspace(variant), overrides)
             out.result(context, str(context.path))
 
 
@@ -122,7 +124,7 @@ def render(
     "no_cache": "build every step again, without the cache",
     "dry_run": "print what would be done, and do nothing",
     "json": JSON_HELP,
-} | _OVERRIDES)  # fmt: skip
+} | _OVERRIDES | VARIANT_HELP)  # fmt: skip
 def build(
     c: Context,
     without: list[str],
@@ -133,6 +135,7 @@ def build(
     base_image: str | None = None,
     extra_ca: str | None = None,
     gpus: str | None = None,
+    variant: str = "",
     load: bool = True,
     no_cache: bool = False,
     dry_run: bool = False,
@@ -144,7 +147,7 @@ def build(
 
     with output(json) as out:
         request = pipeline.BuildRequest(
-            workspace=current_workspace(),
+            workspace=current_workspace(variant),
             name=setting(c, "image_name", name),
             registry=setting(c, "registry", registry) if push else None,
             compression=setting(c, "compression", compression),

@@ -10,7 +10,7 @@ from invoke.context import Context
 
 from higgs_image.tasks._image import journal_of, open_image
 from higgs_image.tasks._resource import APPLY_HELP, HELP, apply
-from higgs_image.tasks._workspace import current_workspace
+from higgs_image.tasks._workspace import VARIANT_HELP, current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 
@@ -34,8 +34,8 @@ def _planned(
         yield history, endpoint.plan_for(account, wanted, history, what, root)
 
 
-@task(name="endpoint-gpus", help={"json": JSON_HELP})
-def endpoint_gpus(_: Context, json: bool = False) -> None:
+@task(name="endpoint-gpus", help=VARIANT_HELP | {"json": JSON_HELP})
+def endpoint_gpus(_: Context, variant: str = "", json: bool = False) -> None:
     """List RunPod's GPU types for workers: price, listeners, and which fit the image."""
     from higgs_image import table
     from higgs_image.cloud import description, endpoint
@@ -43,8 +43,9 @@ def endpoint_gpus(_: Context, json: bool = False) -> None:
 
     with output(json) as out:
         root = current_workspace().root
-        wanted = description.load(root)
-        found = endpoint.gpus(client.from_environment(), wanted, frozenset(), root)
+        wanted = description.load(root, variant)
+        code = frozenset(wanted.gpu.capabilities)
+        found = endpoint.gpus(client.from_environment(), wanted, code, root)
         rows = table.text([x.row() for x in found], right=[2])
         scale = f"one more worker above {wanted.endpoint.requests} requests for each"
         out.result({"gpus": found, "requests": wanted.endpoint.requests}, f"{rows}\n{scale}")
@@ -113,13 +114,13 @@ def endpoint_check(
         out.result(planned.plain(), planned.text())
 
 
-@task(name="endpoint-status", help={"json": JSON_HELP})
-def endpoint_status(_: Context, json: bool = False) -> None:
+@task(name="endpoint-status", help=VARIANT_HELP | {"json": JSON_HELP})
+def endpoint_status(_: Context, variant: str = "", json: bool = False) -> None:
     """Show the endpoint's URL and its workers."""
     from higgs_image.cloud import description, endpoint
     from higgs_image.cloud.runpod import client
 
     with output(json) as out:
-        wanted = description.load(current_workspace().root)
+        wanted = description.load(current_workspace().root, variant)
         found = endpoint.status(client.from_environment(), wanted)
         out.result(found, found.text())

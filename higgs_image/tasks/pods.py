@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from higgs_image.tasks._image import IMAGE_HELP, REGISTRY_HELP, open_image
-from higgs_image.tasks._workspace import current_workspace
+from higgs_image.tasks._workspace import VARIANT_HELP, current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import JSON_HELP, output
 
@@ -116,8 +116,8 @@ def pod_up(
         out.result(running, running.text())
 
 
-@task(name="pod-gpus", help={"json": JSON_HELP})
-def pod_gpus(_: Context, json: bool = False) -> None:
+@task(name="pod-gpus", help=VARIANT_HELP | {"json": JSON_HELP})
+def pod_gpus(_: Context, variant: str = "", json: bool = False) -> None:
     """List RunPod's GPU types: today's prices, what is free, and which fit the image."""
     from higgs_image import table
     from higgs_image.cloud import description
@@ -125,8 +125,9 @@ def pod_gpus(_: Context, json: bool = False) -> None:
     from higgs_image.cloud.runpod import client
 
     with output(json) as out:
-        wanted = description.load(current_workspace().root)
-        found = choice.catalogue(client.from_environment(), wanted)
+        wanted = description.load(current_workspace().root, variant)
+        code = frozenset(wanted.gpu.capabilities)
+        found = choice.catalogue(client.from_environment(), wanted, code)
         out.result({"gpus": found}, table.text([x.row() for x in found], right=[1, 2]))
 
 

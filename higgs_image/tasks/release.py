@@ -17,7 +17,7 @@ from higgs_image.tasks._image import (
     open_journal,
     target_of,
 )
-from higgs_image.tasks._workspace import current_workspace
+from higgs_image.tasks._workspace import VARIANT_HELP, current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import existing_file, output, setting
 
@@ -66,6 +66,7 @@ def _template_target() -> TemplateTarget:
         "bench": "end the smoke test with a short benchmark, whose figures are recorded, too",
         "dry_run": _DRY_RUN,
     }
+    | VARIANT_HELP
     | CONDITIONS_HELP
     | _NOT_WORSE
     | REGISTRY_HELP
@@ -77,6 +78,7 @@ def release(
     compression: str | None = None,
     base_image: str | None = None,
     extra_ca: str | None = None,
+    variant: str = "",
     promote: bool = True,
     smoke: bool = True,
     bench: bool = False,
@@ -96,7 +98,7 @@ def release(
     code = 0
     with output(json) as out:
         request = pipeline.ReleaseRequest(
-            workspace=current_workspace(),
+            workspace=current_workspace(variant),
             target=target_of(c, registry, name),
             compression=setting(c, "compression", compression),
             overrides=Overrides(

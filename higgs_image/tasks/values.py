@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from higgs_image import variants
 from higgs_image.errors import UsageError
 
 Read = Callable[[str], object]
@@ -209,6 +210,9 @@ VALUES: dict[str, Value] = {
     "timeout": Value("a number of seconds", number(0).read),
     "to": Value(IMAGE.expected, IMAGE.read, blank=True),
     "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
+    "variant": Value(
+        "the name of a variant, such as cuda12.8", matching(variants.PATTERN, "").read, blank=True
+    ),
     "without": matching(r"[\w-]+", "the name of a patch"),
 }
 """By the name of the parameter; a task overrides them where the same name means another thing."""

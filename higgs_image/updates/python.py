@@ -8,7 +8,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from higgs_image import lockfile, process, versions
+from higgs_image import lockfile, process, variants, versions
 from higgs_image.errors import NetworkError, UpdateError
 from higgs_image.explain import Rule, explain
 from higgs_image.lockfile import Lock
@@ -26,8 +26,13 @@ _RULES = (
 )  # fmt: skip
 
 
+def name(variant: str) -> str:
+    """Return the name of the entry for the default image's packages, or for those of a variant."""
+    return "python" + variants.suffix(variant)
+
+
 def propose(workspace: Workspace, lock: Lock, min_age: datetime.timedelta) -> Proposal:
-    """Return the requirement files as they would be compiled today.
+    """Return the requirement files as they would be compiled today; of a variant, its own one.
 
     Only a file whose command names a date is compiled: the date becomes today less `min_age`.
 
@@ -39,7 +44,8 @@ def propose(workspace: Workspace, lock: Lock, min_age: datetime.timedelta) -> Pr
     files: dict[str, bytes] = {}
     details: list[str] = []
     with workspace.scratch("lock") as folder:
-        for locked in (lock.python.requirements, lock.python.build):
+        shared = () if lock.variant else (lock.python.build,)
+        for locked in (lock.python.requirements, *shared):
             path = lock.file(locked)
             command = _compile_command(path, before)
             if command is None:
@@ -58,7 +64,7 @@ def propose(workspace: Workspace, lock: Lock, min_age: datetime.timedelta) -> Pr
             ):
                 files[locked] = new.encode()
                 details += [f"{path.name}: {line}" for line in changes]
-    return Proposal("python", {}, files, tuple(details), hold=lock.python.hold)
+    return Proposal(name(lock.variant), {}, files, tuple(details), hold=lock.python.hold)
 
 
 def _compile_command(path: Path, before: str) -> list[str] | None:
@@ -73,13 +79,12 @@ def _compile_command(path: Path, before: str) -> list[str] | None:
 
 def _without_passed_exceptions(command: list[str], before: str) -> list[str]:
     """Leave out the later dates of single packages that the date of all has caught up with."""
-    kept = list(command)
-    while "--exclude-newer-package" in kept:
-        place = kept.index("--exclude-newer-package")
-        if kept[place + 1].rpartition("=")[2] > before:
-            break
-        del kept[place : place + 2]
-    return kept
+    passed = {
+        place
+        for place, word in enumerate(command)
+        if word == "--exclude-newer-package" and command[place + 1].rpartition("=")[2] <= before
+    }
+    return [word for place, word in enumerate(command) if not {place, place - 1} & passed]
 
 
 def _compile(command: list[str], folder: Path) -> None:

@@ -79,10 +79,16 @@ def _entries(
     workspace: Workspace, lock: Lock, min_age: datetime.timedelta
 ) -> dict[str, Callable[[], Proposal]]:
     """Return everything that can be updated: its name, and what finds its newest pin."""
+    packages = {
+        python.name(name): lambda name=name: python.propose(
+            workspace, lock.for_variant(name), min_age
+        )
+        for name in ("", *(variant.name for variant in lock.variants))
+    }
     return {
         "fork": lambda: fork.propose(workspace, lock),
         "base": lambda: base.propose(lock),
-        "python": lambda: python.propose(workspace, lock, min_age),
+        **packages,
     } | {
         entry.role: lambda index=index: weights.propose(lock, index)
         for index, entry in enumerate(lock.weights)

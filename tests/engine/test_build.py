@@ -16,8 +16,10 @@ import pytest
 
 from higgs_image import labels as the_labels
 from higgs_image import lockfile
+from higgs_image.attest import provenance, sbom
 from higgs_image.build import image, pipeline
 from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
 from higgs_image.errors import (
     INTERRUPTED,
     BudgetError,
@@ -33,6 +35,9 @@ from higgs_image.errors import (
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import layout, skopeo
 from higgs_image.oci import reference as oci_reference
+from higgs_image.oci.artifacts import open_repository
+from higgs_image.release import publish
+from higgs_image.release.journal import Journal
 from higgs_image.workspace import Workspace
 
 from .conftest import MakeFakeFork
@@ -135,7 +140,53 @@ def test_two_builds_of_one_lock_give_one_digest(
     assert second.image.digest == first.image.digest
 
 
-def test_variants_have_different_tags(workspace: Workspace, overrides: Overrides) -> None:
+@ALONE
+def test_a_variant_is_built_beside_the_default_image(
+    workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
+) -> None:
+    other = dataclasses.replace(workspace, variant=fake_fork.VARIANT)
+    requests = [
+        pipeline.BuildRequest(x, "variants", "zstd", registry_for_all.address, overrides)
+        for x in (workspace, other)
+    ]
+    default, variant = (publish.build_and_push(x) for x in requests)
+    assert [pipeline.run(x).skipped for x in requests] == [True, True]
+    assert variant.tag == default.tag.replace("-zstd", "-cuda12.8-zstd")
+    changed = [x for x, y in zip(default.layers, variant.layers, strict=True) if x != y]
+    assert {name for name, _ in changed} <= {"vllm", "bytecode", "code"}
+
+    def run(report: pipeline.BuildReport, code: str) -> str:
+        return docker("run", "--rm", "--entrypoint", "python3", str(report.engine), "-c", code)
+
+    for report, kernels in ((default, "0.8.3"), (variant, "0.10.2")):
+        code = (
+            "import importlib.metadata, pathlib, vllm; from vllm import _custom_ops, origin;"
+            "left = [x.name for x in pathlib.Path(vllm.__file__).parent.parent.glob('tmp*')];"
+            "version = importlib.metadata.version('vllm');"
+            "print(_custom_ops.KERNELS, origin.ORIGIN, version, left)"
+        )
+        assert run(report, code) == f"{kernels} fork 0.8.3 []\n"
+    code = "print(open('/usr/share/higgs-image/image.json').read())"
+    facts = [json.loads(run(report, code)) for report in (default, variant)]
+    assert [(x["variant"], x["cuda"]) for x in facts] == [("", "12.4"), ("cuda12.8", "12.8")]
+    with open_repository(oci_reference.repository(registry_for_all.address, "variants")) as pushed:
+        history = Journal(pushed, workspace.build / "journal")
+        files = [pushed.files(history.of(x.digest)[-1].tag) for x in (default, variant)]
+    packages = [sbom.versions(x[publish.SBOM])["pypi vllm"] for x in files]
+    assert packages == ["0.8.3", "0.10.2, 0.8.3"]
+    for found, place in zip(files, (workspace, other), strict=True):
+        lock = lockfile.load(place.lock_file, place.variant)
+        assert provenance.package_disagreements(sbom.versions(found[publish.SBOM]), lock) == []
+        document = json.loads(found[publish.PROVENANCE])
+        wrong = provenance.disagreements(document, lock)
+        assert [x for x in wrong if not x.startswith("base image")] == []
+        names = [x["name"] for x in document["buildDefinition"]["resolvedDependencies"]]
+        assert (fake_fork.KERNELS in names) == bool(place.variant)
+    for report in (default, variant):
+        docker("image", "rm", str(report.engine))
+
+
+def test_compressions_have_different_tags(workspace: Workspace, overrides: Overrides) -> None:
     zstd = image.build(workspace, "zstd", overrides)
     manifest = json.loads(layout.blob(zstd.layout, zstd.image.digest).read_bytes())
     assert {x["mediaType"].rpartition("+")[2] for x in manifest["layers"]} == {"zstd"}

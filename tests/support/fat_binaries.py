@@ -28,6 +28,8 @@ def entry(
     flags = Flag.ADDRESS_64 | Flag.HOST_LINUX
     flags |= Flag.COMPRESSED if compressed else 0
     flags |= Flag.ARCH_SPECIFIC if arch.endswith("a") else 0
+    number = int(arch.removesuffix("a"))
+    flags |= Flag.SINCE_BLACKWELL if kind == "sm" and number >= 100 else 0
     values = {
         "kind": Kind.MACHINE_CODE if kind == "sm" else Kind.PTX,
         "version": 0x101,
@@ -37,7 +39,7 @@ def entry(
         "options": 0,
         "minor": 7,
         "major": 1,
-        "arch": int(arch.removesuffix("a")),
+        "arch": number,
         "name": 0,
         "name_length": 0,
         "flags": flags,

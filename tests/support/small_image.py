@@ -78,6 +78,16 @@ def labels(lock: Lock) -> dict[str, str]:
         "org.higgs-image.requirements-sha256": lock.python.requirements_sha256,
         "org.higgs-image.submodule": f"{lock.submodule.url} {lock.submodule.commit}",
         "org.higgs-image.patches": " ".join(f"{x}@{y[:7]}" for x, y in patches(lock).items()),
+    } | _of_variant(lock)
+
+
+def _of_variant(lock: Lock) -> dict[str, str]:
+    if lock.kernels is None:
+        return {}
+    return {
+        "org.higgs-image.variant": lock.variant,
+        "org.higgs-image.kernels": f"{lock.kernels.name} {lock.kernels.version}",
+        "org.higgs-image.kernels-sha256": lock.kernels.sha256,
     }
 
 

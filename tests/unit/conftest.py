@@ -163,6 +163,19 @@ class Project:
     def load(self) -> Lock:
         return lockfile.load(self.workspace.lock_file)
 
+    def add_variant(self, unchanged: str = "") -> None:
+        """Pin a variant, cuda12.8; `unchanged` are lines of its table of that name."""
+        folder = self.workspace.lock_file.parent
+        files = {"input": "requirements/other.in", "requirements": "requirements/other.txt"}
+        text = REQUIREMENTS["requirements"].replace("2.6.0", "2.8.0")
+        write(folder, {files["input"]: "-r input.txt\ntorch\n", files["requirements"]: text})
+        python = "\n".join(
+            f'{k} = "{v}"\n{k}_sha256 = "{covered(k, folder / v)}"' for k, v in files.items()
+        )
+        lock, layers = self.workspace.lock_file, self.workspace.layers_file
+        lock.write_text(self.text + VARIANT.format(python=python, unchanged=unchanged))
+        layers.write_text(layers.read_text() + VARIANT_LAYERS)
+
 
 REQUIREMENTS = {
     "requirements": f"torch==2.6.0 \\\n    --hash=sha256:{'1' * 64}\n    # via x\n"
@@ -229,6 +242,36 @@ unpinned = "its revision was never published"
 [recipe]
 paths = ["templates"]
 sha256   =   "{recipe}" # kept by invoke lock
+"""
+
+
+VARIANT = """
+[[variant]]
+name = "cuda12.8"
+{python}
+hold = "tested with these"
+
+[variant.kernels]
+requirement = "vllm==0.10.2"
+name = "vllm"
+version = "0.10.2"
+filename = "vllm-0.10.2-cp38-abi3-manylinux1_x86_64.whl"
+sha256 = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+
+[variant.kernels.unchanged]
+{unchanged}
+"""
+
+VARIANT_LAYERS = """
+[variant."cuda12.8"]
+cuda = "12.8"
+gpus = ["9.0", "10.0"]
+kernels = ["vllm/*.so", "vllm/_custom_ops.py", "vllm/kernels"]
+budget = { gzip_mb = 40, zstd_mb = 30, largest_layer_mb = 20, unpacked_mb = 100 }
+
+[variant."cuda12.8".layer]
+torch = { budget_mb = 20, remove = ["b"] }
+vllm = { budget_mb = 8 }
 """
 
 
@@ -305,6 +348,7 @@ def lock_only(made_once: Path, tmp_path: Path) -> Project:
 
 
 LAYERS = """\
+cuda = "12.4"
 [[layer]]
 name = "torch"
 reason = "PyTorch."

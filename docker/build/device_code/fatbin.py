@@ -47,11 +47,18 @@ class Flag(IntFlag):
     ADDRESS_64 = 0x1
     HOST_LINUX = 0x10
     COMPRESSED = 0x2000
+    ZSTANDARD = 0x8000
+    """Compressed, too, in another way."""
     ARCH_SPECIFIC = 0x100000
     """For exactly this architecture, such as sm_90a."""
+    FAMILY_SPECIFIC = 0x200000
+    """For the architectures of its major version, as other machine code is: such as sm_100f."""
+    SINCE_BLACKWELL = 0x1000000
+    """Set on machine code of all architectures since sm_100, and on nothing else."""
 
 
-_KNOWN = int(Flag.ADDRESS_64 | Flag.HOST_LINUX | Flag.COMPRESSED | Flag.ARCH_SPECIFIC)
+_KNOWN = sum(Flag)
+_COMPRESSED = Flag.COMPRESSED | Flag.ZSTANDARD
 
 
 class Entry(NamedTuple):
@@ -157,8 +164,11 @@ def _parse_entry(read: Read, at: int, end: int) -> Entry:
     _require(options <= head, at, f"options at {options} behind the header")
     _require(10 <= arch < 1000, at, f"architecture {arch}")
     _require(not (name or name_length or zero), at, "name or unknown field")
-    _require(flags & ~_KNOWN == 0, at, f"flags {flags:#x}")
-    if flags & Flag.COMPRESSED:
+    _require(flags & ~_KNOWN == 0 and flags & _COMPRESSED != _COMPRESSED, at, f"flags {flags:#x}")
+    since_blackwell = kind == Kind.MACHINE_CODE and arch >= 100
+    _require(bool(flags & Flag.SINCE_BLACKWELL) == since_blackwell, at, f"flags {flags:#x}")
+    _require(since_blackwell or not flags & Flag.FAMILY_SPECIFIC, at, f"flags {flags:#x}")
+    if flags & _COMPRESSED:
         _require(size - ALIGNMENT < packed <= size, at, f"{packed} compressed of {size} bytes")
         _require(unpacked > 0, at, "compressed entry without its decompressed size")
     else:

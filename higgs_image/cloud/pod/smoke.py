@@ -105,11 +105,12 @@ class PodTest:
 
     def of(self, image: RentedImage, tested: SmokeImage) -> tuple[Record, Path]:
         """Test an image that RunPod can pull: see `run`."""
+        description = self.description.for_variant(image.variant)
         with self.workspace.exclusive("pod"), process.sigterm_interrupts():
             reaper.reap(self.account)
             options = self.options
             offers = choice.offers(
-                self.account, self.description, image.gpus, options.price_cap, options.gpu
+                self.account, description, image.gpus, options.price_cap, options.gpu
             )
             folder = self.workspace.build / "smoke" / f"{image.digest[7:19]}-pod"
             shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +118,7 @@ class PodTest:
             started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
             key = secrets.token_urlsafe(24)  # of this pod alone; it is written nowhere
             rental = Rental(
-                self.account, self.description, image, offers,
+                self.account, description, image, offers,
                 PodMarker.mine(options.hours, owned=True), {"HIGGS_API_KEY": key},
             )  # fmt: skip
             with rented(rental) as pod, time_cap(options.hours * 3600):

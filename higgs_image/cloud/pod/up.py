@@ -69,13 +69,12 @@ def up(target: PodTest, image: RentedImage) -> RunningPod:
         HiggsError: none can be rented.
     """
     account, options = target.account, target.options
+    description = target.description.for_variant(image.variant)
     with process.sigterm_interrupts():
         reaper.reap(account)
-        offers = choice.offers(
-            account, target.description, image.gpus, options.price_cap, options.gpu
-        )
+        offers = choice.offers(account, description, image.gpus, options.price_cap, options.gpu)
         marker = PodMarker.mine(options.hours, owned=False)
-        rental = Rental(account, target.description, image, offers, marker, {})
+        rental = Rental(account, description, image, offers, marker, {})
         with rented(rental, keep=True) as pod, time_cap(options.hours * 3600):
             follower = PodLog(account, pod.id).start()
             try:
@@ -90,5 +89,5 @@ def up(target: PodTest, image: RentedImage) -> RunningPod:
     return RunningPod(
         pod.id, pod.name, pod.gpu.id if pod.gpu else "", pod.cost,
         f"after {marker.until:%Y-%m-%d %H:%M} UTC", account.url(pod.id, PORT), seconds,
-        target.description.container.secrets.get("HIGGS_API_KEY", ""),
+        description.container.secrets.get("HIGGS_API_KEY", ""),
     )  # fmt: skip

@@ -119,6 +119,15 @@ def test_the_sbom_has_the_gpus_and_the_lock(tmp_path: Path) -> None:
     assert {x["name"]: x["value"] for x in top["properties"]} == labels
 
 
+def test_the_sbom_has_both_wheels_of_a_variant(tmp_path: Path) -> None:
+    labels = {LABEL + "variant": "cuda12.8", LABEL + "kernels": "Foo.Bar_baz 2.0"}
+    image = make(tmp_path / "image", FILES, labels=labels)
+    made = sbom.make(tmp_path / "image", image, "name")
+    assert sbom.versions(made)["pypi foo-bar-baz"] == "1.2, 2.0"
+    [variant] = json.loads(made)["metadata"]["component"]["properties"]
+    assert variant == {"name": LABEL + "variant", "value": "cuda12.8"}
+
+
 def test_changes_name_new_changed_and_removed_packages() -> None:
     old, new = (
         {"deb a": "1", "deb b": "1", "deb c": "1"},

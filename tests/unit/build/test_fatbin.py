@@ -54,8 +54,13 @@ def test_a_section_without_containers_is_valid() -> None:
         (container(entry("sm_80", name=64)), "name or unknown field"),
         (container(entry("sm_80", name_length=3)), "name or unknown field"),
         (container(entry("sm_80", zero=1)), "name or unknown field"),
-        (container(entry("sm_80", flags=0x11 | 0x8000)), "flags 0x8011"),
-        (container(entry("sm_80", flags=0x11 | 0x200000)), "flags 0x200011"),
+        (container(entry("sm_80", flags=0x11 | 0xA000)), "flags 0xa011"),
+        (container(entry("sm_90", flags=0x11 | 0x1000000)), "flags 0x1000011"),
+        (container(entry("sm_100", flags=0x11)), "flags 0x11"),
+        (container(entry("compute_120", flags=0x11 | 0x1000000)), "flags 0x1000011"),
+        (container(entry("sm_80", flags=0x11 | 0x400000)), "flags 0x400011"),
+        (container(entry("sm_90", flags=0x11 | 0x200000)), "flags 0x200011"),
+        (container(entry("compute_100", flags=0x11 | 0x200000)), "flags 0x200011"),
         (container(entry("sm_80", packed=256)), "without the flag"),
         (container(entry("sm_80", unpacked=256)), "without the flag"),
         (container(entry("sm_80", compressed=True, packed=257)), "257 compressed of 256"),
@@ -102,6 +107,29 @@ def test_architecture_specific_code_needs_exactly_its_architecture() -> None:
     assert names(container(entry("compute_80a")), 89) == []
 
 
+def test_blackwell_is_two_major_versions() -> None:
+    data = container(*map(entry, ["sm_90a", "sm_100", "sm_100a", "sm_120", "compute_120"]))
+    assert names(data, 100) == ["sm_100", "sm_100a"]
+    assert names(data, 103) == ["sm_100"]
+    assert names(data, 120) == ["sm_120"]
+    assert names(container(entry("sm_100"), entry("sm_120a")), 121) == []
+
+
+def test_code_for_a_family_runs_on_later_architectures_of_it() -> None:
+    data = container(entry("sm_100", flags=0x1200011), entry("sm_120", flags=0x1200011))
+    assert [names(data, gpu) for gpu in (100, 103, 120, 121)] == [
+        ["sm_100"], ["sm_100"], ["sm_120"], ["sm_120"],
+    ]  # fmt: skip
+
+
+def test_blackwell_is_given_the_ptx_of_flash_attention() -> None:
+    """Its containers have machine code and PTX for 8.0 and nothing else."""
+    [found] = parsed(container(entry("sm_80"), entry("compute_80", compressed=True)))
+    assert [e.name for e in choice.kept(found, (100, 120))] == ["compute_80"]
+    assert [e.name for e in choice.kept(found, (80, 86, 89, 120))] == ["sm_80", "compute_80"]
+    assert [e.name for e in choice.kept(found, (80, 89))] == ["sm_80"]
+
+
 def test_all_code_of_the_highest_architecture_is_chosen() -> None:
     data = container(entry("sm_90"), entry("sm_80"), entry("sm_90a"), entry("sm_90", seed=1))
     assert names(data, 90) == ["sm_90", "sm_90a", "sm_90"]
@@ -136,3 +164,6 @@ def test_known_flags_are_those_of_the_real_libraries() -> None:
     assert Flag(0x102011) == (
         Flag.ADDRESS_64 | Flag.HOST_LINUX | Flag.COMPRESSED | Flag.ARCH_SPECIFIC
     )
+    zstandard = entry("sm_120a", flags=0x1108011, packed=250, unpacked=999)
+    [found] = parsed(container(zstandard, entry("sm_100", compressed=True)))
+    assert [e.name for e in found.entries] == ["sm_120a", "sm_100"]

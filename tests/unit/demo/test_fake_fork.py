@@ -122,6 +122,21 @@ def test_it_passes_the_stages_before_the_build(tmp_path: Path) -> None:
     assert locked.wheel.sha256 == sha256_file(tmp_path / "wheels" / fake_fork.WHEEL)
 
 
+def test_it_has_a_variant_with_other_kernels(tmp_path: Path) -> None:
+    made = fake_fork.make(tmp_path)
+    locked = lockfile.load(made.lock_file, fake_fork.VARIANT)
+    files = render.compute(made, locked, source.ensure(made, locked), Patched(), Overrides())
+    assert (
+        files[f"layers/vllm/wheels/{fake_fork.KERNELS}"][0]
+        == (tmp_path / "wheels" / fake_fork.KERNELS).read_bytes()
+    )
+    assert not [x for x in files if x.endswith(fake_fork.CALLS_KERNELS)]
+    changed = fake_fork.make(tmp_path / "changed", changes={fake_fork.CALLS_KERNELS: "\n"})
+    source.ensure(changed, lockfile.load(changed.lock_file))
+    with pytest.raises(KernelsChangedError, match=fake_fork.CALLS_KERNELS):
+        source.ensure(changed, lockfile.load(changed.lock_file, fake_fork.VARIANT))
+
+
 def test_a_changed_kernel_is_refused(tmp_path: Path) -> None:
     made = fake_fork.make(tmp_path, changes={"csrc/kernels.cu": "__global__ void f();\n"})
     with pytest.raises(KernelsChangedError, match="csrc"):
@@ -149,7 +164,7 @@ def test_the_wheel_is_what_the_overlay_is_laid_over(tmp_path: Path) -> None:
         if (tmp_path / "site" / "vllm" / path.relative_to(fork)).is_file()
         and path.read_bytes() == (tmp_path / "site" / "vllm" / path.relative_to(fork)).read_bytes()
     }
-    assert equal == {"__init__.py", "entrypoints/__init__.py"}
+    assert equal == {"__init__.py", "_custom_ops.py", "entrypoints/__init__.py"}
     assert 'ORIGIN = "wheel"' in (tmp_path / "site/vllm/origin.py").read_text()
     assert 'ORIGIN = "fork"' in (fork / "origin.py").read_text()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 
-from benchmarks.generate import GENERATE, Listener, Target, listen
+from benchmarks.generate import GENERATE
+from benchmarks.stream_listener import Listener, Target, listen
 from tests.support.paced_server import Pace, Plan, running
 from tests.unit.generate.conftest import MakeRun
 

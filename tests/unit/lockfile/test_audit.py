@@ -88,6 +88,16 @@ def test_every_package_and_the_wheel_are_looked_up(project: Project, database: D
     assert report.text() == "advisories: pass"
 
 
+def test_packages_of_variants_are_looked_up(project: Project, database: Database) -> None:
+    project.add_variant()
+    database.known = {"torch": [TORCH]}
+    report = run(project)
+    assert [x.package for x in report.advisories] == ["torch 2.6.0", "torch 2.8.0"]
+    assert sorted(database.asked) == [
+        "torch 2.6.0", "torch 2.8.0", "uv 0.8.0", "uvloop 0.21.0", "vllm 0.10.2", "vllm 0.8.3",
+    ]  # fmt: skip
+
+
 def test_an_advisory_without_a_reason_fails_the_check(
     project: Project, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,17 @@ def test_a_shared_attestation_stays_for_the_image_that_stays() -> None:
     assert gone == [digest(1)] and digest(11) in kept
 
 
-@pytest.mark.parametrize("end", ["-zstd", "-sm89", "-zstd-sm86-sm89", "-sm120-dev-abcdef0"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "-zstd",
+        "-sm89",
+        "-zstd-sm86-sm89",
+        "-sm120-dev-abcdef0",
+        "-cuda12.8",
+        "-cuda12.8-zstd-sm100",
+    ],
+)
 def test_variants_are_images_too(end: str, tmp_path: Path) -> None:
     tag = f"20260101-abcdef0-0000001{end}"
     variant = StoredManifest(digest(1), (tag,))

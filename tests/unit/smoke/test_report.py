@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +126,7 @@ def test_the_device_of_an_engine(
 
 
 def test_no_image_was_built(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, tmp_path / "lock", tmp_path / "layers")
+    workspace = replace(Workspace.default(), build=tmp_path)
     with pytest.raises(UsageError, match="no image was built yet"):
         image.last_built(workspace)
 

@@ -313,6 +313,26 @@ def test_packages_are_taken_when_they_are_old_enough(updated: Project, index: We
     assert "build.txt was not checked" in younger.text()
 
 
+def test_packages_of_a_variant_are_an_entry_of_their_own(updated: Project, index: Web) -> None:
+    path = requirements(updated)
+    default = path.read_text()
+    updated.add_variant()
+    other = path.with_name("other.txt")
+    path.with_name("other.in").write_text("thing\n")
+    command = default.replace("input.txt -o requirements.txt", "other.in -o other.txt")
+    passed = "--exclude-newer-package a=2999-01-01 --exclude-newer-package b=2024-02-01"
+    other.write_text(command.replace("2024-01-01", f"2024-01-01 {passed}"))
+    lockfile.refresh(updated.load(), updated.workspace.root)
+    report = update(updated)
+    assert [x.name for x in report.held] == ["python-cuda12.8"] and "==1.0" in other.read_text()
+    path.write_text(default)
+    lockfile.refresh(updated.load(), updated.workspace.root)
+    assert [x.name for x in update(updated, "python-cuda12.8").taken] == ["python-cuda12.8"]
+    assert "thing==1.1" in other.read_text() and path.read_text() == default
+    assert "--exclude-newer-package a=2999-01-01 --python" in other.read_text()
+    lockfile.require_consistent(updated.load(), updated.workspace.root)
+
+
 def test_packages_without_a_solution_are_refused(updated: Project, index: Web) -> None:
     path = requirements(updated, "thing>2")
     before = path.read_text()

@@ -1,0 +1,22 @@
+"""Variants: images of the same fork, patches and pipeline from another set of pins.
+
+versions.lock has their pins and docker/layers.toml their GPUs and budgets. The default image has
+the name "". Each image can also be built for fewer GPUs (`--gpus`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+PATTERN = r"[a-z]+\d+\.\d+"
+"""A variant's name, such as cuda12.8. Tags are told from foreign ones by it."""
+
+
+def suffix(variant: str) -> str:
+    """Return what a variant appends to tags and to the names of files below build/."""
+    return f"-{variant}" if variant else ""
+
+
+def gpus_suffix(gpus: Iterable[str]) -> str:
+    """Return what an image for fewer GPUs appends to tags: `-sm89` for 8.9."""
+    return "".join(f"-sm{gpu.replace('.', '')}" for gpu in gpus)
