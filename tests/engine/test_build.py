@@ -129,9 +129,11 @@ def test_a_push_of_a_damaged_layout_names_the_blob_and_not_the_registry(
 
 
 @ALONE
+@pytest.mark.parametrize("variant", ["", fake_fork.VARIANT])
 def test_two_builds_of_one_lock_give_one_digest(
-    workspace: Workspace, overrides: Overrides, tmp_path: Path
+    workspace: Workspace, overrides: Overrides, variant: str
 ) -> None:
+    workspace = dataclasses.replace(workspace, variant=variant)
     first = image.build(workspace, overrides=overrides, no_cache=True)
     time.sleep(1.1)  # another second: a time stamp in a layer would show
     second = image.build(workspace, overrides=overrides, no_cache=True)
