@@ -6,6 +6,7 @@ other.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from higgs_image.build import image
 from higgs_image.build.overrides import Overrides
+from higgs_image.demo import fake_fork
 from higgs_image.errors import INTERRUPTED
 from higgs_image.oci import layout
 from higgs_image.workspace import Workspace
@@ -31,6 +33,8 @@ def workspace(make_fake_fork: MakeFakeFork) -> Workspace:
 
 
 def test_two_builds_of_one_lock_give_one_digest(workspace: Workspace, overrides: Overrides) -> None:
+    """The variant has every step of the default image, and the one that takes its kernels."""
+    workspace = dataclasses.replace(workspace, variant=fake_fork.VARIANT)
     first = image.build(workspace, overrides=overrides, no_cache=True)
     time.sleep(1.1)  # another second: a time stamp in a layer would show
     second = image.build(workspace, overrides=overrides, no_cache=True)
