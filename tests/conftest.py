@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Generator
 
 import imageio_ffmpeg
 import pytest
+from xdist.remote import Producer
 
 from higgs_image.errors import HiggsError
 from higgs_image.host import docker_install, facts, install_plan
 from higgs_image.workspace import Workspace
-from tests.support import debian
-
-TESTS = Path(__file__).parent
+from tests.support import debian, schedule
+from tests.support.schedule import GroupScheduling
 
 _PERSONAL = (
     "GITHUB_STEP_SUMMARY", "REGISTRY", "IMAGE_NAME", "COMPRESSION", "DEVICE_CLASS", "BASE_IMAGE",
     "EXTRA_CA", "HIGGS_DEBUG", "HIGGS_FAKE_FORK", "HIGGS_STANDIN", "COSIGN_KEY",
-    "COSIGN_PASSWORD", "PYTHONPATH",
+    "COSIGN_PASSWORD", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE",
     "COLUMNS", "FORCE_COLOR", "IMAGEIO_FFMPEG_EXE",
 )  # fmt: skip
 """Variables that a person or a workflow may have set, and that would change what tests see."""
@@ -31,6 +33,7 @@ _PERSONAL = (
 
 def pytest_configure() -> None:
     """Give every machine the same surroundings, before any test or fixture runs."""
+    sys.dont_write_bytecode = False  # every worker and hundreds of programs read the same modules
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
@@ -42,19 +45,26 @@ def pytest_configure() -> None:
         os.environ[name] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost", "::1"]))
 
 
-_TOGETHER = ("test_compose", "test_demo", "test_service", "test_tasks")
-"""Engine tests whose order or container names matter: one worker runs each of these modules."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector thousands of tests, which stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests one worker has to run: the real image's, and those of _TOGETHER."""
-    for item in items:
-        suite = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if suite in ("fork", "gpu"):
-            item.add_marker(pytest.mark.xdist_group("real"))
-        elif suite == "engine" and item.path.stem in _TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Start the long tests first."""
+    items.sort(key=lambda item: schedule.place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling | None:
+    """Hand out tests as tests/support/schedule.py says."""
+    return GroupScheduling(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

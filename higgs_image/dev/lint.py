@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class CheckRun:
 
 
 def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
-    """Run the static checks, and beside them the chosen test suites in one pytest run.
+    """Run the static checks and the page's tests, and beside them the other suites in one run.
 
     Args:
         suites: names from SUITES; empty for all. Tests that need something this machine lacks
@@ -65,35 +65,36 @@ def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
         _install_tools()
     # Tests wait for programs and servers half of the time: two workers for each processor.
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    beside = list(_STATIC)
     # Playwright's event loop runs in its thread for good: no other test can share the process.
-    runs = []
-    if together := [SUITES[name] for name in chosen if name != "page"]:
-        runs.append(["pytest", *together, f"--numprocesses={2 * processors}", *extra])
-    if "page" in chosen:  # a browser is several processes, and a starved one can be too late
-        runs.append(
-            ["pytest", SUITES["page"], f"--numprocesses={processors}", "--reruns=1", *extra]
-        )
-    with ThreadPoolExecutor(1) as pool:
-        static = pool.submit(lambda: {" ".join(x): process.run(x) for x in _STATIC})
-        tested: dict[str, int] = {}
-        for tests in runs:
-            log.info("checks: %s", " ".join(tests))
-            done = process.run(
-                [sys.executable, "-m", *tests], on_line=lambda line: print(line, flush=True)
-            )
-            tested[" ".join(tests)] = done.code
-        results = static.result()
-    for command, done in results.items():
-        log.info("checks: %s", command)
-        if done.code != 0:
-            print(f"{done.out}{done.err}", flush=True)
-    codes = {command: done.code for command, done in results.items()}
-    codes |= tested
+    # The page's tests wait most of the time, for sound that is played; a machine that does much
+    # else can be too slow for one of them, which is run again.
+    together = [SUITES[name] for name in chosen if name != "page"]
+    page = ("pytest", SUITES["page"], f"--numprocesses={processors}", "--reruns=2", *extra)
+    tests = ("pytest", *together, f"--numprocesses={2 * processors}", *extra) if together else page
+    if together and "page" in chosen:
+        beside.append(page)
+    codes: dict[str, int] = {}
+    with ThreadPoolExecutor(2) as pool:
+        waiting = {" ".join(x): pool.submit(_run, x) for x in beside}
+        log.info("checks: %s", " ".join(tests))
+        codes[" ".join(tests)] = _run(tests, on_line=lambda line: print(line, flush=True)).code
+        for command, found in waiting.items():
+            done = found.result()
+            log.info("checks: %s", command)
+            if done.code != 0 or command.startswith("pytest"):
+                print(f"{done.out}{done.err}", flush=True)
+            codes[command] = done.code
     if failed := [command for command, code in codes.items() if code != 0]:
         raise ChecksFailedError(
             f"failed: {'; '.join(failed)}", "see the output above; each command can be run alone"
         )
     return CheckRun(codes)
+
+
+def _run(command: Sequence[str], on_line: Callable[[str], None] | None = None) -> process.Completed:
+    python = [sys.executable, "-m"] if command[0] == "pytest" else []
+    return process.run([*python, *command], on_line=on_line)
 
 
 def _install_tools() -> None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +17,6 @@ from higgs_image.build import image, pipeline
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.errors import (
-    INTERRUPTED,
     BudgetError,
     BuildError,
     DiskFullError,
@@ -43,9 +38,6 @@ from higgs_image.workspace import Workspace
 from .conftest import MakeFakeFork
 
 pytestmark = pytest.mark.engine
-
-ALONE = pytest.mark.xdist_group("test_tasks")
-"""No cache: BuildKit runs a step once for two such builds, and killing one fails the other."""
 
 
 def edit(workspace: Workspace, pattern: str, replacement: str) -> None:
@@ -128,19 +120,6 @@ def test_a_push_of_a_damaged_layout_names_the_blob_and_not_the_registry(
         skopeo.push(built, target)
 
 
-@ALONE
-def test_two_builds_of_one_lock_give_one_digest(
-    workspace: Workspace, overrides: Overrides, tmp_path: Path
-) -> None:
-    first = image.build(workspace, overrides=overrides, no_cache=True)
-    time.sleep(1.1)  # another second: a time stamp in a layer would show
-    second = image.build(workspace, overrides=overrides, no_cache=True)
-    assert not second.skipped
-    assert [x.digest for x in second.image.layers] == [x.digest for x in first.image.layers]
-    assert second.image.digest == first.image.digest
-
-
-@ALONE
 def test_a_variant_is_built_beside_the_default_image(
     workspace: Workspace, overrides: Overrides, registry_for_all: LocalRegistry
 ) -> None:
@@ -344,46 +323,3 @@ def test_a_missing_engine_is_named(
     with pytest.raises(EngineError, match="nonexistent") as caught:
         image.build(workspace, overrides=overrides)
     assert "./inv install-docker" in caught.value.hint
-
-
-RUNNER = """
-import sys
-from pathlib import Path
-from higgs_image.build import image
-from higgs_image.build.overrides import Overrides
-from higgs_image.demo import fake_fork
-from higgs_image.tasks.output import output
-with output():
-    ca = sys.argv[2]
-    image.build(fake_fork.workspace_in(Path(sys.argv[1])), no_cache=True,
-                overrides=Overrides(extra_ca=Path(ca) if ca else None))
-"""
-
-
-@ALONE
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("moment", ["stable", "exporting layers"])
-def test_an_interrupted_build_is_completed_by_the_next(
-    workspace: Workspace, overrides: Overrides, kill: signal.Signals, moment: str
-) -> None:
-    """No half build is taken for a whole one; the next run goes on; no child is left."""
-    ca = str(overrides.extra_ca or "")
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(workspace.lock_file.parent), ca],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(workspace.root)},
-    ) as child:  # fmt: skip
-        assert child.stderr is not None
-        for line in child.stderr:
-            if moment in line:
-                break
-        child.send_signal(kill)
-        rest = child.stderr.read()  # ends when every child has ended
-        code = child.wait(30)
-    assert code == (INTERRUPTED if kill == signal.SIGINT else -signal.SIGKILL)
-    if kill == signal.SIGINT:
-        assert "interrupted" in rest and "Traceback" not in rest
-    assert image.current(workspace, "gzip") is None
-    built = image.build(workspace, overrides=overrides)
-    assert layout.read(built.layout, built.image.digest) == built.image
-    assert image.current(workspace, "gzip") == built.image

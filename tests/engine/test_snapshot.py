@@ -46,7 +46,7 @@ class Archive:
                 self.wfile.write(data)
 
         self.server = ThreadingHTTPServer(("0.0.0.0", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.port = int(self.server.server_address[1])
 
 

@@ -100,7 +100,7 @@ class Listener:
                 pass
 
         self._server = http.server.ThreadingHTTPServer((own_address(), 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         host, port = self._server.server_address[:2]
         self.address = f"{host!s}:{port}"
 

@@ -200,7 +200,7 @@ class Server(BusyHTTPServer):
         super().__init__((host, 0), Handler)
         self.host = host
         self.hub = Hub()
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:

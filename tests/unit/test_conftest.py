@@ -8,17 +8,20 @@ import sys
 from pathlib import Path
 
 import imageio_ffmpeg
+import pytest
 
 from higgs_image.workspace import PROJECT
+from tests.support import schedule
 
 
-def pytest_on(folder: Path, source: str, **env: str) -> str:
-    """Run pytest with the conftest on one test file, and return its output."""
+def pytest_on(folder: Path, source: str, *arguments: str, **env: str) -> str:
+    """Run pytest with the conftest in a folder with one test file, and return its output."""
     (folder / "test_it.py").write_text(source)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider",
-         "--rootdir", folder, folder / "test_it.py"],
-        cwd=PROJECT, env=os.environ | {"PYTEST_ADDOPTS": ""} | env, capture_output=True, text=True,
+         "--rootdir", folder, *(arguments or ["test_it.py"])], cwd=folder,
+        env=os.environ | {"PYTEST_ADDOPTS": "", "PYTHONPATH": str(PROJECT)} | env,
+        capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout
 
@@ -69,3 +72,28 @@ def test_environment(ffmpeg_on_path):
     finally:
         os.umask(umask)
     assert "1 passed" in shown, shown
+
+
+def test_a_group_is_run_by_one_worker_and_starts_first(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    source = f"""
+import os, pytest
+
+@pytest.mark.parametrize("number", range(5))
+def test_it(number):
+    with open({str(log)!r}, "a") as file:
+        print(__name__, os.environ["PYTEST_XDIST_WORKER"], file=file)
+"""
+    for name in ("tests/a/test_short.py", "tests/fork/test_one.py", "tests/gpu/test_other.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(source)
+    shown = pytest_on(tmp_path, "", "--numprocesses=2", "--dist=loadscope", "tests")
+    assert "15 passed" in shown, shown
+    ran = [line.split() for line in log.read_text().splitlines()]
+    [worker] = {by for name, by in ran if name != "test_short"}
+    assert next(name for name, by in ran if by == worker) == "test_one"
+
+
+@pytest.mark.parametrize("start", [*schedule.TOGETHER, *schedule.FIRST])
+def test_the_schedule_names_tests_that_exist(start: str) -> None:
+    assert list(PROJECT.glob(f"{start}*"))

@@ -23,7 +23,6 @@ from higgs_image.smoke.session import SmokeOptions
 from higgs_image.workspace import PROJECT, Workspace
 
 pytestmark = [
-    pytest.mark.xdist_group("sandbox"),  # each looks for what runs in any
     pytest.mark.engine,
     pytest.mark.skipif(not sandbox.has_namespaces(), reason="this user may not make namespaces"),
 ]

@@ -137,5 +137,5 @@ def start(key: str = "", thinks: float = 0.0) -> ThreadingHTTPServer:
         ("127.0.0.1", 0), speak, {"belinda": "", "chadwick": ""}, {}, encoders=ENCODERS
     )
     server.RequestHandlerClass = Handler
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server

@@ -26,7 +26,6 @@ from higgs_image.verdict import Verdict
 from tests.support.paced_server import Pace, Plan, running
 
 pytestmark = [
-    pytest.mark.xdist_group("bench"),  # one load at a time
     pytest.mark.flaky(reruns=3, only_rerun="AssertionError"),  # a busy machine delays one
 ]
 

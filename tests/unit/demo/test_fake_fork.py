@@ -389,7 +389,7 @@ def test_it_reports_readiness_and_finishes_running_requests(
         return bytes(tone.speak(text, voice))
 
     with api_server.Server(("127.0.0.1", 0), speak, {"beep": ""}, {}) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         port = server.server_port
         ours, theirs = socket.socketpair()
         ours.settimeout(10)

@@ -9,6 +9,9 @@ import pytest
 from higgs_image.dev import lint
 from higgs_image.errors import ChecksFailedError, UsageError
 
+HERE = ["--numprocesses=0"]
+"""No workers: their start takes longer than all tests here."""
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -24,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_static_checks_and_tests_pass(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    done = lint.run(["unit"])
+    done = lint.run(["unit"], HERE)
     assert set(done.commands.values()) == {0}
     assert any(x.startswith("pytest tests/unit ") for x in done.commands)
     assert "1 passed" in capfd.readouterr().out
@@ -35,7 +38,7 @@ def test_failing_static_check_is_shown_and_named(
 ) -> None:
     (project / "code.py").write_text("import os\n")
     with pytest.raises(ChecksFailedError, match=r"failed: ruff check --isolated \.$"):
-        lint.run(["unit"])
+        lint.run(["unit"], HERE)
     shown = capfd.readouterr().out
     assert "1 passed" in shown and "F401" in shown
 
@@ -43,7 +46,7 @@ def test_failing_static_check_is_shown_and_named(
 def test_failing_test_is_named(project: Path) -> None:
     (project / "tests/unit/test_it.py").write_text("def test_it():\n    assert False\n")
     with pytest.raises(ChecksFailedError, match="failed: pytest tests/unit"):
-        lint.run(["unit"])
+        lint.run(["unit"], HERE)
 
 
 def test_unknown_suite_is_refused() -> None:

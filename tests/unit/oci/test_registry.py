@@ -74,7 +74,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
     def start(answer: Callable[[BaseHTTPRequestHandler], Answer]) -> FakeRegistry:
         running.append(FakeRegistry(answer))
-        threading.Thread(target=running[-1].server.serve_forever, daemon=True).start()
+        threading.Thread(target=running[-1].server.serve_forever, args=(0.01,), daemon=True).start()
         return running[-1]
 
     yield start
@@ -237,7 +237,7 @@ def secured(serve: Serve, tmp_path: Path) -> tuple[FakeRegistry, Path]:
     context, trusted = certificate.make(tmp_path, "DNS:localhost", "IP:127.0.0.1")
     fake = FakeRegistry(lambda _: (200, {}, b"{}"))
     fake.server.socket = context.wrap_socket(fake.server.socket, server_side=True)
-    threading.Thread(target=fake.server.serve_forever, daemon=True).start()
+    threading.Thread(target=fake.server.serve_forever, args=(0.01,), daemon=True).start()
     return fake, trusted
 
 

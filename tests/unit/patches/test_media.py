@@ -200,7 +200,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
         monkeypatch.setattr(socket, "getaddrinfo", lookup)
         Handler.hits.clear()
         stopped.clear()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield lambda path: f"http://voices.example:{port}{path}"
         stopped.set()
         server.shutdown()

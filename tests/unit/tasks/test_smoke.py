@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from invoke.context import Context
 
 from higgs_image.smoke import record, report, session
 from higgs_image.smoke.record import CheckResult, Record, SmokeDevice, SmokeImage
+from higgs_image.tasks import namespace
+from higgs_image.tasks.command import CheckedProgram
 from higgs_image.tasks.smoke import names_an_image, smoke
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import PROJECT
@@ -84,32 +87,41 @@ def test_an_image_without_a_flag_is_noticed(words: str, found: bool) -> None:
 )
 def test_the_command_line(words: str) -> None:
     """Invoke itself takes the image; the device is refused before an engine is asked."""
-    assert "error: --device: expected auto or gpu or cpu, got 'tpu'\n" in refused(words)
+    command = [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: --device: expected auto or gpu or cpu, got 'tpu'\n" in done.stderr
+
+
+Refused = Callable[[str], str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Return a function that runs a command refused for its flags, and returns what it says."""
+
+    def run(words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            CheckedProgram(namespace=namespace, name="inv").run(["inv", *words.split()])
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize("value", ["abc", "-5", "nan", "inf", ""])
-def test_a_timeout_that_is_none(value: str) -> None:
+def test_a_timeout_that_is_none(value: str, refused: Refused) -> None:
     shown = refused(f"smoke --timeout={value}")
     assert f"error: --timeout: expected a number of seconds, got {value!r}\n" in shown
 
 
 @pytest.mark.parametrize("flag", ["json", "junit"])
-def test_a_file_that_cannot_be_written(flag: str) -> None:
+def test_a_file_that_cannot_be_written(flag: str, refused: Refused) -> None:
     assert f"error: --{flag} /proc/x cannot be written: " in refused(f"smoke --{flag} /proc/x")
     assert f"error: --{flag} / cannot be written: " in refused(f"smoke --{flag} /")
 
 
-def test_no_earlier_runs_file_stays(tmp_path: Path) -> None:
+def test_no_earlier_runs_file_stays(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "r.json").write_text("pass")
     refused(f"smoke --json {tmp_path / 'r.json'} --only no-such-check")
     assert not (tmp_path / "r.json").exists()
-
-
-def refused(words: str) -> str:
-    """Run a command that is refused for its flags, and return what it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), *words.split()],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    return done.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from invoke.collection import Collection
 from invoke.parser.argument import Argument
 
 from higgs_image.tasks import namespace
@@ -51,8 +52,8 @@ Run = Callable[..., int]
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs a command line whose task fails the test if it is entered."""
 
-    def start(*words: str) -> int:
-        for task in TASKS.values():
+    def start(*words: str, tasks: Collection = namespace) -> int:
+        for task in tasks.tasks.values():
 
             @functools.wraps(task.body)
             def entered(*_: Any, **__: Any) -> None:
@@ -60,7 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
             monkeypatch.setattr(task, "body", entered)
         with pytest.raises(SystemExit) as ended:
-            CheckedProgram(namespace=namespace, name="inv").run(["inv", *words])
+            CheckedProgram(namespace=tasks, name="inv").run(["inv", *words])
         assert isinstance(ended.value.code, int)
         return ended.value.code
 
@@ -87,7 +88,8 @@ def test_bad_value_is_refused_before_the_task_starts(
 ) -> None:
     flag = flag_of(parameter)
     words = ["v1"] if POSITIONAL.get(name, parameter) != parameter else []
-    assert run(name, *words, f"{flag}={value}") == 2
+    alone = Collection(TASKS[name])  # Invoke's parser copies all tasks for each command line
+    assert run(name, *words, f"{flag}={value}", tasks=alone) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"error: {flag}: expected ")
     assert f"got {value!r}\n  hint: " in shown
@@ -136,12 +138,15 @@ def test_settings_are_checked_too(
     assert f"error: {variable}: expected " in capsys.readouterr().err
 
 
+def real_command(*words: str | bytes) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "invoke", "--search-root", PROJECT, *words]
+    return subprocess.run(command, capture_output=True)
+
+
 def test_refused_by_the_real_command() -> None:
     """In a process of its own: the exit code, no traceback, and nothing on standard output."""
     for words in (["cleanup", "--keep", "abc"], ["start", b"--name=caf\xe9"], ["nonsense"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "invoke", "--search-root", PROJECT, *words], capture_output=True
-        )
+        done = real_command(*words)
         assert (done.returncode, done.stdout) == (2, b"")
         assert b"error: " in done.stderr and b"Traceback" not in done.stderr
 
@@ -152,9 +157,16 @@ def test_numbers_arrive_as_numbers() -> None:
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize("name", ["promote", "verify", "smoke-pushed", "record", "build"])
-def test_help_behind_a_task_is_shown(name: str, flag: str) -> None:
+def test_help_behind_a_task_is_shown(
+    name: str, flag: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also where the task has a positional argument, whose value it would be for Invoke."""
-    command = [sys.executable, "-m", "invoke", name, flag]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Usage: ") and "Docstring:" in done.stdout
+    assert run(name, flag) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Usage: ") and "Docstring:" in shown
+
+
+def test_help_is_shown_by_the_real_command() -> None:
+    done = real_command("promote", "--help")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Usage: ") and b"Docstring:" in done.stdout

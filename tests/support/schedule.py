@@ -1,0 +1,59 @@
+"""Which tests one worker of pytest-xdist runs, and which ones are started first.
+
+pytest-xdist's own groups (`--dist=loadgroup`) are not used: 3.8 writes them into the ids of tests,
+which pytest 9.2 does not read any more, and runs the tests of a group anywhere.
+"""
+
+from __future__ import annotations
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+TOGETHER = {
+    "tests/fork/": "real",
+    "tests/gpu/": "real",
+    "tests/engine/release/test_tasks.py": "no-cache",
+    "tests/engine/smoke/test_ends.py": "ends",
+    "tests/engine/smoke/test_gpu_check.py": "sandbox",
+    "tests/engine/test_compose.py": "compose",
+    "tests/engine/test_demo.py": "demo",
+    "tests/engine/test_generate.py": "generate",
+    "tests/engine/test_no_cache.py": "no-cache",
+    "tests/engine/test_rolling.py": "rolling",
+    "tests/engine/test_runtime.py": "runtime",
+    "tests/engine/test_service.py": "service",
+    "tests/unit/bench/test_smoke_check.py": "bench",
+    "tests/unit/bench/test_truth.py": "bench",
+}
+"""How ids begin, and the group that one worker runs: the tests share an image that takes long to
+build, or containers' names, or a processor that does nothing else; or they build without a
+cache."""
+
+FIRST = (
+    *("tests/fork/", "tests/gpu/"),
+    *("tests/engine/test_no_cache.py", "tests/engine/release/test_tasks.py"),
+    "tests/engine/release/",  # without the base image, which takes half a minute
+    *("tests/engine/test_base_image.py", "tests/engine/test_build.py"),
+    "tests/engine/test_",
+    "tests/engine/",
+    "tests/unit/bench/test_truth.py",
+)
+"""How the ids begin of the tests that are started first: long ones, so that no worker has to wait
+at the end for another one's long test."""
+
+
+def place(nodeid: str) -> int:
+    """Return where a test comes: its place in FIRST."""
+    return next((n for n, start in enumerate(FIRST) if nodeid.startswith(start)), len(FIRST))
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
+    """Hands out groups, and every other test alone, in the order of collection."""
+
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((x for start, x in TOGETHER.items() if nodeid.startswith(start)), nodeid)
