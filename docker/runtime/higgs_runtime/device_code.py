@@ -53,7 +53,8 @@ def check(
     needed = facts.cuda if compiling else CUDA
     if machine.cuda < _number(needed):
         what = f" to compile FlashAttention 2 for {compiling[0].name}" if compiling else ""
-        unset = f", or unset {FLASH_ATTENTION}" if compiling and chooses_2(environment) else ""
+        chosen = compiling and not any(compiles_attention(gpu, facts, {}) for gpu in compiling)
+        unset = f", or unset {FLASH_ATTENTION}" if chosen else ""
         found.append(
             DriverTooOldError(
                 f"driver {machine.driver} supports CUDA up to {machine.cuda // 1000}."

@@ -123,6 +123,7 @@ def test_a_variant_for_fewer_cards_names_the_whole_one() -> None:
         (VARIANT, "H100", "3", "12.4"),
         (VARIANT, "H100", " 2", "12.8"),
         (VARIANT, "B200", "", "12.8"),
+        (VARIANT, "B200", "2", "12.8"),
         (WHOLE, "RTX 5090", "", "12.8"),
     ],
 )
