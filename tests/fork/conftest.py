@@ -28,6 +28,7 @@ from higgs_image.release import publish
 from higgs_image.smoke import container as smoke_container
 from higgs_image.smoke import cpu_device
 from higgs_image.smoke.leftovers import owner_labels
+from higgs_image.smoke.server import NotReadyError
 from higgs_image.workspace import Workspace
 
 NEEDED_GB = 30.0
@@ -202,7 +203,11 @@ def starter(workspace: Workspace, image: str, weights: Path) -> StartServer:
             labels=owner_labels(workspace.build, lifetime=24 * 3600),
         )
         with smoke_container.created(spec) as created:
-            started, _ = smoke_container.start(created, timeout)
+            try:
+                started, _ = smoke_container.start(created, timeout)
+            except NotReadyError as error:
+                print(error.tail)
+                raise
             yield Running(f"http://127.0.0.1:{started.client.port}", started)
 
     return start

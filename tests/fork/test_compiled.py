@@ -22,7 +22,7 @@ from higgs_image import lockfile
 from higgs_image.oci.daemon import docker_client
 from higgs_image.smoke import cpu_device
 from higgs_image.smoke.container import ServerContainer
-from higgs_image.smoke.server import wait_until_healthy
+from higgs_image.smoke.server import NotReadyError, wait_until_healthy
 from higgs_image.workspace import PROJECT, Workspace
 from tests.fork.conftest import Running, starter
 from tests.support.fuzz import Server
@@ -78,7 +78,11 @@ class Compiled:
         before = len(container.logs())
         container.restart()
         again = ServerContainer(container)
-        wait_until_healthy(again, 600, 0.25)
+        try:
+            wait_until_healthy(again, 600, 0.25)
+        except NotReadyError as error:
+            print(error.tail)
+            raise
         self.running = Running(f"http://127.0.0.1:{again.client.port}", again)
         return str(container.logs()[before:].decode(errors="replace"))
 
