@@ -220,6 +220,17 @@ def overlay(source: Path, target: Path) -> None:
     print(f"overlay: {copied} files new or changed, {same} equal to the wheel's")
 
 
+def check_operators() -> None:
+    """End the build if the server's Python does not fit the libraries.
+
+    Raises:
+        SystemExit: it does not.
+    """
+    done = subprocess.run([sys.executable, Path(__file__).with_name("operators.py")])
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
 def main(arguments: list[str]) -> None:
     """Run one step: finish LAYER | packages LAYER | bytecode LAYER | overlay LAYER."""
     parser = argparse.ArgumentParser()
@@ -234,6 +245,8 @@ def main(arguments: list[str]) -> None:
         bytecode(site)
     elif options.step == "overlay":
         overlay(Path("/layer"), Path("/"))
+        if options.layer == "code":  # the last one: the server's Python is complete
+            check_operators()
     finish(Path("/"), options.since)
 
 

@@ -61,24 +61,39 @@ def replace(path: Path) -> int:
         StubError: the library exports more than functions, or the stub's symbols would differ.
     """
     name, wanted = soname(path), symbols(path)
-    source, script, stub = (path.with_name(f".{path.name}.{x}") for x in ("c", "map", "stub"))
+    stub = path.with_name(f".{path.name}.stub")
     try:
-        source.write_text(_source(name, wanted))
-        script.write_text(_script(wanted))
-        subprocess.run(
-            ["gcc", "-shared", "-fPIC", "-O1", "-w", "-fno-builtin", "-nostartfiles",
-             f"-Wl,-soname,{name}", f"-Wl,--version-script,{script}",
-             "-Wl,--build-id=none", "-Wl,-s", "-o", stub, source],
-            check=True,
-        )  # fmt: skip
+        make(stub, name, wanted)
         if (soname(stub), symbols(stub)) != (name, wanted):
             raise StubError(f"the stub of {path.name} has other symbols than the library")
         stub.chmod(path.stat().st_mode & 0o7777)
         stub.replace(path)
     finally:
-        for file in (source, script, stub):
-            file.unlink(missing_ok=True)
+        stub.unlink(missing_ok=True)
     return len(wanted)
+
+
+def make(path: Path, name: str, functions: list[Symbol]) -> None:
+    """Compile a library of functions that report an error.
+
+    Args:
+        path: of the library; files beside it are written and removed.
+        name: by which other libraries ask for it.
+        functions: that it has.
+    """
+    source, script = (path.with_name(f"{path.name}.{x}") for x in ("c", "map"))
+    try:
+        source.write_text(_source(name, functions))
+        script.write_text(_script(functions))
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-O1", "-w", "-fno-builtin", "-nostartfiles",
+             f"-Wl,-soname,{name}", f"-Wl,--version-script,{script}",
+             "-Wl,--build-id=none", "-Wl,-s", "-o", path, source],
+            check=True,
+        )  # fmt: skip
+    finally:
+        for file in (source, script):
+            file.unlink(missing_ok=True)
 
 
 def symbols(path: Path) -> list[Symbol]:

@@ -150,6 +150,11 @@ class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             **{key: getattr(chosen, key) for key in ("budget", "cuda", "gpus", "plain", "kernels")},
         )
 
+    def plain_of(self, variant: str) -> PlainBuild | None:
+        """Return what the size of a variant's image is compared with; None: with nothing."""
+        changed = self.variant.get(variant)
+        return changed.plain if changed else None if variant else self.plain
+
 
 _AnyLayer = TypeVar("_AnyLayer", bound=Layer | WheelLayer)
 

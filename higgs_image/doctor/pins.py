@@ -70,10 +70,12 @@ _GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "t
 
 
 def check_packages(name: str, subject: Subject) -> Finding:
-    """Check that pip's package index answers and has the locked wheel."""
+    """Check that pip's package index answers and has the locked wheels."""
     if subject.lock is None:
         return no_lock(name)
     wheel = subject.lock.wheel
+    kernels = [x.kernels for x in subject.lock.variants if x.kernels.name == wheel.name]
+    versions = [x.version for x in (wheel, *kernels)]
     asked = ask(
         sys.executable, "-m", "pip", "index", "versions", wheel.name, "-vv",
         "--disable-pip-version-check", "--retries", "0", "--timeout", "3",
@@ -81,10 +83,11 @@ def check_packages(name: str, subject: Subject) -> Finding:
         "--only-binary", ":all:", timeout=DEADLINE_SECONDS - 1,
     )  # fmt: skip
     output = asked.out + asked.err
-    if asked.code == 0 and re.search(rf"[ ,]{re.escape(wheel.version)}(,|\s|$)", asked.out):
+    lacking = [x for x in versions if not re.search(rf"[ ,]{re.escape(x)}(,|\s|$)", asked.out)]
+    if asked.code == 0 and not lacking:
         pages = re.findall(r'^(\S+) "GET .*" 200', output, re.MULTILINE)
         where = pages[0] if pages else "the configured pip index"
-        return Finding(name, Verdict.PASS, f"{where} has {wheel.name} {wheel.version}")
+        return Finding(name, Verdict.PASS, f"{where} has {wheel.name} {', '.join(versions)}")
     if "No module named pip" in output:
         return Finding(name, Verdict.INCONCLUSIVE, "this environment has no pip")
     if asked.code == 124:
@@ -92,7 +95,7 @@ def check_packages(name: str, subject: Subject) -> Finding:
     elif away := re.search(r"Could not fetch URL (\S+): (.*)", output):
         why = f"{away[1]}: {pip_says(away[2])}"
     else:
-        why = f"{wheel.name} {wheel.version} is not offered"
+        why = f"{wheel.name} {', '.join(lacking)} is not offered"
     return Finding(
         name,
         Verdict.FAIL,

@@ -10,6 +10,7 @@ from higgs_image.build import layers
 from higgs_image.build.layers import PlainBuild
 from higgs_image.errors import ReleaseRefusedError, UsageError
 from higgs_image.files import write_atomically
+from higgs_image.labels import VARIANT
 from higgs_image.oci import layout
 from higgs_image.oci.reference import is_loopback
 from higgs_image.release import evidence, move_plan, notes, policy, records, speed
@@ -163,7 +164,8 @@ def promote_with_notes(
     """
     move_plan.settle(history)
     plan = plan_promotion(history, what, conditions)
-    manifest = release_manifest(history, plan, layers.load(workspace.layers_file).plain)
+    plain = layers.load(workspace.layers_file).plain_of(plan.known.labels.get(VARIANT, ""))
+    manifest = release_manifest(history, plan, plain)
     text = notes.render(manifest)
     folder = workspace.build / "release" / (manifest["tag"] or plan.record.digest[7:19])
     write_atomically(folder / notes.NOTES, text.encode())

@@ -31,7 +31,11 @@ _KNOWN: tuple[tuple[str, Diagnosis], ...] = (
     (
         r"no kernel image is available|is not compatible with the current PyTorch"
         r"|\bsm_1[02]0\b.*not compatible",
-        Diagnosis("the GPU is newer than the image's kernels", "use one before Blackwell", True),
+        Diagnosis(
+            "the GPU is newer than the image's kernels",
+            "use one before Blackwell, or the image's variant cuda12.8: docs/cards.md",
+            True,
+        ),
     ),
     (
         r"Found no NVIDIA driver|could not select device driver"

@@ -52,6 +52,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PATCH",
         help="leave this patch out, too: one that is written for the other",
     )
+    parser.addoption(
+        "--image",
+        action="append",
+        default=[],
+        metavar="VARIANT=IMAGE",
+        help="the engine's image of this variant, for the tests of compilation; without it they "
+        "build the default one and skip the others",
+    )
 
 
 def left_out(config: pytest.Config, option: str = "--without") -> list[str]:
@@ -176,11 +184,8 @@ def weights(workspace: Workspace, report: pipeline.BuildReport) -> Path:
         )
 
 
-@pytest.fixture(scope="session")
-def start_server(workspace: Workspace, report: pipeline.BuildReport, weights: Path) -> StartServer:
-    """How to start the real image on the CPU: flags, variables and mounts (folder to path)."""
-    image = report.engine
-    assert image
+def starter(workspace: Workspace, image: str, weights: Path) -> StartServer:
+    """How to start an image on the CPU: flags, variables and mounts (folder to path)."""
 
     @contextlib.contextmanager
     def start(
@@ -201,6 +206,13 @@ def start_server(workspace: Workspace, report: pipeline.BuildReport, weights: Pa
             yield Running(f"http://127.0.0.1:{started.client.port}", started)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def start_server(workspace: Workspace, report: pipeline.BuildReport, weights: Path) -> StartServer:
+    """How to start the real image on the CPU; see `starter`."""
+    assert report.engine
+    return starter(workspace, report.engine, weights)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,17 @@ from higgs_image.workspace import PROJECT, Workspace
 
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
-TESTS = ("test_engine_codes.py", "test_engine.py", "test_codec.py")
+TESTS = ("test_engine_codes.py", "test_engine.py", "test_codec.py", "test_compilation.py")
 RUNNER = ("pytest", "pluggy", "iniconfig", "pygments")
 """Pure Python, so that the image's interpreter takes them from here."""
 
 
 def mounts(source: Path) -> dict[str, Path]:
-    found = {"/mnt/cpu": PROJECT / "fakes/cpu_device", "/mnt/source": source}
+    found = {
+        "/mnt/cpu": PROJECT / "fakes/cpu_device",
+        "/mnt/build": PROJECT / "docker/build",
+        "/mnt/source": source,
+    }
     for name in TESTS:
         found[f"/mnt/tests/{name}"] = PROJECT / "tests/fork" / name
     for name in RUNNER:
@@ -46,6 +50,7 @@ def mounts(source: Path) -> dict[str, Path]:
             ),
         ),
         pytest.param(TESTS[2], marks=pytest.mark.needs(incremental_codec=True)),
+        pytest.param(TESTS[3], marks=pytest.mark.needs(piecewise_compilation=True)),
     ],
 )
 def test_inside(
@@ -57,7 +62,7 @@ def test_inside(
     volumes = [f"--volume={path}:{place}:ro" for place, path in mounts(workspace.source).items()]
     done = subprocess.run(
         ["docker", "run", "--rm", "--network=none", "--entrypoint=python3", *volumes,
-         "--env=PYTHONPATH=/mnt/cpu:/mnt/runner", "--env=HIGGS_SOURCE=/mnt/source",
+         "--env=PYTHONPATH=/mnt/cpu:/mnt/build:/mnt/runner", "--env=HIGGS_SOURCE=/mnt/source",
          "--env=PYTHONDONTWRITEBYTECODE=1", report.engine,
          "-m", "pytest", "-q", "-rap", "-p", "no:cacheprovider", f"/mnt/tests/{name}", *only],
         capture_output=True, text=True,

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from higgs_runtime import (
     address,
@@ -102,8 +101,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     home = command.writable_home(environment)
     compiled = compile_cache.variables(chosen, environment, facts.tag, home)
     if chosen.device == "gpu":
-        for folder in compiled.values():
-            container.require_executable(Path(folder))
+        compile_cache.require_executable(compiled)
     machine = _check_gpus(chosen, environment, facts)
     hf_home = cache.hub_home(chosen.hf_home, environment)
     os.environ["HF_HOME"] = str(hf_home)  # before huggingface_hub is imported
@@ -129,8 +127,8 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
         )
         state.report("loading the model")
         server = ServerProcess(state, chosen.drain_seconds, companion)
-        compile_cache.discard_damaged(Path(compiled["VLLM_CACHE_ROOT"]))
-        cascade = gpu.merges_attention(machine)
+        compile_cache.prepare(compiled)
+        cascade = gpu.merges_attention(machine, environment)
         planned = gpu_memory.plan(machine, limits)
         log.info(gpu_memory.describe(planned, limits, cascade=cascade))
         if planned and planned.free < 0:
@@ -157,6 +155,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
                 compiled,
                 limits.reference_seconds,
                 planned.codec if planned else 0,
+                device_code.warmup_seconds(machine, facts, environment),
             )
             | ({control.COMPANION: companion.token} if companion else {}),
             listening=lambda: placeholder.server_answers(
@@ -182,7 +181,13 @@ def _check_gpus(
         return None
     machine = nvml.probe(environment)
     size = chosen.tensor_parallel_size
-    for error in [*gpu.check(machine, size), *device_code.check(machine, size, facts)]:
+    for error in [
+        *device_code.check(machine, size, facts, environment),
+        *device_code.check_quantization(
+            machine, size, facts, chosen.given.get("--quantization", "")
+        ),
+        *gpu.check(machine, size),
+    ]:
         if not chosen.force:
             raise error
         log.warning(f"{error.message}; continuing because HIGGS_FORCE is set")

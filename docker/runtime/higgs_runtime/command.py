@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from higgs_runtime import control, log
+from higgs_runtime import compile_cache, control, log
 from higgs_runtime.gpu import GpuDefaults
 from higgs_runtime.settings import Settings
 from higgs_runtime.weights import WeightFolders
@@ -80,6 +80,7 @@ def environment(
     compiled: Mapping[str, str],
     reference_seconds: float,
     codec_memory: int,
+    warmup_seconds: int,
 ) -> dict[str, str]:
     """Return the server's environment.
 
@@ -91,12 +92,14 @@ def environment(
         compiled: result of `compile_cache.variables`.
         reference_seconds: longest reference recording.
         codec_memory: most GPU memory of the audio tokenizer, in MiB; 0: no limit.
+        warmup_seconds: longest warm-up, unless the settings have one.
     """
     changed = {**current, **compiled}
     changed["HF_HOME"] = str(hf_home)
     changed["HF_HUB_OFFLINE"] = "1"  # everything is on disk: a start makes no request
     changed[control.CONTROL] = str(socket)
-    changed[control.WARMUP] = str(settings.warmup_seconds)
+    warmup = settings.warmup_seconds
+    changed[control.WARMUP] = str(warmup_seconds if warmup is None else warmup)
     changed[control.REFERENCE] = f"{reference_seconds:g}"
     if not current.get(control.CODEC_MEMORY, "").strip():
         changed[control.CODEC_MEMORY] = str(codec_memory)
@@ -106,6 +109,10 @@ def environment(
         changed[control.API_KEY] = key
     # The order in which NVML numbers GPUs, as the checks used it.
     changed.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    changed.setdefault("CUDA_CACHE_MAXSIZE", str(compile_cache.DRIVER_BYTES))
+    # PyTorch 2.8 would take graphs from a cache past vLLM, which then fails for want of their hash;
+    # in PyTorch 2.6 it is off anyway.
+    changed.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "0")
     changed.setdefault("VLLM_USE_V1", "1")  # the server has no other engine
     changed.setdefault("VLLM_NO_USAGE_STATS", "1")
     for secret in ("HF_TOKEN", "PUBLIC_KEY"):  # not used by the server

@@ -1,6 +1,7 @@
 """Where compiled GPU kernels are stored: beside the weights, so that they outlive the container.
 
-Compiling takes 40 to 70 s. The kernels depend on the code of the image, so each tag has a folder.
+Compiling takes 40 to 70 s, and 100 s more where the driver compiles, too. The kernels depend on the
+code of the image, so each tag has a folder.
 """
 
 from __future__ import annotations
@@ -8,16 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from higgs_runtime import cache, log
-from higgs_runtime.container import is_executable
+from higgs_runtime import cache, container, log
 from higgs_runtime.settings import Settings
 
+DRIVER = "CUDA_CACHE_PATH"
+"""Variable with the folder of what the driver compiles from PTX."""
+DRIVER_BYTES = 1 << 30
+"""Room in that folder, as newer drivers have it by default."""
 FOLDERS = {
     "VLLM_CACHE_ROOT": "vllm",
     "TRITON_CACHE_DIR": "triton",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    DRIVER: "cuda",
 }
 """Variables that name a cache of compiled code, with its folder."""
 
@@ -47,7 +53,25 @@ def variables(
 def _is_usable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK) and is_executable(folder)
+    return folder.is_dir() and os.access(folder, os.W_OK) and container.is_executable(folder)
+
+
+def require_executable(folders: Mapping[str, str]) -> None:
+    """Refuse folders from which compiled code cannot be loaded; the driver just reads its own.
+
+    Raises:
+        SettingError: one is mounted with noexec.
+    """
+    for name, folder in folders.items():
+        if name != DRIVER:
+            container.require_executable(Path(folder))
+
+
+def prepare(folders: Mapping[str, str]) -> None:
+    """Make the driver's folder, which it may not do, and discard what would end the start."""
+    with suppress(OSError):  # without it the driver compiles at each start
+        Path(folders[DRIVER]).mkdir(parents=True, exist_ok=True)
+    discard_damaged(Path(folders["VLLM_CACHE_ROOT"]))
 
 
 def discard_damaged(root: Path) -> None:

@@ -32,7 +32,7 @@ class NoGpuError(StartError):
 
 
 class DriverTooOldError(StartError):
-    """The host's driver does not support CUDA 12.4."""
+    """The host's driver does not support CUDA 12.4, or 12.8 where that is needed."""
 
     exit_code = 11
 

@@ -14,7 +14,7 @@ from higgs_runtime.errors import SettingError
 FLAGS_FILE = Path(__file__).with_name("server_flags.txt")
 """Names of the server's own flags, one on each line."""
 
-_ALIASES = {"-tp": "--tensor-parallel-size"}
+_ALIASES = {"-tp": "--tensor-parallel-size", "-q": "--quantization"}
 _SEVERAL = "--served-model-name"
 """The one flag of the settings that takes several values."""
 
@@ -25,12 +25,12 @@ class ParsedFlags(NamedTuple):
     Attributes:
         settings: values of the flags that are settings.
         rest: everything else, unchanged.
-        names: names of the flags in `rest`.
+        names: names of the flags in `rest`, with their values; empty: a flag without one.
     """
 
     settings: dict[str, str]
     rest: list[str]
-    names: frozenset[str]
+    names: dict[str, str]
 
 
 def split(arguments: Sequence[str]) -> list[str]:
@@ -77,7 +77,7 @@ def parse(tokens: list[str], ours: Collection[str]) -> ParsedFlags:
     known = set(ours) | set(FLAGS_FILE.read_text(encoding="utf-8").split())
     settings: dict[str, str] = {}
     rest: list[str] = []
-    names: set[str] = set()
+    names: dict[str, str] = {}
     position = 0
     while position < len(tokens):
         token = tokens[position]
@@ -88,7 +88,8 @@ def parse(tokens: list[str], ours: Collection[str]) -> ParsedFlags:
             continue
         name = _full_name(_ALIASES.get(head) or head.replace("_", "-"), known)
         if name not in ours:
-            names.add(name)
+            following = "".join(tokens[position : position + 1])
+            names[name] = value if equals else "" if following.startswith("-") else following
             rest.append(token)
             continue
         if not equals:
@@ -100,7 +101,7 @@ def parse(tokens: list[str], ours: Collection[str]) -> ParsedFlags:
             value += " " + tokens[position]
             position += 1
         settings[name] = value
-    return ParsedFlags(settings, rest, frozenset(names))
+    return ParsedFlags(settings, rest, names)
 
 
 def _full_name(flag: str, known: set[str]) -> str:

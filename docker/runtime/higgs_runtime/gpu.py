@@ -1,23 +1,14 @@
-"""Checks whether the image runs on the GPUs of this machine, and which limits suit them."""
+"""Checks whether the GPUs of this machine are large enough, and which limits suit them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from higgs_runtime.errors import (
-    DriverTooOldError,
-    GpuTooSmallError,
-    SettingError,
-    StartError,
-    TensorParallelError,
-    UnsupportedGpuError,
-)
+from higgs_runtime import device_code
+from higgs_runtime.errors import GpuTooSmallError, SettingError, StartError, TensorParallelError
 from higgs_runtime.nvml import Gpu, GpuMachine
 
-CUDA = 12_040
-"""CUDA 12.4, for which the image's PyTorch is built, in NVML's notation."""
-OLDEST, NEWEST = (8, 0), (9, 9)
-"""Compute capabilities: the model's bfloat16 needs Ampere; PyTorch 2.6 lacks Blackwell kernels."""
 SMALLEST_MIB = 22_000
 """A 24 GB card has at least 22,500 MiB. The weights take 12 GiB, the audio tokenizers and their
 activations about 4, and the rest holds the KV cache."""
@@ -74,15 +65,6 @@ def check(machine: GpuMachine, tensor_parallel: int) -> list[StartError]:
             f"set it to at most {len(machine.gpus)}, or give the container more GPUs",
         )
     found: list[StartError] = []
-    if machine.cuda < CUDA:
-        found.append(
-            DriverTooOldError(
-                f"driver {machine.driver} supports CUDA up to {_version(machine.cuda)}, the image "
-                f"needs {_version(CUDA)}",
-                "rent a machine with driver 550.54 or later (RunPod: minCudaVersion 12.4), or "
-                "update the host's driver",
-            )
-        )
     for gpu in machine.gpus[:tensor_parallel]:
         found += _check_one(gpu)
     if tensor_parallel not in TENSOR_PARALLEL_SIZES:
@@ -97,20 +79,6 @@ def check(machine: GpuMachine, tensor_parallel: int) -> list[StartError]:
 
 
 def _check_one(gpu: Gpu) -> list[StartError]:
-    if gpu.capability is not None and not OLDEST <= gpu.capability <= NEWEST:
-        major, minor = gpu.capability
-        reason = (
-            "PyTorch 2.6 has no kernels for Blackwell"
-            if gpu.capability > NEWEST
-            else "the model needs bfloat16, which requires Ampere (sm_80) or later"
-        )
-        return [
-            UnsupportedGpuError(
-                f"{gpu.name} (sm_{major}{minor}) is not supported: {reason}",
-                "rent an Ampere, Ada or Hopper GPU with 24 GB or more, such as RTX 4090, L40S, "
-                "A100 or H100",
-            )
-        ]
     if gpu.total is not None and gpu.total < SMALLEST_MIB:
         return [
             GpuTooSmallError(
@@ -137,14 +105,14 @@ def defaults(machine: GpuMachine | None) -> GpuDefaults:
     return [x for x in DEFAULTS if x.memory <= total][-1]
 
 
-def merges_attention(machine: GpuMachine | None) -> bool:
-    """Return whether cascade attention is correct on these GPUs: only on Hopper.
+def merges_attention(machine: GpuMachine | None, environment: Mapping[str, str]) -> bool:
+    """Return whether cascade attention is correct on these GPUs: only with FlashAttention 3.
 
-    FlashAttention 2, which other GPUs use, merges the attention of a shared prefix and of the rest
-    with wrong weights in this version (vllm-project/flash-attention#87): a voice that several
-    requests share would drift.
+    FlashAttention 2, vLLM's choice on all but Hopper, merges the attention of a shared prefix and
+    of the rest with wrong weights in this version (vllm-project/flash-attention#87): a voice that
+    several requests share would drift.
     """
-    gpus = machine.gpus if machine else ()
+    gpus = machine.gpus if machine and not device_code.chooses_2(environment) else ()
     return bool(gpus) and all(gpu.capability is not None and gpu.capability[0] == 9 for gpu in gpus)
 
 
@@ -160,10 +128,6 @@ def describe(machine: GpuMachine, tensor_parallel: int) -> str:
             "each GPU has a higher throughput than one container with several"
         )
     return line
-
-
-def _version(cuda: int) -> str:
-    return f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 
 def _gib(mib: int) -> str:

@@ -33,6 +33,8 @@ class ImageFacts(NamedTuple):
         semantic_model: the codec's semantic model, if it is a separate repository.
         patches: names of the patches applied to the server.
         gpus: compute capabilities that the image has code for; empty: those of all GPUs.
+        variant: name of the image's variant; empty for the one without a name.
+        cuda: the CUDA version of its PyTorch.
     """
 
     tag: str
@@ -41,6 +43,8 @@ class ImageFacts(NamedTuple):
     semantic_model: PinnedRepo | None
     patches: frozenset[str] = frozenset()
     gpus: frozenset[str] = frozenset()
+    variant: str = ""
+    cuda: str = "12.4"
 
 
 def read() -> ImageFacts:
@@ -63,4 +67,6 @@ def read() -> ImageFacts:
         semantic_model=weights.get("semantic-model"),
         patches=frozenset(patch["name"] for patch in facts["patches"]),
         gpus=frozenset(facts.get("gpus", ())),
+        variant=facts.get("variant", ""),
+        cuda=facts.get("cuda", "12.4"),
     )

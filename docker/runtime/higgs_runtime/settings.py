@@ -26,7 +26,7 @@ class Settings:
     Attributes:
         host: address on which the server listens.
         arguments: everything else for the server, unchanged.
-        given: names of the server's flags among `arguments`.
+        given: names of the server's flags among `arguments`, with their values.
     """
 
     api_key: str | None
@@ -49,13 +49,13 @@ class Settings:
     tensor_parallel_size: int
     device: str
     force: bool
-    warmup_seconds: int
+    warmup_seconds: int | None
     drain_seconds: int
     public_key: str | None
     keep_alive_seconds: int
     host: str
     arguments: list[str]
-    given: frozenset[str]
+    given: Mapping[str, str]
 
 
 EXTRA = next(setting for setting in TABLE if setting.field == "extra_arguments")
@@ -92,7 +92,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: ImageF
     return Settings(**values, arguments=parsed.rest, given=parsed.names)
 
 
-def _check_generate_port(values: Mapping[str, Any], given: frozenset[str]) -> None:
+def _check_generate_port(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
     """Refuse a port of /generate that cannot be served.
 
     Raises:

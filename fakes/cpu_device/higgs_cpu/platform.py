@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
+from higgs_cpu import compilation
+
 MEMORY = 24 * 1024**3
 """Bytes of memory of the GPU that it replaces; vLLM derives defaults from it."""
 
@@ -53,10 +55,8 @@ class CpuPlatform(Platform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
-        """Name the worker, and disable compilation and CUDA graphs."""
+        """Name the worker, and disable CUDA graphs and, unless it is asked for, compilation."""
         vllm_config.parallel_config.worker_cls = "higgs_cpu.worker.CpuWorker"
-        vllm_config.compilation_config.level = 0
-        if vllm_config.model_config:
-            vllm_config.model_config.enforce_eager = True
+        compilation.configure(vllm_config)
         if vllm_config.cache_config.block_size is None:
             vllm_config.cache_config.block_size = 16

@@ -16,7 +16,7 @@ from vllm.model_executor import set_random_seed
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from higgs_cpu import speech
+from higgs_cpu import compilation, speech, steps
 
 KV_CACHE = 64 * 1024**2
 """Bytes for keys and values: some 60,000 tokens of the tiny model."""
@@ -31,8 +31,16 @@ class CpuModelRunner(GPUModelRunner):
             super().__init__(vllm_config, device)
 
     def load_model(self) -> None:
-        super().load_model()
+        with compilation.without_graphs():
+            super().load_model()
+        if self.use_cuda_graph:  # as a GPU would: the model is compiled
+            compilation.hide_attention(self.vllm_config)
+            steps.compare(self.model)
         speech.end_in_time(self)
+
+    def capture_model(self) -> None:
+        with compilation.without_graphs():
+            super().capture_model()
 
     def profile_run(self) -> None:
         with mock.patch.object(torch.cuda, "synchronize"):

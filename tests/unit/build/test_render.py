@@ -69,8 +69,11 @@ def test_context_is_minimal(project: Project, source: Source) -> None:
     }
     assert {name: oct(mode) for name, (_, mode) in files.items()} == start_code | {
         "Dockerfile": "0o644",
+        "build/call_sites.py": "0o644",
         "build/certificates.sh": "0o644",
         "build/constraints.txt": "0o644",
+        "build/operators.py": "0o644",
+        "build/operators.toml": "0o644",
         "build/step.py": "0o644",
         "build/stub.py": "0o644",
         **{

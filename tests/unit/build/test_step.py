@@ -233,18 +233,23 @@ def test_a_pattern_that_matches_nothing_fails(step: ModuleType, tmp_path: Path) 
         step.matching(tmp_path, "gone/*")
 
 
-def wheel(folder: Path) -> str:
+TINY = {
+    "higgs_tiny/__init__.py": "x = 1\n",
+    "higgs_tiny/tests/__init__.py": "",
+    "higgs_tiny/tests/tests/deep.py": "",
+    "higgs_tiny/keep/tests.txt": "",
+    "higgs_tiny/bin/tool-1.2": "#!/bin/sh\n",
+}
+
+
+def wheel(folder: Path, version: str = "1.0", package: dict[str, str] = TINY) -> str:
     """Write a small wheel; returns its hash."""
-    path = folder / "higgs_tiny-1.0-py3-none-any.whl"
+    path = folder / f"higgs_tiny-{version}-py3-none-any.whl"
     folder.mkdir(parents=True, exist_ok=True)
-    info = "higgs_tiny-1.0.dist-info"
+    info = f"higgs_tiny-{version}.dist-info"
     files = {
-        "higgs_tiny/__init__.py": "x = 1\n",
-        "higgs_tiny/tests/__init__.py": "",
-        "higgs_tiny/tests/tests/deep.py": "",
-        "higgs_tiny/keep/tests.txt": "",
-        "higgs_tiny/bin/tool-1.2": "#!/bin/sh\n",
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: higgs-tiny\nVersion: 1.0\n",
+        **package,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: higgs-tiny\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
@@ -309,6 +314,55 @@ def test_wheels_in_the_layer_are_found(environment: Path, tmp_path: Path) -> Non
         requirements=f"higgs-tiny==1.0 --hash=sha256:{digest}\n",
     )
     assert done.returncode == 0, done.stderr
+
+
+KERNELS = {
+    "higgs_tiny/__init__.py": "x = 2\n",
+    "higgs_tiny/call.py": "call = 2\n",
+    "higgs_tiny/one.so": "2",
+    "higgs_tiny/deep/layers/a.py": "2",
+}
+
+
+def take(
+    environment: Path, tmp_path: Path, files: str, sha256: str = "", **lists: str
+) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    """Install version 1.0 with files of version 2.0; returns what site-packages then has."""
+    layer, wheels = tmp_path / "layer", tmp_path / "layer/wheels"
+    old = TINY | {"higgs_tiny/call.py": "call = 1\n", "higgs_tiny/old.so": "1"}
+    digests = [wheel(wheels, "1.0", old), wheel(wheels, "2.0", KERNELS)]
+    write(layer / "kernels", {
+        "requirements.txt": f"higgs-tiny==2.0 --hash=sha256:{sha256 or digests[1]}\n",
+        "files.txt": files,
+    })  # fmt: skip
+    requirements = f"higgs-tiny==1.0 --hash=sha256:{digests[0]}\n"
+    done = install(environment, layer, tmp_path / "empty", requirements=requirements, **lists)
+    [site] = environment.glob("lib/*/site-packages")
+    found = {x.relative_to(site).as_posix(): x.read_text() for x in site.rglob("*") if x.is_file()}
+    return done, found
+
+
+def test_listed_files_come_from_the_wheel_of_the_kernels(environment: Path, tmp_path: Path) -> None:
+    files = "higgs_tiny/*.so\nhiggs_tiny/call.py\nhiggs_tiny/deep/layers\n"
+    done, found = take(environment, tmp_path, files, remove="higgs_tiny/one.so\n")
+    assert done.returncode == 0, done.stderr
+    package = {name: text for name, text in found.items() if name.startswith("higgs_tiny/")}
+    assert package == TINY | {
+        "higgs_tiny/call.py": "call = 2\n",
+        "higgs_tiny/deep/layers/a.py": "2",  # and no library: the one of 1.0 went, 2.0's is removed
+    }
+    assert {x.partition("/")[0] for x in found} == {"higgs_tiny", "higgs_tiny-1.0.dist-info"}
+
+
+@pytest.mark.parametrize(
+    ("files", "sha256", "message"),
+    [("higgs_tiny/gone.py\n", "", "matches nothing"), ("higgs_tiny/*.so\n", "0" * 64, "mismatch")],
+)
+def test_kernels_that_are_not_there_fail_the_step(
+    environment: Path, tmp_path: Path, files: str, sha256: str, message: str
+) -> None:
+    done, _ = take(environment, tmp_path, files, sha256)
+    assert done.returncode != 0 and message in done.stderr
 
 
 def test_a_wrong_hash_fails_the_step(environment: Path, tmp_path: Path) -> None:

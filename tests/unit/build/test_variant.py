@@ -177,6 +177,15 @@ def test_the_real_files_have_the_same_variants() -> None:
     }  # fmt: skip
 
 
+def test_a_variant_is_not_compared_with_the_default_images_plain_build(project: Project) -> None:
+    path = project.workspace.layers_file
+    path.write_text(path.read_text() + "\n[plain]\ngzip_mb = 90\nzstd_mb = 80\n")
+    plan = layers.load(path)
+    assert plan.plain and plan.plain_of("") == plan.plain
+    assert [plan.plain_of(x) for x in (NAME, "gone")] == [None, None]
+    assert layers.load(path, NAME).plain is None
+
+
 def test_a_variant_has_its_own_budgets(project: Project) -> None:
     plan = layers.load(project.workspace.layers_file)
     built = Image("sha256:1", "sha256:2", (ImageLayer("torch", "sha256:3", 18_000_000),), {})
@@ -300,6 +309,7 @@ def test_variants_do_not_share_what_a_build_leaves(project: Project) -> None:
     default, variant = project.workspace, variant_of(project)
     contexts = [stages.write_context(x, Overrides()) for x in (default, variant)]
     assert [x.path.name for x in contexts] == ["context", "context-cuda12.8"]
+    assert [(x.path / "layers/vllm/kernels").exists() for x in contexts] == [False, True]
     assert [stages.write_context(x, Overrides()).changed for x in (default, variant)] == [[], []]
     assert [stages.compare_context(x, Overrides()).files for x in (default, variant)] == [[], []]
     assert default.layout("zstd") != variant.layout("zstd")

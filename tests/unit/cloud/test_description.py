@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from higgs_runtime import gpu, settings_table
+from higgs_runtime import device_code, gpu, settings_table
 from higgs_runtime.nvml import Gpu, GpuMachine
 
 from higgs_image.cloud import cards, description
@@ -72,7 +72,7 @@ def test_the_image_can_use_what_is_described() -> None:
     assert {*FOUND.container.environment, *FOUND.container.secrets} <= known
     layers = tomllib.loads((PROJECT / "docker" / "layers.toml").read_text())
     assert FOUND.gpu.capabilities == layers["gpus"]
-    assert description.version(FOUND.cuda.minimum) == (gpu.CUDA // 1000, gpu.CUDA % 1000 // 10)
+    assert FOUND.cuda.minimum == device_code.CUDA
     assert FOUND.gpu.memory_gb * 1000 >= gpu.SMALLEST_MIB
 
 

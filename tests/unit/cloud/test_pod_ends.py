@@ -32,7 +32,7 @@ MOMENTS: dict[str, tuple[str, str, str, int]] = {
     "before it knows the pod": ("after", "POST", r"/v2/pods$", 1),
     "before it follows the log": ("before", "GET", r"/logs$", 1),
     "while the image is pulled": ("before", "GET", r"/v2/pods/\w+$", 2),
-    "while the server loads": ("before", "GET", r"/ping$", 2),
+    "while the server loads": ("before", "GET", r"/ping$", 1),
     "before the first speech": ("before", "POST", r"/speech$", 1),
     "in the middle of the checks": ("before", "POST", r"/speech$", 12),
     "in the dwell": ("before", "POST", r"/speech$", 56),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from higgs_runtime import compile_cache, settings
+from higgs_runtime import compile_cache, container, settings
+from higgs_runtime.errors import SettingError
 
 from tests.unit.runtime.conftest import IMAGE
 
@@ -26,6 +27,7 @@ def test_caches_are_beside_the_weights_by_tag(
         "VLLM_CACHE_ROOT": str(folder / "vllm"),
         "TRITON_CACHE_DIR": str(folder / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "CUDA_CACHE_PATH": str(folder / "cuda"),
     }
     assert not folder.exists(), "nothing is created before the checks"
     own = variables(HF_HOME=str(tmp_path / "hf"), TRITON_CACHE_DIR="/mine")
@@ -40,7 +42,7 @@ def test_home_is_used_if_the_volume_is_not_usable(
     if reason == "read-only":
         monkeypatch.setattr("os.access", lambda path, mode: False)
     else:
-        monkeypatch.setattr(compile_cache, "is_executable", lambda folder: False)
+        monkeypatch.setattr(container, "is_executable", lambda folder: False)
     found = variables(HF_HOME=str(tmp_path))
     assert found["VLLM_CACHE_ROOT"] == f"/home/me/.cache/higgs-image/{IMAGE.tag}/vllm"
 
@@ -56,3 +58,22 @@ def test_damaged_index_of_compiled_graphs_is_discarded(
     compile_cache.discard_damaged(tmp_path)
     assert (good / "vllm_compile_cache.py").exists() and not bad.exists()
     assert "is damaged: compiling again" in capsys.readouterr().out
+
+
+def test_only_the_drivers_folder_may_be_noexec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = variables(HF_HOME=str(tmp_path))
+    monkeypatch.setattr(container, "is_executable", lambda folder: folder.name == "cuda")
+    with pytest.raises(SettingError, match=r"cannot be loaded from .*/vllm, which is mounted with"):
+        compile_cache.require_executable(folders)
+    monkeypatch.setattr(container, "is_executable", lambda folder: folder.name != "cuda")
+    compile_cache.require_executable(folders)
+
+
+def test_the_drivers_folder_is_made(tmp_path: Path) -> None:
+    folders = variables(HF_HOME=str(tmp_path))
+    compile_cache.prepare(folders)
+    assert Path(folders["CUDA_CACHE_PATH"]).is_dir()
+    (tmp_path / "file").touch()
+    compile_cache.prepare(folders | {"CUDA_CACHE_PATH": f"{tmp_path}/file/cuda"})

@@ -69,14 +69,19 @@ def test_defaults_by_card(
     machine = probe(DRIVER, card)
     assert gpu.check(machine, 1) == []
     assert gpu.defaults(machine)[1:] == expected
-    assert gpu.merges_attention(machine) == cascade
+    assert gpu.merges_attention(machine, {}) == cascade
 
 
 def test_cascade_attention_needs_every_gpu_to_be_hopper(probe: Probe) -> None:
-    assert gpu.merges_attention(probe(DRIVER, H100, H100))
-    assert not gpu.merges_attention(probe(DRIVER, H100, A100_80))
-    assert not gpu.merges_attention(probe(DRIVER, "gpu=NVIDIA H100 MIG,0,0,0,0"))
-    assert not gpu.merges_attention(None)
+    assert gpu.merges_attention(probe(DRIVER, H100, H100), {})
+    assert not gpu.merges_attention(probe(DRIVER, H100, A100_80), {})
+    assert not gpu.merges_attention(probe(DRIVER, "gpu=NVIDIA H100 MIG,0,0,0,0"), {})
+    assert not gpu.merges_attention(None, {})
+
+
+def test_cascade_attention_needs_flash_attention_3(probe: Probe) -> None:
+    assert not gpu.merges_attention(probe(DRIVER, H100), {"VLLM_FLASH_ATTN_VERSION": "2"})
+    assert gpu.merges_attention(probe(DRIVER, H100), {"VLLM_FLASH_ATTN_VERSION": "3"})
 
 
 def test_probe_reads_driver_and_gpus(probe: Probe) -> None:
@@ -111,10 +116,16 @@ def test_probe_reads_driver_and_gpus(probe: Probe) -> None:
     ],
 )
 def test_refusals(probe: Probe, parts: list[str], kind: type[errors.StartError], says: str) -> None:
-    [found] = gpu.check(probe(*parts), 1)
+    found = check(probe(*parts), 1)[0]
     assert type(found) is kind and found.hint
     with pytest.raises(kind, match=says):
         raise found
+
+
+def check(machine: GpuMachine, tensor_parallel: int) -> list[errors.StartError]:
+    """Return all that an image for all cards before Blackwell says."""
+    found = device_code.check(machine, tensor_parallel, conftest.IMAGE, {})
+    return found + gpu.check(machine, tensor_parallel)
 
 
 def test_exit_codes_are_unique() -> None:
@@ -134,28 +145,28 @@ def test_tensor_parallel(probe: Probe) -> None:
         assert "one container for each GPU" in found.hint
     with pytest.raises(errors.SettingError, match="is 2, but the container sees 1 GPU"):
         gpu.check(probe(DRIVER, H100), 2)
-    assert len(gpu.check(probe(DRIVER, H100, RTX_5090), 2)) == 1, "every used GPU is checked"
-    assert gpu.check(probe(DRIVER, H100, RTX_5090), 1) == []
+    assert len(check(probe(DRIVER, H100, RTX_5090), 2)) == 1, "every used GPU is checked"
+    assert check(probe(DRIVER, H100, RTX_5090), 1) == []
 
 
 def test_a_gpu_that_the_image_has_no_code_for(probe: Probe) -> None:
     facts = conftest.IMAGE._replace(
         tag="20260102-1234567-89abcde-sm86-sm89-dev-1234567", gpus=frozenset({"8.9", "8.6"})
     )
-    assert device_code.check(probe(DRIVER, RTX_4090), 1, facts) == []
-    assert device_code.check(probe(DRIVER, RTX_4090, H100), 1, facts) == []
-    [found] = device_code.check(probe(DRIVER, RTX_4090, H100), 2, facts)
+    assert device_code.check(probe(DRIVER, RTX_4090), 1, facts, {}) == []
+    assert device_code.check(probe(DRIVER, RTX_4090, H100), 1, facts, {}) == []
+    [found] = device_code.check(probe(DRIVER, RTX_4090, H100), 2, facts, {})
     assert found.message == (
         "NVIDIA H100 80GB HBM3 has compute capability 9.0, and this image has code for 8.6, 8.9 "
         "only"
     )
     assert "such as 20260102-1234567-89abcde-dev-1234567; it has code for all" in found.hint
     whole = conftest.IMAGE._replace(gpus=frozenset({"8.0", "8.6"}))
-    [found] = device_code.check(probe(DRIVER, RTX_4090), 1, whole)
+    [found] = device_code.check(probe(DRIVER, RTX_4090), 1, whole, {})
     assert "rent a GPU" in found.hint and "8.0, 8.6" in found.hint
-    assert device_code.check(probe(DRIVER, RTX_4090), 1, conftest.IMAGE) == []
+    assert device_code.check(probe(DRIVER, RTX_4090), 1, conftest.IMAGE, {}) == []
     unknown = probe(DRIVER, "gpu=NVIDIA H100 MIG 3g.40gb,0,0,0,0")
-    assert device_code.check(unknown, 1, facts) == []
+    assert device_code.check(unknown, 1, facts, {}) == []
 
 
 def test_no_gpu(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:

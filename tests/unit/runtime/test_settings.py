@@ -67,7 +67,7 @@ ROWS = [
     ("voices_dir", None, "VOICES", "VOICES", ["/no/such/folder", "/"]),
     ("extra_arguments", None, "", None, ['--seed "1']),
     ("offline", False, "1", True, ["2", "maybe"]),
-    ("warmup_seconds", 180, "0", 0, ["-1", "3601", "1m"]),
+    ("warmup_seconds", None, "0", 0, ["-1", "3601", "1m"]),
     ("drain_seconds", 25, "60", 60, ["-1", "3601", "inf"]),
     ("keep_alive_seconds", 90, "5", 5, ["0", "86401", "75s"]),
     ("generate_port", None, "8888", 8888, ["0", "65536", "http"]),
@@ -197,8 +197,19 @@ def test_settings_of_the_patches_are_checked_before_the_start() -> None:
 def test_other_flags_are_passed_on_unchanged() -> None:
     found = read("--seed", "7", "--dtype=bfloat16", "--enforce-eager", "-q", "fp8", "--port", "1")
     assert found.arguments == ["--seed", "7", "--dtype=bfloat16", "--enforce-eager", "-q", "fp8"]
-    assert found.given == {"--seed", "--dtype", "--enforce-eager"}
+    assert found.given == {
+        "--seed": "7", "--dtype": "bfloat16", "--enforce-eager": "", "--quantization": "fp8"
+    }  # fmt: skip
     assert found.port == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--quantization=fp8",), ("--quant", "fp8", "--seed", "1"), ("-q", "fp8"), ("-q=fp8",)],
+)
+def test_values_of_other_flags(flags: tuple[str, ...]) -> None:
+    assert read(*flags).given["--quantization"] == "fp8"
+    assert read("--seed", "1", "--quantization").given["--quantization"] == ""
 
 
 def test_spellings_that_the_server_accepts() -> None:
