@@ -41,9 +41,8 @@ FIRST = (
     *("tests/engine/test_no_cache.py", "tests/engine/release/test_tasks.py"),
     "tests/engine/release/",  # without the base image, which takes half a minute
     *("tests/engine/test_base_image.py", "tests/engine/test_build.py"),
-    "tests/engine/test_",
+    *("tests/engine/test_", "tests/unit/bench/test_truth.py"),
     "tests/engine/",
-    "tests/unit/bench/test_truth.py",
 )
 """How the ids begin of the tests that are started first: long ones, so that no worker has to wait
 at the end for another one's long test."""
