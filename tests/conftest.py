@@ -46,11 +46,12 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Spare the garbage collector thousands of tests, which stay to the end."""
     gc.disable()
     try:
-        return (yield)
+        with schedule.first_worker_first(session.config):
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()

@@ -115,8 +115,9 @@ def test_orphans_are_reaped(start: MakeContainer) -> None:
 
 def test_health_check(start: MakeContainer) -> None:
     container = start(
-        "--port", "8000", options=("--health-interval=1s", "--health-start-period=0s")
-    )
+        "--port", "8000",
+        options=("--health-interval=1s", "--health-start-period=0s", "--health-timeout=3s"),
+    )  # fmt: skip
     container.wait(lambda: container.state("Health.Status") == "healthy")
     assert container.run("cat", "/tmp/higgs-image-ping") == "http://127.0.0.1:8000/ping"
     other = start(options=("--env=PORT=9000", "--health-interval=1s"))

@@ -149,7 +149,7 @@ def test_refusals(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="there is no image"):
         start(workspace, image="127.0.0.1:1/no/such:image")
     with pytest.raises(UsageError, match="no image was built yet"):
-        start(fake_fork.workspace_in(tmp_path))
+        start(fake_fork.make(tmp_path))
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(EngineError, match="refused to start"),

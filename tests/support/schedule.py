@@ -6,9 +6,15 @@ which pytest 9.2 does not read any more, and runs the tests of a group anywhere.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from higgs_image import retry
 
 TOGETHER = {
     "tests/fork/": "real",
@@ -35,9 +41,8 @@ FIRST = (
     *("tests/engine/test_no_cache.py", "tests/engine/release/test_tasks.py"),
     "tests/engine/release/",  # without the base image, which takes half a minute
     *("tests/engine/test_base_image.py", "tests/engine/test_build.py"),
-    "tests/engine/test_",
+    *("tests/engine/test_", "tests/unit/bench/test_truth.py"),
     "tests/engine/",
-    "tests/unit/bench/test_truth.py",
 )
 """How the ids begin of the tests that are started first: long ones, so that no worker has to wait
 at the end for another one's long test."""
@@ -46,6 +51,24 @@ at the end for another one's long test."""
 def place(nodeid: str) -> int:
     """Return where a test comes: its place in FIRST."""
     return next((n for n, start in enumerate(FIRST) if nodeid.startswith(start)), len(FIRST))
+
+
+@contextlib.contextmanager
+def first_worker_first(config: pytest.Config) -> Iterator[None]:
+    """Let the first worker compile the tests, which in a fresh clone takes most of their start.
+
+    The others read what it has compiled.
+    """
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if not worker:
+        yield
+        return
+    collected = Path(config.option.basetemp).parent / "collected"
+    if worker != "gw0":
+        retry.wait_until(collected.exists, 60)
+    yield
+    if worker == "gw0":
+        collected.touch()
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
