@@ -13,8 +13,8 @@ from tests.engine.smoke.conftest import Smoke, containers, failed
 pytestmark = pytest.mark.engine
 
 
-PATIENT = {"slow-mp3": {"answer_timeout": 60.0}}
-"""Options for a fault that is late, not hanging."""
+OPTIONS = {"slow-mp3": {"answer_timeout": 60.0}, "hangs": {"answer_timeout": 3.0}}
+"""For a fault that is late, not hanging; and for one that makes every answer hang."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -22,7 +22,7 @@ def test_a_broken_variant_is_caught(
     fault: str, image: str, smoke: Smoke, client: DockerClient, workspace: Workspace
 ) -> None:
     with variant(client, image, fault) as broken:
-        found = smoke(broken, **PATIENT.get(fault, {}))
+        found = smoke(broken, **OPTIONS.get(fault, {}))
     assert found.verdict == "fail"
     assert containers(workspace) == []
     assert is_caught(fault, failed(found)), report.text(found)
