@@ -206,7 +206,8 @@ def starter(workspace: Workspace, image: str, weights: Path) -> StartServer:
             try:
                 started, _ = smoke_container.start(created, timeout)
             except NotReadyError as error:
-                print(error.tail)
+                if error.tail:  # the whole log, as the cause may be far above
+                    print(created.get_wrapped_container().logs().decode(errors="replace"))
                 raise
             yield Running(f"http://127.0.0.1:{started.client.port}", started)
 

@@ -80,8 +80,8 @@ class Compiled:
         again = ServerContainer(container)
         try:
             wait_until_healthy(again, 600, 0.25)
-        except NotReadyError as error:
-            print(error.tail)
+        except NotReadyError:
+            print(container.logs()[before:].decode(errors="replace"))
             raise
         self.running = Running(f"http://127.0.0.1:{again.client.port}", again)
         return str(container.logs()[before:].decode(errors="replace"))
