@@ -22,11 +22,16 @@ PACKAGES = ("nvidia-curand-cu12", "nvidia-nccl-cu12")
 """Small enough to fetch for a test."""
 
 
+@pytest.fixture(scope="module", params=["", "cuda12.8"])
+def variant(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheels(tmp_path_factory: pytest.TempPathFactory, variant: str) -> Path:
     """The folder into which cuobjdump and the packages are installed, as the image has them."""
     workspace = Workspace.default()
-    lock = lockfile.load(workspace.lock_file)
+    lock = lockfile.load(workspace.lock_file, variant)
     locked = lockfile.requirements(lock.file(lock.python.requirements).read_text())
     wanted = [CUOBJDUMP, *(locked[name].split()[0] for name in PACKAGES)]
     folder = tmp_path_factory.mktemp("wheels")
@@ -54,13 +59,15 @@ def listed(wheels: Path, path: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["curand/lib/libcurand.so.10", "nccl/lib/libnccl.so.2"])
-def test_cuobjdump_agrees_before_and_after(wheels: Path, tmp_path: Path, name: str) -> None:
+def test_cuobjdump_agrees_before_and_after(
+    wheels: Path, variant: str, tmp_path: Path, name: str
+) -> None:
     """It reads only the first section of a name, so it is given the containers of all of them."""
     path = wheels / "nvidia" / name
     before = listed(wheels, path, tmp_path / "before")
     assert len(before) > 10
     assert sorted(name for name, _ in before) == sorted(device_library.names(path))
-    gpus = layers.load(Workspace.default().layers_file).gpus
+    gpus = layers.load(Workspace.default().layers_file, variant).gpus
     done = device_library.cut(path, [int(gpu.replace(".", "")) for gpu in gpus])
     assert done and done.after < done.before
     elf = ElfFile.parse(path.read_bytes())
@@ -70,5 +77,5 @@ def test_cuobjdump_agrees_before_and_after(wheels: Path, tmp_path: Path, name: s
     after = listed(wheels, tmp_path / "after.fatbin", tmp_path / "after")
     assert sorted(name for name, _ in after) == sorted(device_library.names(path))
     assert set(after) < set(before)
-    useless = re.compile(r"sm_(5|6|7)\d|compute_")
+    useless = re.compile(r"sm_(5|6|7)\d|sm_101|compute_")
     assert {x for x in before if not useless.match(x[0])} <= set(after)
