@@ -49,6 +49,16 @@ def test_failing_test_is_named(project: Path) -> None:
         lint.run(["unit"], HERE)
 
 
+def test_a_selection_may_be_in_one_of_the_runs(project: Path) -> None:
+    """The page's tests are a run of their own; `--match it` has none there."""
+    (project / "tests" / "page").mkdir()
+    (project / "tests" / "page" / "test_page.py").write_text("def test_other():\n    pass\n")
+    done = lint.run(["unit", "page"], [*HERE, "-k", "test_it"])
+    assert set(done.commands.values()) == {0}
+    with pytest.raises(ChecksFailedError):
+        lint.run(["unit", "page"], [*HERE, "-k", "nothing"])
+
+
 def test_unknown_suite_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown suite: 'units'"):
         lint.run(["units"])
