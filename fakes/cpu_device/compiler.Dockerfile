@@ -16,6 +16,3 @@ RUN for name in cuInit $(find /opt -name '*.so' -path '*/vllm/*' \
         echo "int $name(void) { return 100; }"; \
     done | gcc -w -shared -fPIC -Wl,-soname,libcuda.so.1 -x c -o /usr/lib/libcuda.so.1 - \
     && ldconfig
-
-# What Numba compiles at the first request otherwise, in each container: 30 s.
-RUN python3 -c "import librosa.core.audio, librosa.util.utils"
