@@ -146,19 +146,13 @@ def current(workspace: Workspace, compression: str, key: str | None = None) -> I
 
 
 def last_built(workspace: Workspace) -> tuple[Workspace, str] | None:
-    """Return the workspace and compression of the newest build, of any variant; None without one.
-
-    Raises:
-        LockError: versions.lock, which names the variants, cannot be read.
-    """
-    names = ["", *(x.name for x in lockfile.load(workspace.lock_file).variants)]
-    places = [(replace(workspace, variant=name), x) for name in names for x in COMPRESSIONS]
-    dates = {
-        file.stat().st_mtime: (place, compression)
-        for place, compression in places
-        if (file := place.build / "state" / f"build-{place.product(compression)}.json").is_file()
-    }
-    return dates[max(dates)] if dates else None
+    """Return the workspace and compression of the newest build, of any variant; None without one."""
+    found: list[tuple[float, Workspace, str]] = []
+    for file in (workspace.build / "state").glob("build-*.json"):
+        compression, _, variant = file.stem.removeprefix("build-").partition("-")
+        if compression in COMPRESSIONS:
+            found.append((file.stat().st_mtime, replace(workspace, variant=variant), compression))
+    return max(found, key=lambda x: x[0])[1:] if found else None
 
 
 def _buildx(
