@@ -146,7 +146,7 @@ def current(workspace: Workspace, compression: str, key: str | None = None) -> I
 
 
 def last_built(workspace: Workspace) -> tuple[Workspace, str] | None:
-    """Return the workspace and compression of the newest build, of any variant; None without one."""
+    """Return workspace and compression of the newest build, of any variant; None without one."""
     found: list[tuple[float, Workspace, str]] = []
     for file in (workspace.build / "state").glob("build-*.json"):
         compression, _, variant = file.stem.removeprefix("build-").partition("-")
