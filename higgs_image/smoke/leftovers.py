@@ -14,6 +14,7 @@ import datetime
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,9 +139,14 @@ def _running_tests(client: DockerClient) -> list[Container]:
 
 
 def _remove(containers: Iterable[Container]) -> None:
-    from docker.errors import NotFound
+    from docker.errors import APIError, NotFound
 
     for container in containers:
         log.info("smoke: removing %s, which an earlier run left behind", container.short_id)
         with contextlib.suppress(NotFound):
-            container.remove(force=True, v=True)
+            try:
+                container.remove(force=True, v=True)
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+                container.wait(condition="removed")  # another run is removing it

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from docker.errors import APIError
 
 from higgs_image.smoke import leftovers
 from higgs_image.smoke.leftovers import FOLDER, LIFETIME, MARK, OWNER, owner_labels
@@ -59,3 +62,14 @@ def test_labels(tmp_path: Path) -> None:
     labels = owner_labels(tmp_path, lifetime=61.5, keep=True)
     assert labels[MARK] == "keep" and labels[FOLDER] == str(tmp_path) and labels[LIFETIME] == "62"
     assert owner_labels(tmp_path, lifetime=1)[MARK] == "run"
+
+
+@pytest.mark.parametrize("status", [409, 500])
+def test_a_container_that_another_run_removes_is_waited_for(status: int) -> None:
+    """Two runs that clear up at once: the engine refuses the second removal with 409."""
+    container = Mock()
+    container.remove.side_effect = APIError("no", Mock(status_code=status))
+    expected = contextlib.nullcontext() if status == 409 else pytest.raises(APIError)
+    with expected:
+        leftovers._remove([container])
+    assert container.wait.called == (status == 409)
