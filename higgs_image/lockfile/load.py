@@ -98,22 +98,18 @@ def _check_rules(lock: Lock, text: str) -> None:
                 f"{wheel.filename} is not a wheel of {wheel.name} {wheel.version}",
                 "name, version and file name must agree",
             )
-    names = [x.name for x in lock.variants]
-    for index, variant in enumerate(lock.variants):
-        if variant.name in names[:index]:
-            raise refuse(
-                f"variant[{index}].name",
-                f"the variant {variant.name} is already pinned",
-                "name each variant once",
-            )
-    roles = [entry.role for entry in lock.weights]
+    for key, noun, values in (
+        ("variant[{}].name", "variant", [x.name for x in lock.variants]),
+        ("weights[{}].role", "role", [x.role for x in lock.weights]),
+    ):
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise refuse(
+                    key.format(index),
+                    f"the {noun} {value} is already used",
+                    f"name each {noun} once",
+                )
     for index, entry in enumerate(lock.weights):
-        if entry.role in roles[:index]:
-            raise refuse(
-                f"weights[{index}].role",
-                f"the role {entry.role} is already used",
-                "name each role once",
-            )
         if (entry.revision is None) == (entry.unpinned is None):
             raise refuse(
                 f"weights[{index}].repo",

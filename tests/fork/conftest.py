@@ -7,6 +7,7 @@ is built without it. They have to fail; `tests.fork.needed` does so for every pa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="VARIANT=IMAGE",
         help="the engine's image of this variant, for the tests of compilation; without it they "
-        "build the default one and skip the others",
+        "build it",
     )
 
 
@@ -121,14 +122,14 @@ def registry(
         yield running
 
 
-@pytest.fixture(scope="session")
-def report(
-    workspace: Workspace,
-    registry: LocalRegistry,
-    without: tuple[str, ...],
-    pytestconfig: pytest.Config,
+VARIANT = "cuda12.8"
+
+
+@contextlib.contextmanager
+def built(
+    workspace: Workspace, registry: LocalRegistry, without: tuple[str, ...], config: pytest.Config
 ) -> Iterator[pipeline.BuildReport]:
-    """The real image: built, pushed to the local registry, and loaded into the engine.
+    """Build a real image, push it to the local registry, and load it into the engine.
 
     A trial image is not pushed; if it cannot be built the run ends, since that proves nothing.
     """
@@ -141,7 +142,7 @@ def report(
         overrides=Overrides(
             base,
             demo.environment_ca(os.environ),
-            without + tuple(left_out(pytestconfig, "--also-without")),
+            without + tuple(left_out(config, "--also-without")),
         ),
     )
     try:
@@ -153,6 +154,31 @@ def report(
     yield done
     if done.engine:
         subprocess.run(["docker", "image", "rm", done.engine], capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def report(
+    workspace: Workspace,
+    registry: LocalRegistry,
+    without: tuple[str, ...],
+    pytestconfig: pytest.Config,
+) -> Iterator[pipeline.BuildReport]:
+    """The real image."""
+    with built(workspace, registry, without, pytestconfig) as done:
+        yield done
+
+
+@pytest.fixture(scope="session")
+def variant_report(
+    workspace: Workspace,
+    registry: LocalRegistry,
+    without: tuple[str, ...],
+    pytestconfig: pytest.Config,
+) -> Iterator[pipeline.BuildReport]:
+    """The real image of the variant."""
+    place = dataclasses.replace(workspace, variant=VARIANT)
+    with built(place, registry, without, pytestconfig) as done:
+        yield done
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import operators
 import pytest
 
 torch = pytest.importorskip("torch", reason="runs inside the image: see test_engine_inside.py")
-
-import operators  # noqa: E402
 
 pytestmark = pytest.mark.fork
 

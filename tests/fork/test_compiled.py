@@ -24,7 +24,7 @@ from higgs_image.smoke import cpu_device
 from higgs_image.smoke.container import ServerContainer
 from higgs_image.smoke.server import NotReadyError, wait_until_healthy
 from higgs_image.workspace import PROJECT, Workspace
-from tests.fork.conftest import Running, starter
+from tests.fork.conftest import VARIANT, Running, starter
 from tests.support.fuzz import Server
 from tests.support.hostile_audio import wav
 
@@ -39,14 +39,12 @@ LEAST_COSINE = 0.9999
 """Of the hidden states of a token: Inductor rounds at other places. PyTorch itself gives 1."""
 
 
-@pytest.fixture(scope="session", params=[DEFAULT, "cuda12.8"])
+@pytest.fixture(scope="session", params=[DEFAULT, VARIANT])
 def image(request: pytest.FixtureRequest) -> Iterator[str]:
     """An image of this variant, with a compiler."""
     given = dict(entry.split("=", 1) for entry in request.config.getoption("--image"))
-    if not (tested := given.get(request.param)):
-        if request.param != DEFAULT:
-            pytest.skip(f"no image of the variant {request.param}: --image {request.param}=IMAGE")
-        tested = request.getfixturevalue("report").engine
+    built = "report" if request.param == DEFAULT else "variant_report"
+    tested = given.get(request.param) or request.getfixturevalue(built).engine
     name = f"higgs-compiler:{os.getpid()}"
     command = ["docker", "buildx", "build", "--builder=default", "--load", "--provenance=false",
                f"--build-arg=IMAGE={tested}", f"--tag={name}", "-"]  # fmt: skip
@@ -170,7 +168,7 @@ def test_each_step_is_that_of_the_models_own_code(compiled: Compiled) -> None:
     assert graphs == 1 + compiled.audio_steps
 
 
-FIND = ("find", "/root/.cache/higgs-image", "-name", "vllm_compile_cache.py")
+FIND = ("find", "/", "-xdev", "-name", "vllm_compile_cache.py")
 
 
 @compiled_with(("inductor", True))

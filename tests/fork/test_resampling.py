@@ -11,11 +11,9 @@ import sys
 
 import numpy as np
 import pytest
-
-pytest.importorskip("librosa", reason="runs inside the image: see test_engine_inside.py")
-
-import soundfile
 from higgs_patches.lib import speech_prompt
+
+librosa = pytest.importorskip("librosa", reason="runs inside the image: see test_engine_inside.py")
 
 RATES = [(44_100, 24_000), (24_000, 16_000), (16_000, 24_000), (24_000, 24_000), (22_050, 24_000)]
 
@@ -41,7 +39,6 @@ def test_nothing_is_compiled() -> None:
 @pytest.mark.parametrize(("before", "after"), RATES)
 @pytest.mark.parametrize("seconds", [0.1, 1.2345])
 def test_samples_are_those_of_librosa(before: int, after: int, seconds: float) -> None:
-    import librosa
     from vllm.multimodal.audio import resample_audio
 
     audio = noise(seconds, before)[:, 0]
@@ -52,7 +49,7 @@ def test_samples_are_those_of_librosa(before: int, after: int, seconds: float) -
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_recording_is_read_as_librosa_reads_it(channels: int) -> None:
-    import librosa
+    import soundfile
 
     file = io.BytesIO()
     soundfile.write(file, noise(0.5, 44_100, channels), 44_100, format="WAV", subtype="PCM_16")

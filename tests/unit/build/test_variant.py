@@ -102,7 +102,7 @@ def test_a_pin_that_is_not_valid_is_refused_with_its_line(
 def test_a_variant_is_pinned_once(project: Project) -> None:
     pinned = project.text[project.text.index("[[variant]]") :]
     project.workspace.lock_file.write_text(project.text + pinned)
-    with pytest.raises(LockError, match=r"the variant cuda12\.8 is already pinned"):
+    with pytest.raises(LockError, match=r"the variant cuda12\.8 is already used"):
         project.load()
 
 
