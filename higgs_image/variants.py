@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 PATTERN = r"[a-z]+\d+\.\d+"
-"""A variant's name, such as cuda12.8. Tags are told from foreign ones by it."""
+"""A variant's name, such as cuda12.8."""
+
+TAG_END = rf"(-{PATTERN})?(-zstd)?(-sm\d{{2,3}})*"
+"""What tells the tags of one lock's images apart: variant, compression, fewer GPUs."""
 
 
 def suffix(variant: str) -> str:

@@ -29,7 +29,7 @@ FLOATING_TAG = "custom"
 """The tag that people pull; for other images than the default one see `floating_name`."""
 
 
-_FLOATING = re.compile(rf"{FLOATING_TAG}(-{variants.PATTERN})?(-zstd)?(-sm\d{{2,3}})*")
+_FLOATING = re.compile(FLOATING_TAG + variants.TAG_END)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ The list of thousands of tags is many requests: before each deletion it would ta
 """
 
 _IMMUTABLE = re.compile(
-    rf"\d{{8}}-[0-9a-f]{{7}}-[0-9a-f]{{7}}(-{variants.PATTERN})?"
-    r"(-zstd)?(-sm\d{2,3})*(-dev-[0-9a-f]{7})?"
+    r"\d{8}-[0-9a-f]{7}-[0-9a-f]{7}" + variants.TAG_END + r"(-dev-[0-9a-f]{7})?"
 )
 _ABOUT = re.compile(r"sha256-([0-9a-f]{64})(\.[a-z]+)?")
 _PIN = re.compile(rf"sha256:[0-9a-f]{{64}}|\b{_IMMUTABLE.pattern}")
