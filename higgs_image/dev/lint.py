@@ -72,7 +72,7 @@ def run(suites: Sequence[str], extra: Sequence[str] = ()) -> CheckRun:
     # The page's tests wait most of the time, for sound that is played; a machine that does much
     # else can be too slow for one of them, which is run again.
     together = [SUITES[name] for name in chosen if name != "page"]
-    page = ("pytest", SUITES["page"], f"--numprocesses={processors}", "--reruns=2", *extra)
+    page = ("pytest", SUITES["page"], f"--numprocesses={processors}", "--reruns=1", *extra)
     tests = ("pytest", *together, f"--numprocesses={2 * processors}", *extra) if together else page
     if together and "page" in chosen:
         beside.append(page)
