@@ -309,9 +309,9 @@ def test_an_image_over_its_budget_is_refused(workspace: Workspace, overrides: Ov
 
 
 def test_too_little_disk_is_refused_before_the_build(
-    workspace: Workspace, overrides: Overrides
+    tmp_path: Path, base: str, overrides: Overrides
 ) -> None:
-    huge = dataclasses.replace(workspace, disk_gb=1e6)
+    huge = dataclasses.replace(fake_fork.make(tmp_path, base), disk_gb=1e6)  # its layout is empty
     with pytest.raises(DiskFullError, match=r"1000000\.0 GB"):
         image.build(huge, overrides=overrides)
 
