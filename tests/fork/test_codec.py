@@ -14,6 +14,7 @@ import pytest
 np = pytest.importorskip("numpy", reason="runs inside the image: see test_engine_inside.py")
 torch = pytest.importorskip("torch", reason="runs inside the image: see test_engine_inside.py")
 
+from higgs_patches.lib.audio import incremental  # noqa: E402
 from higgs_patches.lib.audio.codec_thread import Piece  # noqa: E402
 
 pytestmark = pytest.mark.fork
@@ -108,6 +109,40 @@ def test_a_piece_sounds_the_same_in_any_batch(tokenizer: Any) -> None:
         [(alone, kept)] = tokenizer.decode([piece])
         assert np.array_equal(samples, alone)
         assert all(torch.equal(x, y) for x, y in zip(state, kept, strict=True))
+
+
+@needed
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_cpus_own_operations_give_the_same_bits(
+    tokenizer: Any, begins: bool, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of PyTorch, with which a GPU decodes."""
+    model = tokenizer.audio_tokenizer_model
+    own = incremental.IncrementalDecoder(model)
+    monkeypatch.setattr(incremental, "_on_cpu", lambda _: False)
+    pytorchs = incremental.IncrementalDecoder(model)
+    for count, length in ((1, 12), (1, 250), (2, 100), (3, 18), (5, 50), (10, 25), (16, 15)):
+        pieces = []
+        for seed in range(count):
+            start = Piece(random_codes(15, seed), None, False)
+            state = None if begins else pytorchs.decode([start])[0][1]
+            pieces.append(Piece(random_codes(length, 99 + seed), state, last))
+        for one, other in zip(own.decode(pieces), pytorchs.decode(pieces), strict=True):
+            assert np.array_equal(one[0], other[0])
+            assert all(torch.equal(x, y) for x, y in zip(one[1], other[1], strict=True))
+
+
+@needed
+@pytest.mark.parametrize("frames", [1, 8, 25, 250])
+def test_entries_that_were_multiplied_once_give_the_same_bits(tokenizer: Any, frames: int) -> None:
+    model = tokenizer.audio_tokenizer_model
+    for batch in (1, 3, 10):
+        codes = torch.from_numpy(np.stack([random_codes(frames, seed) for seed in range(batch)]))
+        with torch.inference_mode():
+            quantized = model.quantizer.decode(codes.permute(1, 0, 2)).transpose(1, 2)
+            expected = model.fc_post2(quantized).transpose(1, 2)
+            assert torch.equal(incremental.IncrementalDecoder(model).latent(codes), expected)
 
 
 @needed

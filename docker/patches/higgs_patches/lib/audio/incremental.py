@@ -60,6 +60,7 @@ def _convolution(module: nn.Conv1d) -> _Layer:
     if kernel == 1:
         return lambda x, _tape, _last: module(x)
     reach = (kernel - 1) * dilation
+    convolve = _gathered if dilation > 1 and _on_cpu(module.weight) else functional.conv1d
 
     def run(x: Tensor, tape: _Tape, last: bool) -> Tensor:
         x, keep = tape.joined(x, padding)
@@ -67,7 +68,35 @@ def _convolution(module: nn.Conv1d) -> _Layer:
             x = functional.pad(x, (0, padding))
         else:
             keep(x.shape[-1] - reach)
-        return functional.conv1d(x, module.weight, module.bias, dilation=dilation)
+        return convolve(x, module.weight, module.bias, dilation=dilation)
+
+    return run
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return bool(tensor.device.type == "cpu")
+
+
+def _gathered(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int) -> Tensor:
+    """Convolve on a CPU, for which PyTorch gathers dilated input number by number.
+
+    The product is the same, and so is every bit of it.
+    """
+    count = x.shape[-1] - (weight.shape[-1] - 1) * dilation
+    columns = x.unfold(-1, count, dilation).flatten(1, 2)
+    return torch.baddbmm(bias[:, None], weight.flatten(1).expand(len(x), -1, -1), columns)
+
+
+def _activation(module: Any) -> _Layer:
+    """Run Snake1d: on a GPU as it is, where its operations are fused; on a CPU in place."""
+    if not _on_cpu(module.alpha):
+        return lambda x, _tape, _last: module(x)
+    alpha = module.alpha.detach()
+    scale = (alpha + 1e-9).reciprocal()
+
+    def run(x: Tensor, _tape: _Tape, _last: bool) -> Tensor:
+        y = (alpha * x).sin_()
+        return y.mul_(y).mul_(scale).add_(x)
 
     return run
 
@@ -123,7 +152,7 @@ def _layer(module: nn.Module) -> _Layer:
         case "ResidualUnit":
             return _residual(module)
         case "Snake1d":
-            return lambda x, _tape, _last: module(x)
+            return _activation(module)
     raise TypeError(f"the codec has a layer of an unknown kind: {type(module).__name__}")
 
 
@@ -135,8 +164,10 @@ class IncrementalDecoder:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
         self._decode = _chain(model.decoder_2.model)
+        with torch.inference_mode():
+            self._books = [x.project_out(x.codebook) for x in model.quantizer.vq.layers]
+        self._mix = model.fc_post2
         self._device = next(model.decoder_2.parameters()).device
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -149,14 +180,21 @@ class IncrementalDecoder:
         codes = torch.stack([torch.from_numpy(piece.codes) for piece in pieces])
         codes = codes.to(self._device, non_blocking=True)
         tape = _Tape(_stacked([piece.state for piece in pieces if piece.state is not None]))
-        latent = self._model.quantizer.decode(codes.permute(1, 0, 2)).transpose(1, 2)
-        latent = self._model.fc_post2(latent).transpose(1, 2)
-        sound = self._decode(latent, tape, pieces[0].last)[:, 0]
+        sound = self._decode(self.latent(codes), tape, pieces[0].last)[:, 0]
         samples = (sound.clamp_(-1.0, 1.0) * 32767).round_().to(torch.int16).cpu().numpy()
         new = [] if pieces[0].last else tape.new
         return [
             (row, [kept[index : index + 1] for kept in new]) for index, row in enumerate(samples)
         ]
+
+    def latent(self, codes: Tensor) -> Tensor:
+        """Return what the decoder's layers are given for codes (pieces, codebooks, frames).
+
+        A codebook's entries were multiplied once, not at each time that they are used.
+        """
+        books = zip(codes.unbind(1), self._books, strict=True)
+        mixed: Tensor = self._mix(sum(functional.embedding(x, entries) for x, entries in books))
+        return mixed.transpose(1, 2)
 
 
 def _stacked(states: list[State]) -> State | None:
