@@ -81,6 +81,8 @@ def test_a_reader_that_waits_is_woken_once() -> None:
             assert not reader.done()
         state.step(2)
         first = await asyncio.wait_for(reader, 10)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.get(), 0.001)
         state.step(3, "length")
         return [taken(first), taken(await queue.get())]
 
