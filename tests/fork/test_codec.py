@@ -134,18 +134,6 @@ def test_a_cpus_own_operations_give_the_same_bits(
 
 
 @needed
-@pytest.mark.parametrize("frames", [1, 8, 25, 250])
-def test_entries_that_were_multiplied_once_give_the_same_bits(tokenizer: Any, frames: int) -> None:
-    model = tokenizer.audio_tokenizer_model
-    for batch in (1, 3, 10):
-        codes = torch.from_numpy(np.stack([random_codes(frames, seed) for seed in range(batch)]))
-        with torch.inference_mode():
-            quantized = model.quantizer.decode(codes.permute(1, 0, 2)).transpose(1, 2)
-            expected = model.fc_post2(quantized).transpose(1, 2)
-            assert torch.equal(incremental.IncrementalDecoder(model).latent(codes), expected)
-
-
-@needed
 def test_decoding_changes_no_state_that_it_was_given(tokenizer: Any) -> None:
     """A piece may be decoded twice: looking ahead decodes one more without going on."""
     [(_, state)] = tokenizer.decode([Piece(random_codes(15), None, False)])

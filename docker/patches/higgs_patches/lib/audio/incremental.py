@@ -164,10 +164,8 @@ class IncrementalDecoder:
     """
 
     def __init__(self, model: Any) -> None:
+        self._model = model
         self._decode = _chain(model.decoder_2.model)
-        with torch.inference_mode():
-            self._books = [x.project_out(x.codebook) for x in model.quantizer.vq.layers]
-        self._mix = model.fc_post2
         self._device = next(model.decoder_2.parameters()).device
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -180,21 +178,14 @@ class IncrementalDecoder:
         codes = torch.stack([torch.from_numpy(piece.codes) for piece in pieces])
         codes = codes.to(self._device, non_blocking=True)
         tape = _Tape(_stacked([piece.state for piece in pieces if piece.state is not None]))
-        sound = self._decode(self.latent(codes), tape, pieces[0].last)[:, 0]
+        latent = self._model.quantizer.decode(codes.permute(1, 0, 2)).transpose(1, 2)
+        latent = self._model.fc_post2(latent).transpose(1, 2)
+        sound = self._decode(latent, tape, pieces[0].last)[:, 0]
         samples = (sound.clamp_(-1.0, 1.0) * 32767).round_().to(torch.int16).cpu().numpy()
         new = [] if pieces[0].last else tape.new
         return [
             (row, [kept[index : index + 1] for kept in new]) for index, row in enumerate(samples)
         ]
-
-    def latent(self, codes: Tensor) -> Tensor:
-        """Return what the decoder's layers are given for codes (pieces, codebooks, frames).
-
-        A codebook's entries were multiplied once, not at each time that they are used.
-        """
-        books = zip(codes.unbind(1), self._books, strict=True)
-        mixed: Tensor = self._mix(sum(functional.embedding(x, entries) for x, entries in books))
-        return mixed.transpose(1, 2)
 
 
 def _stacked(states: list[State]) -> State | None:
