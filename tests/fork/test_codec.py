@@ -122,7 +122,10 @@ def test_a_cpus_own_operations_give_the_same_bits(
     own = incremental.IncrementalDecoder(model)
     monkeypatch.setattr(incremental, "_on_cpu", lambda _: False)
     pytorchs = incremental.IncrementalDecoder(model)
-    for count, length in ((1, 12), (1, 250), (2, 100), (3, 18), (5, 50), (10, 25), (16, 15)):
+    batches = [(1, 12), (1, 250), (2, 100), (3, 18), (5, 50), (10, 25), (16, 15)]
+    if last or not begins:
+        batches += [(1, 1), (1, 2), (1, 3), (2, 7), (3, 1)]
+    for count, length in batches:
         pieces = []
         for seed in range(count):
             start = Piece(random_codes(15, seed), None, False)
