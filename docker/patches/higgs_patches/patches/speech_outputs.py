@@ -17,7 +17,7 @@ PATCH = {
     "issues": [],
     "why": (
         "Each step of the engine makes two objects for each listener and wakes his task through "
-        "five generators, though nothing can be decoded: half of the event loop's time."
+        "five generators, though nothing can be decoded with a single frame."
     ),
     "obsolete_when": "RequestOutputCollector wakes its reader for several tokens at a time.",
     "targets": [
