@@ -154,9 +154,8 @@ def _ended(server: RunningServer, state: Mapping[str, Any]) -> NotReadyError:
     if refusal := diagnosis.refusal(text):
         of_machine = code in diagnosis.OF_MACHINE
         return NotReadyError(f"{what}: {refusal}", "", server.tail(), of_machine=of_machine)
-    found = diagnosis.find(text)
-    meaning = found[1] if found else diagnosis.of_exit(code, out_of_memory=killed)
-    error = diagnosis.last_error(text)
+    found, error = diagnosis.find(text), diagnosis.last_error(text)
+    meaning = found[1] if found else diagnosis.of_exit(code, error, out_of_memory=killed)
     return not_ready(
         meaning, f"{what} ({meaning.what})" + f": {error[:200]}" * bool(error), server.tail()
     )
