@@ -31,7 +31,7 @@ def gather(history: Journal, digest: str) -> tuple[Known, list[Entry]]:
         for entry in entries
         if isinstance(entry.record, Smoke)
     ]
-    labels = repository.config(digest).get("config", {}).get("Labels") or {}
+    labels = repository.labels(digest)
     clean = [push for push in pushes if push.clean]  # one is enough: it is the same digest
     push = next(reversed(clean or pushes), None)
     tagged = repository.digest(push.tag) if push else None

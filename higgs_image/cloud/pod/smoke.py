@@ -95,7 +95,7 @@ class PodTest:
         """
         image_rules.require_reachable(history.repository, self.account.api)
         image = image_rules.find(history, what, self.description, floating=False)
-        labels = history.repository.config(image.digest).get("config", {}).get("Labels") or {}
+        labels = history.repository.labels(image.digest)
         tested = SmokeImage(
             image.reference, image.digest,
             str(labels.get("org.opencontainers.image.version", "")),
