@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
 import tempfile
 import wave
 import zipfile
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 from higgs_image import lockfile
 from higgs_image.files import (
     files_below,
-    replace_folder,
+    new_folder,
     sha256_file,
     write_atomically,
 )
@@ -86,13 +85,9 @@ def make(
     folder = folder.resolve()
     parts, pins = root / "fakes" / "upstream", root / "fakes" / "upstream" / "pins"
     with workspace.exclusive("fake-fork"):
-        new = Path(tempfile.mkdtemp(prefix=".repositories.new-", dir=folder))
-        try:
+        with new_folder(folder / "repositories") as new:
             submodule = _make_submodule(new / "higgs-audio", parts / "submodule")
             fork = _make_fork(new / "fork", parts, submodule["commit"], changes or {})
-            replace_folder(new, folder / "repositories")
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
         for name, part in ((WHEEL, "base"), (KERNELS, "kernels")):
             write_atomically(folder / "wheels" / name, _wheel(parts / part, name.split("-")[1]))
         tools = root / "docker" / "requirements"
