@@ -222,7 +222,6 @@ def add_image(
         layout: from `create`.
         config: the image's configuration.
         layers: descriptors, from the base upwards.
-        name: the image's name in the layout.
     """
     manifest = {
         "schemaVersion": 2,

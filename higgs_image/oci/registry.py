@@ -51,7 +51,6 @@ class RegistryClient:
 
     Args:
         name: host and path.
-        auth: credentials for it.
     """
 
     def __init__(self, name: str, auth: Credentials) -> None:

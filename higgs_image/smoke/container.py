@@ -137,7 +137,6 @@ def created(spec: ContainerSpec, *, keep: bool = False) -> Iterator[DockerContai
     """Yield a container that is not started yet, and remove it afterwards.
 
     Args:
-        spec: the container.
         keep: do not remove it, unless the engine did not start it.
     """
     settings = spec.settings()
@@ -191,7 +190,6 @@ class ContainerLaunch(Launch):
     """The image in a container of this machine's engine.
 
     Args:
-        spec: the container.
         keep: leave it behind, stopped.
     """
 

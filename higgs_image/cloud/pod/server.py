@@ -55,14 +55,7 @@ class ProxyClient(TimedClient):
 
 
 class PodServer(ServerUnderTest):
-    """A server in a pod.
-
-    Args:
-        account: at RunPod.
-        pod: as it was created.
-        log: of it.
-        key: the server's API key.
-    """
+    """A server in a pod."""
 
     has_own_voice = False
 

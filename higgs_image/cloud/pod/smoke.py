@@ -66,9 +66,6 @@ class PodTest:
 
     Attributes:
         workspace: takes the evidence.
-        account: at RunPod.
-        description: the container.
-        options: of the test.
     """
 
     workspace: Workspace
@@ -78,10 +75,6 @@ class PodTest:
 
     def run(self, history: Journal, what: str) -> tuple[Record, Path]:
         """Test an image, and delete the pod whatever happens.
-
-        Args:
-            history: the journal of the image's repository.
-            what: a digest or tag.
 
         Returns:
             The record and the folder that holds it.
