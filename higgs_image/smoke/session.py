@@ -8,16 +8,12 @@ import json
 import logging
 import shutil
 import time
-import wave
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from higgs_image import process
-from higgs_image.audio import SAMPLE_RATE
 from higgs_image.errors import UsageError
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.daemon import docker_client
@@ -29,6 +25,7 @@ from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.smoke.leftovers import no_leftovers, owner_labels
 from higgs_image.smoke.record import DeviceType, Place, Record, SmokeImage
+from higgs_image.smoke.sound import syllables, wav
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 
@@ -219,13 +216,6 @@ def with_voice(spec: ContainerSpec, options: SmokeOptions, folder: Path) -> Cont
 def write_voice(folder: Path) -> None:
     """Write a folder with one voice, as a user of the image would: a WAV file and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    time_s = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
-    swell = np.sin(np.pi * (4 * time_s % 1))  # four syllables a second
-    pitch = sum(np.sin(2 * np.pi * 150 * n * time_s) / n for n in (1, 2, 3))
-    with wave.open(str(folder / "voice.wav"), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes((8_000 * swell * pitch).astype("<i2").tobytes())
+    (folder / "voice.wav").write_bytes(wav(syllables()))
     voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
     (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
