@@ -132,7 +132,7 @@ def gpu_check(
     json: str | None = None,
     junit: str | None = None,
 ) -> None:
-    """Test an image on a machine without Docker, such as a rented GPU: as smoke does."""
+    """Test an image as smoke does, on a machine without Docker, such as a rented GPU."""
     with output() as out:
         from higgs_image.errors import SMOKE_EXIT_CODES
         from higgs_image.smoke.gpu_check import run
