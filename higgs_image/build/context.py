@@ -86,7 +86,7 @@ class Drift:
             raise DriftError(
                 f"{self.path} differs from what versions.lock and the templates give: "
                 f"{', '.join(self.files[:3])}{more}",
-                "write it again with: invoke render",
+                "write it again with: ./inv render",
             )
 
 

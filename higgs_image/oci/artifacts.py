@@ -184,7 +184,7 @@ class Repository:
             )
         media_type = json.loads(found[0]).get("mediaType") or found[1]
         self._client.put_manifest(tag, found[0], media_type)
-        self._require(tag, digest, "somebody else moved it at the same time: see invoke history")
+        self._require(tag, digest, "somebody else moved it at the same time: see ./inv history")
 
     def put(self, tag: str, artifact: Artifact) -> str:
         """Push an artifact, read it back, and return its digest.
@@ -210,7 +210,7 @@ class Repository:
             self._client.put_blob(f"sha256:{sha256_bytes(content)}", content)
         self._client.put_manifest(tag, data, MANIFEST)
         digest = f"sha256:{sha256_bytes(data)}"
-        self._require(tag, digest, "somebody else wrote the same record: see invoke history")
+        self._require(tag, digest, "somebody else wrote the same record: see ./inv history")
         return digest
 
     def _require(self, tag: str, digest: str, hint: str) -> None:

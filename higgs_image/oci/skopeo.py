@@ -84,7 +84,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
         if found is not None:
             raise RegistryConflictError(
                 f"{reference} already names {found}, this build is {digest}",
-                "an immutable tag is never overwritten: change what differs and run invoke lock, "
+                "an immutable tag is never overwritten: change what differs and run ./inv lock, "
                 "which gives a new tag, or build again what the lock says",
             )
         transfer = _Transfer(built)

@@ -51,7 +51,7 @@ def load_smoke(data: bytes, digest: str | None = None) -> smoke_record.Record:
     if record.image.digest is None:
         raise UsageError(
             f"the smoke test of {record.image.reference} names no digest",
-            "test the pushed image by its digest: invoke smoke repository@sha256:...",
+            "test the pushed image by its digest: ./inv smoke repository@sha256:...",
         )
     if digest is not None and record.image.digest != digest:
         raise UsageError(

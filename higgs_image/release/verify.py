@@ -1,4 +1,4 @@
-"""`invoke verify`: what is proven of an image, check by check, and what is not.
+"""`./inv verify`: what is proven of an image, check by check, and what is not.
 
 Three verdicts: a check passes, fails, or is inconclusive (no key given, no record, no network).
 """

@@ -130,7 +130,7 @@ def make_weights(
         )
     except ImageNotFound as error:
         raise EngineError(
-            f"there is no image {image}: {error.explanation}", "build it: invoke build"
+            f"there is no image {image}: {error.explanation}", "build it: ./inv build"
         ) from None
     hint = "use an image that this project built; see fakes/cpu_device/README.md"
     try:

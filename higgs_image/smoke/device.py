@@ -46,7 +46,7 @@ def find_device(client: DockerClient) -> DeviceType:
     if Path("/dev/nvidiactl").exists():
         log.warning(
             "this machine has an NVIDIA GPU, but the engine cannot give it to a container: "
-            "install nvidia-container-toolkit, and see invoke doctor"
+            "install nvidia-container-toolkit, and see ./inv doctor"
         )
     return "cpu"
 

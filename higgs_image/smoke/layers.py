@@ -82,7 +82,7 @@ def _last_built(workspace: Workspace) -> LayersOnDisk:
     if found is None:
         raise UsageError(
             "no image was built yet",
-            "build one: invoke build; or name one: invoke gpu-check --image IMAGE",
+            "build one: ./inv build; or name one: ./inv gpu-check --image IMAGE",
         )
     place, compression = found
     digest = str(place.read_state(f"build-{place.product(compression)}").get("digest"))

@@ -43,7 +43,7 @@ VOICES = "/mnt/voices"
 
 @dataclass(frozen=True)
 class SmokeOptions:
-    """Options of `invoke smoke`.
+    """Options of `./inv smoke`.
 
     Attributes:
         image: name or digest; empty: the image that was built last.

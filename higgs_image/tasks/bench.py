@@ -1,4 +1,4 @@
-"""invoke bench."""
+"""./inv bench."""
 
 from __future__ import annotations
 

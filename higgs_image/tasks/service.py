@@ -1,4 +1,4 @@
-"""invoke start, stop, logs, status: generate: the image on this machine."""
+"""./inv start, stop, logs, status, generate: the image on this machine."""
 
 from __future__ import annotations
 

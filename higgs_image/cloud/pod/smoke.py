@@ -43,7 +43,7 @@ DWELL_PAUSE = 5.0
 
 @dataclass(frozen=True)
 class PodOptions:
-    """Options of `invoke pod-smoke` and `invoke pod-up`.
+    """Options of `./inv pod-smoke` and `./inv pod-up`.
 
     Attributes:
         gpu: id of the GPU type; empty: the cheapest that fits.

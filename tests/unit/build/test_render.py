@@ -327,7 +327,7 @@ def test_drift_is_noticed_shown_and_repaired(
     with pytest.raises(DriftError, match=re.escape(name)) as caught:
         found.require_none()
     assert caught.value.exit_code == 13
-    assert "invoke render" in caught.value.hint
+    assert "./inv render" in caught.value.hint
     assert found.files == [name]
     assert name in found.diff
     assert build_context.write(project.workspace, project.load(), files).changed == [name]

@@ -302,7 +302,7 @@ def test_lock(subject: Subject, project: Project) -> None:
     finding = check("lock", subject)
     assert finding.verdict is FAIL
     assert "requirements_sha256" in finding.found
-    assert "invoke lock" in finding.remedy
+    assert "./inv lock" in finding.remedy
 
 
 @pytest.mark.parametrize("name", ["fork", "submodule"])
