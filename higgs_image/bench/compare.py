@@ -15,7 +15,6 @@ import numpy as np
 
 from higgs_image import table
 from higgs_image.bench.load import Load
-from higgs_image.bench.report import markdown_table
 from higgs_image.bench.result import BenchResult, Figures
 from higgs_image.verdict import Verdict
 
@@ -55,8 +54,6 @@ class Change(msgspec.Struct, frozen=True):
     """How one figure differs at one load.
 
     Attributes:
-        load: that load.
-        name: of the figure.
         before: mean of the baseline's rounds.
         now: mean of the new rounds.
         worse: by which share it is worse; negative: better.
@@ -198,4 +195,4 @@ def text(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """Return a comparison as Markdown."""
     end = f"**{comparison.verdict}**" + (f": {comparison.reason}" if comparison.reason else "")
-    return f"## Comparison\n\n{markdown_table(HEADS, rows(comparison))}\n\n{end}\n"
+    return f"## Comparison\n\n{table.markdown(HEADS, rows(comparison))}\n\n{end}\n"

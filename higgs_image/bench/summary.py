@@ -53,7 +53,6 @@ def summarise(
 
     Args:
         results: all requests, those of the warm-up and after the end included.
-        lags: of each worker.
         lag: of the whole tool.
         job: what was done.
         slo: for goodput.

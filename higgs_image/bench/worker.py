@@ -52,12 +52,7 @@ class Progress(msgspec.Struct, tag="progress"):
 
 
 class Done(msgspec.Struct, tag="done"):
-    """All that a worker measured.
-
-    Attributes:
-        results: one for each request.
-        lag: of the worker.
-    """
+    """All that a worker measured."""
 
     results: list[RequestResult]
     lag: WorkerLag

@@ -88,7 +88,6 @@ def build(
 
     Args:
         arguments: its flags, without builder, progress and metadata.
-        context: the build context.
         log_file: receives the whole output.
         metadata: receives what BuildKit reports about the result.
         show_steps: False: only the export is shown, for a build whose steps are all cached.
@@ -176,7 +175,7 @@ _MISMATCH = (
     "versions.lock and docker/requirements with the publisher's" + _LOG,
 )
 _NO_INDEX = (
-    "check the network and proxy (invoke doctor), then run again: finished steps are cached" + _LOG
+    "check the network and proxy (./inv doctor), then run again: finished steps are cached" + _LOG
 )
 _RULES = (
     Rule(

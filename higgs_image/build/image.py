@@ -61,7 +61,6 @@ def build(
     """Run the stages lock, source, patches, render and build; what is current is skipped.
 
     Args:
-        workspace: the folders.
         compression: gzip or zstd.
         overrides: what deviates from the lock.
         no_cache: build every step again, without the cache.
@@ -233,7 +232,7 @@ def load(workspace: Workspace, built: BuiltImage, overrides: Overrides, name: st
         )
         if copied.code != 0:
             raise EngineError(
-                f"the image could not be loaded: {copied.err.strip()}", "see invoke doctor"
+                f"the image could not be loaded: {copied.err.strip()}", "see ./inv doctor"
             )
     log.info("load: %s in %.1f s", reference, time.monotonic() - started)
     return reference

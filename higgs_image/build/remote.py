@@ -43,7 +43,6 @@ class ForkCommit:
 
     Attributes:
         tree: its tree id.
-        date: its date.
         submodule_url: where .gitmodules takes the submodule from.
         submodule_commit: what it records.
         submodule_tree: the tree id of that commit.
@@ -87,7 +86,6 @@ def examine(lock: Lock, commit: str, folder: Path) -> ForkCommit:
 
     Args:
         lock: names the fork, its submodule and its compiled parts.
-        commit: of the fork.
         folder: empty; receives the repositories.
 
     Raises:
@@ -175,7 +173,7 @@ _FETCH = (
     Rule(
         "", NetworkError,
         "fetching the {name} from {url} failed: {reason}",
-        "check the network (invoke doctor) and run again; a mirror can be set with "
+        "check the network (./inv doctor) and run again; a mirror can be set with "
         "git config --global url.MIRROR.insteadOf PREFIX",
     ),
 )  # fmt: skip

@@ -25,7 +25,6 @@ class RentedImage:
     """An image that can be pulled by a provider.
 
     Attributes:
-        digest: of its manifest.
         reference: its full name for the provider.
         size: compressed size of its layers, in bytes.
         gpus: compute capabilities that it has code for; empty: those before Blackwell.
@@ -49,7 +48,6 @@ def find(
     """Return an image as a provider is told of it.
 
     Args:
-        history: the journal of its repository.
         what: a digest or tag.
         description: how it is to be named, and the GPUs it is to run on, of all variants.
         floating: name it by its floating tag alone; None: as the description says.
@@ -68,7 +66,7 @@ def find(
             "make the package public in its registry, or name the provider's login for it: "
             "registry_login in deploy/template.toml",
         )
-    labels = repository.config(digest).get("config", {}).get("Labels") or {}
+    labels = repository.labels(digest)
     gpus = frozenset(str(labels.get(LABEL + "gpus", "")).split())
     variant = str(labels.get(VARIANT, ""))
     _require_code(repository.reference(digest), gpus, description.for_variant(variant))

@@ -33,7 +33,6 @@ class ResourceKind:
     Attributes:
         word: for one of them.
         path: of the API.
-        answer: type of one.
         listed: reads all of the account.
         change: type of a request that changes one: its fields are compared.
         record: type of the journal's entry.
@@ -87,9 +86,6 @@ class ResourcePlan:
     """What would be done.
 
     Attributes:
-        kind: of it.
-        name: of it.
-        image: that it is to name.
         id: at RunPod; None: it is to be made.
         changes: fields that differ.
         wanted: the whole of it.
@@ -111,7 +107,7 @@ class ResourcePlan:
         """Return the plan as a person reads it."""
         what = f"the {self.kind.word} {self.name!r}"
         if self.nothing_to_do:
-            return f"nothing to do: {what} ({self.id}) is as it should be"
+            return f"nothing to do: {what} ({self.id}) is up to date"
         head = f"would change {self.id}" if self.id else "would make"
         return "\n".join([f"{head}: {what}", *(f"  {x.text()}" for x in self.changes)])
 
@@ -123,7 +119,7 @@ class ResourcePlan:
         }  # fmt: skip
 
     def require_agreement(self) -> None:
-        """Refuse what is not as it should be.
+        """Refuse what is out of date.
 
         Raises:
             TemplateDriftError: it is missing, or differs; every field is named.
@@ -146,8 +142,6 @@ class AppliedResource:
 
     Attributes:
         kind: template or endpoint.
-        id: at RunPod.
-        name: of it.
         image: that it names, read back.
         changed: fields that were changed.
         record: tag of the journal's record; empty: there was nothing to do.
@@ -178,11 +172,6 @@ def compare(
 
 def apply(account: RunPodClient, history: Journal, planned: ResourcePlan) -> AppliedResource:
     """Write what differs, read it back, and write it down.
-
-    Args:
-        account: at RunPod.
-        history: the journal of the image's repository.
-        planned: what to do.
 
     Raises:
         CloudRefusedError: it reads back otherwise.

@@ -1,4 +1,4 @@
-"""A pull request with what `invoke lock --update` changed; one branch, renewed each time."""
+"""A pull request with what `./inv lock --update` changed; one branch, renewed each time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     An open one from that branch is updated.
 
     Args:
-        root: the checkout.
         title: of the pull request, and the commit's message.
         body: the report; shown in the pull request as it is.
 

@@ -142,7 +142,7 @@ def require_undamaged(layout: Path) -> None:
     for path in damaged_blobs(layout):
         raise BuildError(
             f"{path} is damaged: its content does not have the digest that is its name",
-            "run invoke build again, which rebuilds it; if it happens again, check the disk",
+            "run ./inv build again, which rebuilds it; if it happens again, check the disk",
         )
 
 
@@ -222,7 +222,6 @@ def add_image(
         layout: from `create`.
         config: the image's configuration.
         layers: descriptors, from the base upwards.
-        name: the image's name in the layout.
     """
     manifest = {
         "schemaVersion": 2,

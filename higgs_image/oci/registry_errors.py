@@ -32,7 +32,6 @@ class RegistryResponse:
     Attributes:
         status: HTTP status code.
         headers: without regard to case.
-        body: all of it.
     """
 
     status: int

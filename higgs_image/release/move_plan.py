@@ -14,7 +14,7 @@ from typing import Any
 
 from higgs_image import variants
 from higgs_image.build.image import COMPRESSIONS
-from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.errors import UsageError
 from higgs_image.labels import ONLY_GPUS, VARIANT
 from higgs_image.oci import read_back
 from higgs_image.oci.artifacts import INDEX_TYPES, Repository, is_zstd
@@ -141,8 +141,6 @@ def apply(
     """Move the tag as planned, and write it down. Run again after a crash it goes on.
 
     Args:
-        history: the journal of the repository.
-        plan: what to do.
         files: kept with the record: release notes and manifest.
 
     Raises:
@@ -178,12 +176,7 @@ def find_image(repository: Repository, what: str) -> tuple[str, dict[str, Any]]:
         RegistryNotFoundError: there is no such image.
         UsageError: it is an index.
     """
-    digest = what if what.startswith("sha256:") else repository.digest(what)
-    manifest = repository.manifest(digest) if digest else None
-    if digest is None or manifest is None:
-        raise RegistryNotFoundError(
-            f"{repository.reference(what)} was not found", "check the name and the digest"
-        )
+    digest, manifest = repository.find(what)
     if manifest.get("mediaType") in INDEX_TYPES or "layers" not in manifest:
         raise UsageError(
             f"{repository.reference(what)} is an index, not an image",
@@ -196,7 +189,6 @@ def floating_name(variant: str, compression: str, gpus: Iterable[str] = ()) -> s
     """Return the floating tag: what tells images of one lock apart is in it, as in their tags.
 
     Args:
-        variant: of the image.
         compression: of its layers.
         gpus: compute capabilities of an image for fewer GPUs.
     """

@@ -1,4 +1,4 @@
-"""`invoke release`: from a clean checkout to the floating tag; finished steps are skipped.
+"""`./inv release`: from a clean checkout to the floating tag; finished steps are skipped.
 
     build -> push (journal: who, from what, SBOM) -> sign -> smoke -> promote
 
@@ -32,14 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReleaseRequest:
-    """What `invoke release` was asked for.
+    """What `./inv release` was asked for.
 
     Attributes:
-        workspace: where.
         target: repository, from `reference.repository`.
         compression: gzip or zstd.
         overrides: what deviates from the lock: only a rehearsal allows it.
-        conditions: of the promotion.
         promote: move the tag; False: stop after the smoke test.
     """
 
@@ -63,7 +61,6 @@ class ReleaseReport:
     Attributes:
         tag: the immutable tag.
         by_digest: the image, by a name that never moves.
-        digest: of the image.
         pushed: what the registry holds.
         signed: with what it was signed; empty if it was not.
         smoke: the last smoke test on the wanted type of device; None if there is none.
@@ -134,7 +131,6 @@ def run(request: ReleaseRequest, smoke: SmokeTest | None = None) -> ReleaseRepor
     """Release. Steps that were finished before, here or elsewhere, are not done again.
 
     Args:
-        request: what to release.
         smoke: tests an image on this machine; None: another machine does, and this one stops
             where its verdict is missing.
 

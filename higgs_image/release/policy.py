@@ -24,7 +24,6 @@ class Known:
     """Everything that is known of an image.
 
     Attributes:
-        digest: of its manifest.
         labels: of its configuration.
         push: the record of its push; None if there is none.
         tagged: digest that its immutable tag names now; None if it names nothing.
@@ -46,7 +45,6 @@ class Refusal:
 
     Attributes:
         reason: in plain words, with the value.
-        remedy: what to do.
         forcible: --force, with a reason, overrides it.
         rehearsable: a rehearsal on loopback allows it.
     """
@@ -83,7 +81,6 @@ def decide(
     """Decide whether an image may be promoted.
 
     Args:
-        known: what is known of the image.
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
         force: override what can be overridden.
         rehearsal: allow what a rehearsal may have.
@@ -100,7 +97,6 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
     """Return every reason against a promotion; none means that the image may be promoted.
 
     Args:
-        known: what is known of the image.
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
     """
     found = [*_origin(known), *_overrides(known), *_smoke(known, device_class)]
@@ -128,7 +124,7 @@ def _origin(known: Known) -> list[Refusal]:
             )
         )
     push = known.push
-    again = "push it with invoke build --push from a clean checkout"
+    again = "push it with ./inv build --push from a clean checkout"
     if push is None:
         return [*found, Refusal("no record says who built it, and from what", again)]
     if push.commit is None:
@@ -144,7 +140,7 @@ def _origin(known: Known) -> list[Refusal]:
         found.append(
             Refusal(
                 f"its immutable tag {push.tag} now points to {known.tagged or 'nothing'}",
-                "check who moved it (invoke history), then point it back at this digest",
+                "check who moved it (./inv history), then point it back at this digest",
             )
         )
     if known.labels.get(LOCK) != push.lock_sha256:

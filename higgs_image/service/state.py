@@ -32,11 +32,8 @@ class ServiceState:
     """A container and its server.
 
     Attributes:
-        name: of the container.
         state: `absent`, `loading`, `ready`, `ending`, or `ended`.
-        image: that it was made from.
         device: gpu or cpu.
-        url: of the server.
         page: URL of the page of /generate, if it is on.
         curl: a command that makes it speak.
         exit_code: of a container that has ended.
@@ -56,7 +53,7 @@ class ServiceState:
     def text(self) -> str:
         """Return a human-readable description."""
         if self.state == "absent":
-            return f"{self.name}  is not running: invoke start"
+            return f"{self.name}  is not running: ./inv start"
         lines = [f"{self.name}  {self.state}, {self.image} on {self.device}"]
         if self.state == "ended":
             return "\n".join([*lines, f"exit    {self.exit_code}", f"log     {self.last}"])

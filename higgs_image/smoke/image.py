@@ -24,7 +24,7 @@ def last_built(workspace: Workspace) -> str:
         UsageError: no image was built, or the engine does not have it any more.
     """
     found = build_image.last_built(workspace)
-    hint = "build one: invoke build; or name one: invoke smoke IMAGE"
+    hint = "build one: ./inv build; or name one: ./inv smoke IMAGE"
     if found is None:
         raise UsageError("no image was built yet", hint)
     place, compression = found
@@ -69,7 +69,6 @@ def registry_digest(reference: str, identity: str, known: list[str]) -> str | No
     of what it pulled.
 
     Args:
-        reference: name by which the image was asked for.
         identity: the engine's id of it.
         known: names with digest, as the engine knows them.
     """

@@ -40,11 +40,7 @@ POLLED = ("/ping", "/health", "/metrics")
 
 
 class ReadinessMiddleware:
-    """ASGI middleware around the server's application.
-
-    Args:
-        app: the application.
-    """
+    """ASGI middleware around the server's application."""
 
     def __init__(self, app: App) -> None:
         self._app = app

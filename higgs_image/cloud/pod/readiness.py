@@ -44,8 +44,6 @@ class PodWatch:
     """A pod that starts.
 
     Attributes:
-        account: at RunPod.
-        pod: as it was created.
         image: that it pulls.
         log: of it, being followed.
         timeout: seconds until it has to be ready.
@@ -139,7 +137,7 @@ class PodWatch:
                 f"{meaning.what} ({line[:200]})", meaning.hint, text, of_machine=meaning.of_machine
             )
         if code is not None:
-            meaning = diagnosis.of_exit(code, out_of_memory=False)
+            meaning = diagnosis.of_exit(code, diagnosis.last_error(text), out_of_memory=False)
             raise NotReadyError(
                 f"the container ended with status {code} ({meaning.what})", meaning.hint, text
             )

@@ -1,4 +1,4 @@
-"""`invoke pod-up`: a pod with the image that stays until it is taken down, or its time is over."""
+"""`./inv pod-up`: a pod with the image that stays until it is taken down, or its time is over."""
 
 from __future__ import annotations
 
@@ -22,12 +22,9 @@ class RunningPod:
     """A pod that is ready.
 
     Attributes:
-        id: at RunPod.
         name: with its time stamp.
-        gpu: id of its GPU type.
         usd_per_hour: what it costs.
         until: when its time is over.
-        url: of the server.
         seconds: until it was ready.
         secret: the account's secret with the API key; empty: the server is open to everybody.
     """

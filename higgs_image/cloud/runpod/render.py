@@ -16,9 +16,8 @@ from higgs_image.cloud.runpod.schema import (
     CreateGpuConfig,
     CreatePodRequest,
     CreateTemplateRequest,
+    Mounts,
     PersistentMount,
-    PodMounts,
-    TemplateMounts,
 )
 from higgs_image.oci.container_spec import PORT
 
@@ -80,8 +79,6 @@ def template(
     Every field that can be compared with RunPod's is set, also to its default.
 
     Args:
-        description: the container.
-        image: its full name.
         serverless: for workers behind a load balancer.
 
     Raises:
@@ -97,11 +94,9 @@ def template(
             env=worker_environment(description) if serverless else environment(description),
             ports=[WORKER_PORT] if serverless else ports(description),
             registry=description.image.registry_login or None,
-            mounts=TemplateMounts()
+            mounts=Mounts()
             if serverless
-            else TemplateMounts(
-                persistent=PersistentMount(size=storage.size_gb, path=storage.path)
-            ),
+            else Mounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
             serverless=serverless,
             public=container.public,
             category="NVIDIA",
@@ -121,8 +116,6 @@ def endpoint(
 
     Args:
         description: the container, and how it scales.
-        image: its full name.
-        gpus: of the workers.
 
     Raises:
         CloudRefusedError: RunPod would refuse it.
@@ -159,10 +152,6 @@ def pod(
     """Return a pod.
 
     Args:
-        description: the container.
-        image: its full name.
-        name: of the pod.
-        gpu: id of the GPU type.
         variables: added to those of the description.
 
     Raises:
@@ -182,7 +171,7 @@ def pod(
             gpu=CreateGpuConfig(
                 id=gpu, count=description.gpu.count, min_cuda_version=description.cuda.minimum
             ),
-            mounts=PodMounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
+            mounts=Mounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
             start_ssh=container.ssh,
             start_jupyter=False,
         )
