@@ -83,6 +83,7 @@ async def listen(target: Target, kept: Listener | None = None, *, keep: bool = F
     """Ask for one stream and hear it to its end.
 
     Args:
+        target: what is asked.
         kept: an earlier listener, whose connection is used again.
         keep: leave the connection open.
     """

@@ -31,6 +31,7 @@ def explain(rules: Iterable[Rule], text: str, **values: object) -> HiggsError | 
 
     Args:
         rules: in order; the first match counts.
+        text: the output.
         values: what messages and hints may name.
     """
     for rule in rules:

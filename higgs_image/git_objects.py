@@ -21,6 +21,7 @@ def git_tree_ids(root: Path, submodules: Mapping[str, str]) -> dict[str, str]:
     every folder above it, so one comparison with the pinned id proves the whole checkout.
 
     Args:
+        root: the work tree.
         submodules: path to commit of each submodule; their folders are empty, as git leaves them.
 
     Returns:

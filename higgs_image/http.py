@@ -24,6 +24,7 @@ class Response:
     Attributes:
         status: HTTP status code.
         reason: its text, such as `Not Found`.
+        body: all of it.
         headers: names in lower case.
     """
 
@@ -103,6 +104,7 @@ def connection(host: str, port: int, *, tls: bool, timeout: float) -> http.clien
 
     Args:
         host: name or address.
+        port: of it.
         tls: whether it uses TLS.
         timeout: seconds without a byte.
     """

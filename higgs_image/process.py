@@ -78,6 +78,7 @@ def run(
     """Run a program to its end; its exit status is the caller's to judge.
 
     Args:
+        command: program and arguments.
         env: variables added to the environment.
         on_line: receives each line of output as it comes; else the output is collected.
         pass_fds: file descriptors that the program inherits.
@@ -177,6 +178,7 @@ def start(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
     """Start a program that runs beside us and ends when we end, also when we are killed.
 
     Args:
+        command: program and arguments.
         log_file: receives its output.
 
     Raises:

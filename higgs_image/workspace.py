@@ -76,6 +76,7 @@ class Workspace:
         The lock ends with the process, also with kill -9.
 
         Args:
+            name: which part.
             timeout: seconds to wait.
 
         Raises:

@@ -70,6 +70,7 @@ def uses(tree: ast.Module, namespaces: set[str]) -> Iterator[tuple[str, Use]]:
     """Yield each use of a callee with its node: an import, a name, or a call of it.
 
     Args:
+        tree: a module.
         namespaces: of the operators.
     """
     names: dict[str, str] = {}

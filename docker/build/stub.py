@@ -40,6 +40,7 @@ class Symbol(NamedTuple):
     """An exported function.
 
     Attributes:
+        name: of the function.
         version: of the symbol; empty if the library has none.
     """
 
@@ -49,6 +50,9 @@ class Symbol(NamedTuple):
 
 def replace(path: Path) -> int:
     """Replace a library by its stub; the same library gives the same stub.
+
+    Args:
+        path: the library.
 
     Returns:
         The number of functions.
@@ -75,6 +79,7 @@ def make(path: Path, name: str, functions: list[Symbol]) -> None:
     Args:
         path: of the library; files beside it are written and removed.
         name: by which other libraries ask for it.
+        functions: that it has.
     """
     source, script = (path.with_name(f"{path.name}.{x}") for x in ("c", "map"))
     try:

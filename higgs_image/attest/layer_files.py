@@ -42,6 +42,7 @@ def files(root: Path, image: layout.Image, wanted: Callable[[str], bool]) -> dic
 
     Args:
         root: the layout.
+        image: the image in it.
         wanted: decides by the path, without a leading slash.
     """
     found: dict[str, bytes] = {}

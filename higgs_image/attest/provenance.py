@@ -28,6 +28,8 @@ def predicate(built: BuiltImage, lock: Lock, invocation: str) -> dict[str, Any]:
     """Return the provenance of a built image.
 
     Args:
+        built: the image.
+        lock: what it was built from.
         invocation: the run of a workflow, or who built it.
     """
     checkout = built.checkout
@@ -109,6 +111,7 @@ def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
 
     Args:
         found: from `sbom.versions`.
+        lock: the lock.
 
     Returns:
         One line for each package that is missing, extra or of another version.

@@ -63,6 +63,7 @@ def packages(root: Path, image: layout.Image) -> tuple[list[Package], str]:
 
     Args:
         root: an OCI layout.
+        image: the image in it.
 
     Raises:
         BuildError: a layer cannot be read, or there is no list of Debian's packages.
@@ -150,6 +151,8 @@ def make(root: Path, image: layout.Image, name: str) -> bytes:
 
     Args:
         root: an OCI layout.
+        image: the image in it.
+        name: the image's name.
     """
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.bom import Bom, BomMetaData

@@ -101,6 +101,7 @@ def sign(repository: str, digest: str, how: Signer, attestations: Mapping[str, b
 
     Args:
         repository: host and path.
+        digest: of the image.
         how: with a key, or keyless.
         attestations: predicate by its type, as cosign names it or a URI.
 

@@ -16,6 +16,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: as it is sold.
         match: parts of the names that NVIDIA's driver gives it.
+        memory_gb: of it.
         claimed: audio tokens a second, by who claims them; nobody here has measured them.
         dollars_per_hour: price of a machine with it; None: not known.
         source: of the price.

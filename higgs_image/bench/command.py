@@ -29,6 +29,7 @@ class BenchRun:
         results: of the server, then of the one beside it.
         comparison: with the baseline, or with the server beside it.
         decides: the comparison decides on the exit code.
+        folder: of the files.
     """
 
     results: list[BenchResult]

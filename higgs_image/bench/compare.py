@@ -54,6 +54,8 @@ class Change(msgspec.Struct, frozen=True):
     """How one figure differs at one load.
 
     Attributes:
+        load: that load.
+        name: of the figure.
         before: mean of the baseline's rounds.
         now: mean of the new rounds.
         worse: by which share it is worse; negative: better.

@@ -81,6 +81,7 @@ class WorkerLoad:
         exchanges: all requests that have ended.
         running: number of requests that have not.
         dropped: requests that were not sent.
+        lag: of this worker.
     """
 
     def __init__(self, job: Job, start: float, spool: IO[bytes]) -> None:

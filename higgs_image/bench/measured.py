@@ -78,6 +78,7 @@ def measure(done: Exchange, opens: float, buffer_s: float) -> RequestResult:
     """Return what was measured of a request, after its sound was decoded and played.
 
     Args:
+        done: the request.
         opens: start of the measured time, on the monotonic clock.
         buffer_s: sound that the simulated player buffers.
     """

@@ -32,6 +32,7 @@ class BenchOptions:
         count: requests of each round; 0: `seconds` decides.
         rounds: measurements at each load.
         seed: of texts, voices and arrivals.
+        texts: what is spoken.
         voices: one, many, or cloned.
         voice: name of the one voice.
         reference: recording for cloned voices.

@@ -23,6 +23,7 @@ def shown(job: Job, title: str) -> Iterator[Callable[[Progress], None]]:
 
     Args:
         job: what is done.
+        title: of the round.
     """
     total = job.seconds or float(job.count)
     started, last = time.monotonic(), [time.monotonic()]

@@ -221,6 +221,7 @@ class Cost(_Part, frozen=True):
         source: of the price.
         date: of the price.
         audio_hours_per_dollar: at the load with the most sound that kept the SLO.
+        load: that load.
     """
 
     dollars_per_hour: float
@@ -236,6 +237,7 @@ class BenchResult(_Part, frozen=True):
     Attributes:
         schema: version of this structure.
         started: in UTC.
+        seconds: duration of the whole.
         target: what was loaded.
         server: what is known of it.
         client: the machine that sent the requests.

@@ -34,6 +34,8 @@ class ServerFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         version: that it tells at /version.
         models: that it serves.
+        image: name of its image.
+        digest: of that image.
         gpu: product name.
         gpus: how many of them.
         driver: of NVIDIA.
@@ -58,6 +60,7 @@ def find_facts(url: str, given: ServerFacts) -> ServerFacts:
     """Ask a server, and its container if there is one on this machine, what it is.
 
     Args:
+        url: of the server.
         given: what a person says of it, which counts more than what is found.
     """
     version, models = _json(f"{url}/version"), _json(f"{url}/v1/models")

@@ -53,6 +53,7 @@ def summarise(
 
     Args:
         results: all requests, those of the warm-up and after the end included.
+        lags: of each worker.
         lag: of the whole tool.
         job: what was done.
         slo: for goodput.

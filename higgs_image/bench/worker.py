@@ -52,7 +52,12 @@ class Progress(msgspec.Struct, tag="progress"):
 
 
 class Done(msgspec.Struct, tag="done"):
-    """All that a worker measured."""
+    """All that a worker measured.
+
+    Attributes:
+        results: one for each request.
+        lag: of the worker.
+    """
 
     results: list[RequestResult]
     lag: WorkerLag

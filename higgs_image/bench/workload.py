@@ -147,6 +147,7 @@ def default_texts(sizes: tuple[str, ...], languages: tuple[str, ...] = ()) -> tu
     """Return the texts of the built-in mix.
 
     Args:
+        sizes: of SIZES.
         languages: empty: all.
 
     Raises:

@@ -88,6 +88,7 @@ def build(
 
     Args:
         arguments: its flags, without builder, progress and metadata.
+        context: the build context.
         log_file: receives the whole output.
         metadata: receives what BuildKit reports about the result.
         show_steps: False: only the export is shown, for a build whose steps are all cached.

@@ -61,6 +61,7 @@ def build(
     """Run the stages lock, source, patches, render and build; what is current is skipped.
 
     Args:
+        workspace: the folders.
         compression: gzip or zstd.
         overrides: what deviates from the lock.
         no_cache: build every step again, without the cache.

@@ -170,6 +170,7 @@ def load(path: Path, variant: str = "") -> Layers:
     """Read docker/layers.toml, strictly.
 
     Args:
+        path: the file.
         variant: which image is built from it; empty for the default one.
 
     Raises:

@@ -164,6 +164,7 @@ def run(
     """Build, push if a registry is given, and load. Each stage is skipped when it is current.
 
     Args:
+        request: what to build.
         push: sends the image to a repository; `release.publish.build_and_push` also records it.
 
     Raises:

@@ -43,6 +43,7 @@ class ForkCommit:
 
     Attributes:
         tree: its tree id.
+        date: its date.
         submodule_url: where .gitmodules takes the submodule from.
         submodule_commit: what it records.
         submodule_tree: the tree id of that commit.
@@ -86,6 +87,7 @@ def examine(lock: Lock, commit: str, folder: Path) -> ForkCommit:
 
     Args:
         lock: names the fork, its submodule and its compiled parts.
+        commit: of the fork.
         folder: empty; receives the repositories.
 
     Raises:

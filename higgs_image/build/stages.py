@@ -38,6 +38,7 @@ def prepare(
     """Run the stages lock, source and patches, and compute the build context.
 
     Args:
+        workspace: the folders.
         overrides: what deviates from the lock.
         finished: called with the name of each stage at its end.
 

@@ -45,10 +45,12 @@ class ContainerDescription(_Table, frozen=True):
     """The container.
 
     Attributes:
+        arguments: flags of the server.
         disk_gb: GB that are lost at a restart.
         ports: as `8000/http`.
         ssh: start sshd, and publish 22/tcp.
         public: other users of the platform see the template.
+        environment: variables.
         secrets: variable to the name of the account's secret that it gets.
     """
 
@@ -183,6 +185,7 @@ def load(root: Path, variant: str = "") -> TemplateDescription:
     """Read the file of a checkout.
 
     Args:
+        root: of the checkout.
         variant: of the image.
 
     Raises:

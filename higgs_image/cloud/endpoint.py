@@ -46,6 +46,8 @@ class WorkerGpu:
     """A GPU type that RunPod offers for workers.
 
     Attributes:
+        id: of the type.
+        pool: that it is in.
         price: USD an hour for all GPUs of a worker.
         availability: NONE, LOW, MEDIUM or HIGH.
         listeners: of one worker, as measured or claimed.
@@ -71,6 +73,8 @@ class EndpointStatus:
     """An endpoint and its workers.
 
     Attributes:
+        id: at RunPod.
+        name: of it.
         url: where requests go.
         image: that new workers run.
         workers: that are active.
@@ -101,6 +105,7 @@ def gpus(
     What is free now does not count: RunPod places workers, and the endpoint would never be settled.
 
     Args:
+        account: at RunPod.
         description: limits of the GPU and of the price.
         image: compute capabilities that the image has code for; empty: those before Blackwell.
         root: of the checkout, with the results of benchmarks.
@@ -143,8 +148,10 @@ def plan(
     """Compare the endpoint at RunPod with the description. Reads only.
 
     Args:
+        account: at RunPod.
         description: the container, and how it scales.
         image: that its workers are to run.
+        root: of the checkout.
 
     Raises:
         CloudRefusedError: the endpoint of that name has a queue, or the description is not valid.
@@ -175,7 +182,11 @@ def plan_for(
     """Plan the endpoint for an image of a repository: see `plan`.
 
     Args:
+        account: at RunPod.
         description: the container, and how it scales.
+        history: the journal of the image's repository.
+        what: a digest or tag.
+        root: of the checkout.
 
     Raises:
         HiggsError: there is no such image, or RunPod cannot pull it or has no GPU for it.

@@ -21,6 +21,7 @@ def catalogue(
     """Return every GPU type, with what is free now.
 
     Args:
+        account: at RunPod.
         description: limits of the GPU and of CUDA.
         product: for which it is to be free.
         more: parameters of the request.

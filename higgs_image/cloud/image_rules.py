@@ -25,6 +25,7 @@ class RentedImage:
     """An image that can be pulled by a provider.
 
     Attributes:
+        digest: of its manifest.
         reference: its full name for the provider.
         size: compressed size of its layers, in bytes.
         gpus: compute capabilities that it has code for; empty: those before Blackwell.
@@ -48,6 +49,7 @@ def find(
     """Return an image as a provider is told of it.
 
     Args:
+        history: the journal of its repository.
         what: a digest or tag.
         description: how it is to be named, and the GPUs it is to run on, of all variants.
         floating: name it by its floating tag alone; None: as the description says.

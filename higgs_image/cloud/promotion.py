@@ -24,13 +24,23 @@ from higgs_image.workspace import Workspace
 
 @dataclass(frozen=True)
 class TemplateTarget:
-    """The template that follows the floating tag."""
+    """The template that follows the floating tag.
+
+    Attributes:
+        account: at RunPod.
+        description: the container.
+    """
 
     account: RunPodClient
     description: TemplateDescription
 
     def plan(self, history: Journal, what: str, conditions: PromotionConditions) -> ResourcePlan:
         """Plan the template for an image that may be promoted. Reads only.
+
+        Args:
+            history: the journal of the image's repository.
+            what: a digest or tag.
+            conditions: of a promotion.
 
         Raises:
             ReleaseRefusedError: the image may not be promoted.

@@ -33,6 +33,7 @@ class ResourceKind:
     Attributes:
         word: for one of them.
         path: of the API.
+        answer: type of one.
         listed: reads all of the account.
         change: type of a request that changes one: its fields are compared.
         record: type of the journal's entry.
@@ -86,6 +87,9 @@ class ResourcePlan:
     """What would be done.
 
     Attributes:
+        kind: of it.
+        name: of it.
+        image: that it is to name.
         id: at RunPod; None: it is to be made.
         changes: fields that differ.
         wanted: the whole of it.
@@ -142,6 +146,8 @@ class AppliedResource:
 
     Attributes:
         kind: template or endpoint.
+        id: at RunPod.
+        name: of it.
         image: that it names, read back.
         changed: fields that were changed.
         record: tag of the journal's record; empty: there was nothing to do.
@@ -172,6 +178,11 @@ def compare(
 
 def apply(account: RunPodClient, history: Journal, planned: ResourcePlan) -> AppliedResource:
     """Write what differs, read it back, and write it down.
+
+    Args:
+        account: at RunPod.
+        history: the journal of the image's repository.
+        planned: what to do.
 
     Raises:
         CloudRefusedError: it reads back otherwise.

@@ -38,6 +38,9 @@ def plan(
     """Compare the template at RunPod with the description. Reads only.
 
     Args:
+        account: at RunPod.
+        description: the container.
+        image: that the template is to name.
         serverless: the variant for workers behind a load balancer.
 
     Raises:
@@ -62,6 +65,10 @@ def plan_for(
     """Plan the template for an image of a repository: see `plan`.
 
     Args:
+        account: at RunPod.
+        description: the container.
+        history: the journal of the image's repository.
+        what: a digest or tag.
         serverless: the variant for workers behind a load balancer.
 
     Raises:

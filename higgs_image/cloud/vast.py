@@ -87,6 +87,7 @@ def template(description: TemplateDescription, image: str) -> VastTemplate:
     It has no secret: Vast.ai adds the account's variables to every instance.
 
     Args:
+        description: the container.
         image: its full name, with a tag or a digest or both.
     """
     tagged = re.fullmatch(r"(?P<name>[^@]+):(?P<tag>[\w.-]+(?:@.+)?)", image)

@@ -219,6 +219,7 @@ def run_image(place: Workspace, reference: str) -> tuple[Record, Path]:
 
     Args:
         place: the demonstration's workspace.
+        reference: the image.
 
     Returns:
         The record and the folder with the recording.

@@ -81,6 +81,7 @@ def make(
         base: the base image, as `name@sha256:...`.
         changes: text of files that the fork's commit has besides its own, by path; one below
             `csrc` changes a kernel.
+        root: the project's folder.
     """
     workspace = workspace_in(folder, root)
     folder = folder.resolve()

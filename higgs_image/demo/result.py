@@ -20,6 +20,7 @@ class DemoResult:
     Attributes:
         digest: of the image that was built, pushed, pulled and run.
         reference: name by which the engine pulled it.
+        built: report of the pipeline.
         skipped: nothing had changed, so nothing was built.
         audio: WAV file that the server answered.
         audio_seconds: its length.

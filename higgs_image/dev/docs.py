@@ -37,6 +37,7 @@ def render(root: Path, *, check: bool = False) -> RenderedDocs:
     """Bring the tables of all pages up to date.
 
     Args:
+        root: the checkout.
         check: change nothing, and raise instead.
 
     Raises:

@@ -23,6 +23,7 @@ def open_or_renew(root: Path, title: str, body: str) -> str:
     An open one from that branch is updated.
 
     Args:
+        root: the checkout.
         title: of the pull request, and the commit's message.
         body: the report; shown in the pull request as it is.
 

@@ -57,6 +57,7 @@ class BaseImage:
     Attributes:
         suite: codename of the Debian release.
         layout: the OCI layout.
+        digest: of the manifest.
         size: compressed, in bytes.
         skipped: whether an earlier one was used.
     """

@@ -25,9 +25,11 @@ class InstallReport:
 
     Attributes:
         changed: whether anything was missing.
+        done: each step.
         notes: settings that were kept, and their effect.
         engine: version of the engine; empty in a dry run on a machine without one.
         store: its image store: containerd or classic.
+        seconds: duration.
         dry_run: whether the steps were only planned.
     """
 

@@ -50,6 +50,7 @@ class Machine:
         dockerd: version of the daemon's program.
         client: version of the docker command.
         buildx: version of its plugin.
+        skopeo: its version.
         registry: whether docker-registry is installed.
         mmdebstrap: whether it is installed.
         cosign: whether it is installed.

@@ -24,6 +24,7 @@ def write(path: Path, values: Mapping[str, Value | None], *, comments: bool = Tr
     The date, which is part of the tag, becomes today's.
 
     Args:
+        path: the file.
         values: key, such as `weights[0].revision`, to its new value; None removes the key.
         comments: keep the comment behind a changed value; False: it was about the old value.
 

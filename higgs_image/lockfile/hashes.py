@@ -66,6 +66,7 @@ def differences(lock: Lock, root: Path) -> list[Difference]:
     """Compare the lock with the files that it covers.
 
     Args:
+        lock: the lock.
         root: the project's folder, that contains the recipe.
     """
     actual = _covered(lock, root)

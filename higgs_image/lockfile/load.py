@@ -21,6 +21,7 @@ def load(path: Path, variant: str = "") -> Lock:
     """Read and check versions.lock.
 
     Args:
+        path: the file.
         variant: which image is built from it; empty for the default one.
 
     Raises:

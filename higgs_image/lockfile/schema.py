@@ -248,6 +248,7 @@ class Lock(LockContent, frozen=True):
     """The decoded versions.lock, as one image is built from it.
 
     Attributes:
+        path: the file.
         sha256: hash of its bytes; its first seven digits are part of every immutable tag.
         variant: name of the variant that is built; empty for the default image.
         kernels: the variant's; None where `wheel` brings them.

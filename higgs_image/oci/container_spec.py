@@ -16,12 +16,14 @@ class ContainerSpec:
 
     Attributes:
         image: name or digest.
+        environment: variables.
         mounts: folder of this machine, or name of a volume, to path in the container.
         writable: the mounts that are not read-only.
         arguments: for the server; empty: the image's own.
         gpus: ids of GPUs, `all`, or empty for none.
         shm_size: of /dev/shm, such as 2g; empty: the host's IPC namespace with a GPU, else the
             engine's default.
+        labels: of the container.
         address: address of this machine on which the server is reached.
         port: port of this machine; 0: a free one.
         more_ports: further ports of the container, each the same on this machine.

@@ -222,6 +222,7 @@ def add_image(
         layout: from `create`.
         config: the image's configuration.
         layers: descriptors, from the base upwards.
+        name: the image's name in the layout.
     """
     manifest = {
         "schemaVersion": 2,

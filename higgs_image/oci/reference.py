@@ -20,6 +20,7 @@ def repository(registry: str, name: str) -> str:
 
     Args:
         registry: host with an optional path, such as `ghcr.io/your-org`.
+        name: the image's name.
 
     Raises:
         UsageError: one of them is malformed.

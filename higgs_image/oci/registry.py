@@ -51,6 +51,7 @@ class RegistryClient:
 
     Args:
         name: host and path.
+        auth: credentials for it.
     """
 
     def __init__(self, name: str, auth: Credentials) -> None:

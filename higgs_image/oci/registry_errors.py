@@ -32,6 +32,7 @@ class RegistryResponse:
     Attributes:
         status: HTTP status code.
         headers: without regard to case.
+        body: all of it.
     """
 
     status: int

@@ -16,6 +16,7 @@ def unwrap(layout: Path, digest: str) -> tuple[str, bytes]:
 
     Args:
         layout: the folder.
+        digest: of the index.
 
     Returns:
         The digest of the image manifest, which the provenance does not change, and the in-toto

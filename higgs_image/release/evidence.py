@@ -42,6 +42,7 @@ def load_smoke(data: bytes, digest: str | None = None) -> smoke_record.Record:
     """Decode the record of a smoke test.
 
     Args:
+        data: its JSON.
         digest: the image that it must be of.
 
     Raises:

@@ -15,6 +15,7 @@ class StoredManifest:
     """One manifest in the registry.
 
     Attributes:
+        digest: of it.
         tags: all that name it; none for one that is reached by its digest alone.
         key: how the store names it.
     """

@@ -83,6 +83,7 @@ class RegistryTagStore:
     """The tags and records of a repository in a registry.
 
     Args:
+        history: its journal.
         files: kept with the announcement: name to content and media type.
     """
 
@@ -141,6 +142,7 @@ def move(
     Args:
         store: the registry.
         wanted: which tag goes from what to what.
+        by: who does it.
         dead: tells whether the process that announced something is known to have ended.
         wait: sleeps.
 

@@ -141,6 +141,8 @@ def apply(
     """Move the tag as planned, and write it down. Run again after a crash it goes on.
 
     Args:
+        history: the journal of the repository.
+        plan: what to do.
         files: kept with the record: release notes and manifest.
 
     Raises:
@@ -189,6 +191,7 @@ def floating_name(variant: str, compression: str, gpus: Iterable[str] = ()) -> s
     """Return the floating tag: what tells images of one lock apart is in it, as in their tags.
 
     Args:
+        variant: of the image.
         compression: of its layers.
         gpus: compute capabilities of an image for fewer GPUs.
     """

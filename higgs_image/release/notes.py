@@ -33,6 +33,7 @@ class Release:
     """One image, as the notes describe it.
 
     Attributes:
+        digest: of the image.
         push: the record of its push.
         image: layers and labels; None if the registry no longer has it.
         lock: the decoded versions.lock that it was built from.
@@ -75,6 +76,7 @@ def release(
     """Join what is known of an image.
 
     Args:
+        digest: of the image.
         push: the record of its push.
         image: its layers and labels.
         files: those that are kept with that record.

@@ -35,9 +35,11 @@ class ReleaseRequest:
     """What `./inv release` was asked for.
 
     Attributes:
+        workspace: where.
         target: repository, from `reference.repository`.
         compression: gzip or zstd.
         overrides: what deviates from the lock: only a rehearsal allows it.
+        conditions: of the promotion.
         promote: move the tag; False: stop after the smoke test.
     """
 
@@ -61,6 +63,7 @@ class ReleaseReport:
     Attributes:
         tag: the immutable tag.
         by_digest: the image, by a name that never moves.
+        digest: of the image.
         pushed: what the registry holds.
         signed: with what it was signed; empty if it was not.
         smoke: the last smoke test on the wanted type of device; None if there is none.
@@ -131,6 +134,7 @@ def run(request: ReleaseRequest, smoke: SmokeTest | None = None) -> ReleaseRepor
     """Release. Steps that were finished before, here or elsewhere, are not done again.
 
     Args:
+        request: what to release.
         smoke: tests an image on this machine; None: another machine does, and this one stops
             where its verdict is missing.
 

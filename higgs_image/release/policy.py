@@ -24,6 +24,7 @@ class Known:
     """Everything that is known of an image.
 
     Attributes:
+        digest: of its manifest.
         labels: of its configuration.
         push: the record of its push; None if there is none.
         tagged: digest that its immutable tag names now; None if it names nothing.
@@ -45,6 +46,7 @@ class Refusal:
 
     Attributes:
         reason: in plain words, with the value.
+        remedy: what to do.
         forcible: --force, with a reason, overrides it.
         rehearsable: a rehearsal on loopback allows it.
     """
@@ -81,6 +83,7 @@ def decide(
     """Decide whether an image may be promoted.
 
     Args:
+        known: what is known of the image.
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
         force: override what can be overridden.
         rehearsal: allow what a rehearsal may have.
@@ -97,6 +100,7 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
     """Return every reason against a promotion; none means that the image may be promoted.
 
     Args:
+        known: what is known of the image.
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
     """
     found = [*_origin(known), *_overrides(known), *_smoke(known, device_class)]

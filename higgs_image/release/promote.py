@@ -80,6 +80,7 @@ def plan_promotion(history: Journal, what: str, conditions: PromotionConditions)
     """Plan a promotion. Reads only.
 
     Args:
+        history: the journal of the repository.
         what: a digest, or an immutable tag.
         conditions: what it requires.
 

@@ -47,6 +47,8 @@ def push(built: BuiltImage, lock: Lock, target: str, folder: Path) -> tuple[Push
     """Push a built image under its immutable tag and record it; existing ones are kept.
 
     Args:
+        built: the image.
+        lock: what it was built from.
         target: repository, from `reference.repository`.
         folder: receives the copy of the journal.
 

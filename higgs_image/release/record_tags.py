@@ -34,6 +34,7 @@ def tag_for(record: Record, tags: Iterable[str] = ()) -> str:
     """Return the tag under which a record is written.
 
     Args:
+        record: what is written.
         tags: existing ones: the new one sorts behind all of the journal, also where this
             machine's clock is behind. A rollback would otherwise go back to the wrong image.
     """

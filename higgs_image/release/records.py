@@ -46,7 +46,11 @@ class Push(_Event, frozen=True, tag="push"):
     """An image was pushed under its immutable tag.
 
     Attributes:
+        digest: of the image manifest.
         at: when, UTC.
+        by: who.
+        tag: the immutable tag.
+        compression: gzip or zstd.
         lock_sha256: hash of the versions.lock that it was built from.
         commit: of the project's checkout when it was built; None without git.
         clean: that checkout was what the commit says.
@@ -105,7 +109,10 @@ class _Move(_Event, frozen=True):
     """A floating tag is to name another image.
 
     Attributes:
+        digest: what it will name.
+        moving: the tag.
         previous: what it named before; None if it did not exist.
+        immutable: the immutable tag of the image.
         lock_sha256: hash of the versions.lock that the image was built from.
         reason: why, as given on the command line.
         forced: what would have been refused without --force.
@@ -176,6 +183,8 @@ class _ProviderUpdate(_Event, frozen=True):
 
     Attributes:
         provider: such as runpod.
+        id: its id there.
+        image: full name of the image that it names.
         fields: that were changed; empty: it was made.
     """
 

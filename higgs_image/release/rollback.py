@@ -14,6 +14,7 @@ def plan_rollback(history: Journal, reason: str, floating: str, to: str | None =
     """Plan a rollback. Reads only.
 
     Args:
+        history: the journal of the repository.
         reason: why; written to the journal.
         floating: the tag that goes back.
         to: the digest to go back to; by default the one before the present one.

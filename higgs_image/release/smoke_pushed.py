@@ -44,6 +44,7 @@ def smoke_here(workspace: Workspace, *, bench: bool = False) -> SmokeTest:
     """Return the smoke test on this machine's engine.
 
     Args:
+        workspace: of the project.
         bench: end it with a short benchmark.
     """
 
@@ -81,6 +82,10 @@ def record_verdict(
     """Write the verdict of a smoke test to the journal.
 
     Args:
+        history: the journal of the repository that has the image.
+        what: a digest or tag.
+        device_type: what to test it on.
+        smoke: tests it.
         file: the record of a test that was made elsewhere; None: test it now.
 
     Returns:

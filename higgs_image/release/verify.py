@@ -91,7 +91,10 @@ def verify(
     """Check an image against this checkout's lock and against what is attached to it.
 
     Args:
+        history: the journal of its repository.
+        what: a tag or digest.
         workspace: receives the image while its layers are read.
+        lock: versions.lock of this checkout.
         trust: whose signature is trusted; None: the signature is not checked.
         device_class: on which its smoke test must have passed.
         layers: also fetch the image and look into it.

@@ -61,6 +61,7 @@ class ServiceOptions:
         gpus: ids of GPUs, or `all`.
         cache: volume or folder for the real weights.
         variables: for the container, as NAME=VALUE.
+        arguments: flags of the server.
         wait: until it is ready.
     """
 
@@ -88,6 +89,7 @@ def start(workspace: Workspace, options: ServiceOptions) -> ServiceState:
 
     Args:
         workspace: keeps the random weights of the CPU device.
+        options: of the container.
 
     Raises:
         UsageError: another image, or one with other options, runs under that name.
@@ -207,6 +209,7 @@ def logs(name: str = NAME, *, follow: bool = False, last: int | None = None) -> 
     """Yield the lines of the container's log.
 
     Args:
+        name: of the container.
         follow: go on until it ends.
         last: only so many lines of its end, and the following ones; None: all.
 

@@ -32,8 +32,11 @@ class ServiceState:
     """A container and its server.
 
     Attributes:
+        name: of the container.
         state: `absent`, `loading`, `ready`, `ending`, or `ended`.
+        image: that it was made from.
         device: gpu or cpu.
+        url: of the server.
         page: URL of the page of /generate, if it is on.
         curl: a command that makes it speak.
         exit_code: of a container that has ended.

@@ -99,6 +99,7 @@ def decode(data: bytes, check: Callable[[AudioStream], None] = lambda _: None) -
     """Return the sound of a file of any format and rate, mixed to mono.
 
     Args:
+        data: the file.
         check: raises BadAudioError if its stream is not the expected one.
 
     Raises:

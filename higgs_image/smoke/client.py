@@ -34,6 +34,7 @@ class TimedAnswer:
     Attributes:
         status: HTTP status code.
         type: Content-Type without parameters, in lower case.
+        body: all of it.
         first_s: seconds until the first byte of the body, or until the end of an empty one.
         seconds: seconds until the last byte.
         chunks: groups of bytes that arrived apart in time.

@@ -137,6 +137,7 @@ def created(spec: ContainerSpec, *, keep: bool = False) -> Iterator[DockerContai
     """Yield a container that is not started yet, and remove it afterwards.
 
     Args:
+        spec: the container.
         keep: do not remove it, unless the engine did not start it.
     """
     settings = spec.settings()
@@ -190,6 +191,7 @@ class ContainerLaunch(Launch):
     """The image in a container of this machine's engine.
 
     Args:
+        spec: the container.
         keep: leave it behind, stopped.
     """
 

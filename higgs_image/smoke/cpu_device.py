@@ -67,6 +67,7 @@ def weights(client: DockerClient, workspace: Workspace, image: str, lock: Lock) 
     """Return the folder of the weights; the first call makes them in a container of the image.
 
     Args:
+        client: of the engine.
         workspace: takes them below its build folder.
         image: has PyTorch and the audio tokenizer's class.
         lock: names repositories and revisions.
@@ -104,6 +105,8 @@ def make_weights(
     """Make the weights in an empty folder.
 
     Args:
+        client: of the engine.
+        workspace: of the project.
         image: runs the script that makes them.
         folder: takes them.
         revisions: each as REPOSITORY=COMMIT.

@@ -79,6 +79,7 @@ def spec_for(
         client: of the engine, which has the image.
         workspace: keeps the random weights of the CPU device.
         image: its name or digest.
+        device: type of the device.
         gpus: ids of GPUs, or `all`.
         cache: volume or folder for the real weights.
 

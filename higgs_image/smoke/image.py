@@ -69,6 +69,7 @@ def registry_digest(reference: str, identity: str, known: list[str]) -> str | No
     of what it pulled.
 
     Args:
+        reference: name by which the image was asked for.
         identity: the engine's id of it.
         known: names with digest, as the engine knows them.
     """

@@ -25,6 +25,8 @@ class LayersOnDisk:
     """An image in an OCI layout of this machine.
 
     Attributes:
+        reference: the name by which it was asked for.
+        folder: the layout.
         image: its manifest.
     """
 

@@ -97,6 +97,7 @@ def no_leftovers(client: DockerClient, folder: Path) -> Iterator[None]:
     interrupted while it was created. Containers that this process had before the run stay.
 
     Args:
+        client: of the engine.
         folder: the build folder of the checkout.
     """
     now = str(client.info().get("SystemTime", ""))

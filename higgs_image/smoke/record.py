@@ -72,6 +72,7 @@ class SmokeDevice(_Table, frozen=True):
     """The device that the image ran on.
 
     Attributes:
+        kind: its type.
         name: product name, such as `NVIDIA L40S`.
         count: number of GPUs or processors.
         driver: version of the NVIDIA driver; empty on a CPU.
@@ -87,9 +88,11 @@ class CheckResult(_Table, frozen=True):
     """One check and its result.
 
     Attributes:
+        name: of the check.
         verdict: `inconclusive` also if it did not run.
         required: the whole cannot pass without it.
         reason: why it did not pass; empty if it did.
+        seconds: duration.
         measured: figures and other evidence.
         files: recordings and other evidence, relative to the record.
     """
@@ -111,7 +114,9 @@ class Record(_Table, frozen=True, omit_defaults=True):
         verdict: of the whole, as `overall` returns it.
         reason: why it is not `pass`, in one line.
         image: that was tested.
+        device: that it ran on.
         started: in UTC.
+        seconds: duration of the whole.
         checks: every check, in the order in which they ran.
         container: state of the container at the end.
         place: where it ran.
@@ -183,6 +188,7 @@ def decode(data: bytes, source: str) -> Record:
     """Decode a record as `load` does.
 
     Args:
+        data: its JSON.
         source: where it is from, for messages.
 
     Raises:

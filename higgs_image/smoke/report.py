@@ -73,6 +73,7 @@ def markdown(record: Record, log: str = "") -> str:
     """Return the report for a job's summary.
 
     Args:
+        record: to report.
         log: the end of the server's log, shown if the verdict is not pass.
     """
     rows = [

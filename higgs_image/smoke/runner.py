@@ -44,6 +44,7 @@ class Observation(NamedTuple):
 
     Attributes:
         checks: all of them, whether they ran or not.
+        device: that it ran on.
         container: state of the container at the end; empty if there was none.
     """
 
@@ -88,6 +89,7 @@ def observe(
 
     Args:
         launch: how it is run.
+        device: type of its device.
         folder: takes recordings and log.
         start_timeout: seconds until it has to be healthy.
         answer_timeout: seconds without a byte after which an answer is hanging.

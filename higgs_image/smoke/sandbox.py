@@ -56,6 +56,7 @@ class Sandbox:
         """Return the command that runs a program in it.
 
         Args:
+            arguments: the program and its arguments.
             scratch: a folder of the caller's, for what the sandbox needs while it runs.
 
         Raises:

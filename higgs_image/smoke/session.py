@@ -124,6 +124,8 @@ def run_with(
         launch: makes what starts it; the folder of the evidence may hold what is mounted.
         workspace: takes the evidence.
         options: of the test.
+        image: as the record names it.
+        device: that it runs on.
     """
     started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
     folder = empty_folder(workspace, image, device)
@@ -189,6 +191,10 @@ def tested_spec(
 
     Args:
         client: of the engine, which has the image.
+        workspace: of the project.
+        options: of the test.
+        reference: name of the image.
+        device: type of its device.
         folder: takes the files to mount.
 
     Raises:

@@ -142,6 +142,8 @@ class UnpackedLaunch(Launch):
     """The image's own entrypoint in a sandbox of this machine.
 
     Args:
+        place: the sandbox.
+        command: entrypoint and arguments.
         scratch: an empty folder for what it writes.
     """
 

@@ -36,6 +36,7 @@ class Value:
         """Return what the task gets.
 
         Args:
+            text: as it was given.
             source: the flag, variable or setting it was given by.
             hint: where to read about it.
 
@@ -85,6 +86,8 @@ def number(least: float, most: float = float("inf"), *, above: bool = False) -> 
     """Accept a number in a range; the task gets its text.
 
     Args:
+        least: of the range.
+        most: of the range.
         above: `least` itself is not accepted.
     """
 

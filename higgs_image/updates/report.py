@@ -14,6 +14,7 @@ class Proposal:
     """What one entry of versions.lock could become.
 
     Attributes:
+        name: of the entry.
         changes: key in versions.lock to value before and after.
         files: content of the files beside versions.lock that change, by their name in it.
         details: what changes in them, one line each.

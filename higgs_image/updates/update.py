@@ -31,6 +31,7 @@ def update(
     """Find newer pins and write them into versions.lock, with the hashes that follow.
 
     Args:
+        workspace: whose versions.lock.
         names: entries; none: all that are not held.
         min_age: how old a Python package must be.
         dry_run: change nothing.

@@ -22,6 +22,7 @@ def propose(lock: Lock, index: int) -> Proposal:
     """Return the newest revision of one repository.
 
     Args:
+        lock: the lock.
         index: of the entry in its [[weights]] tables.
 
     Raises:

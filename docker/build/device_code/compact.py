@@ -22,6 +22,7 @@ def write(elf: ElfFile, edits: Sequence[Edit], out: BinaryIO) -> None:
     """Write the library with the edits applied.
 
     Args:
+        elf: the library.
         edits: by their place in the file; each is within one section.
         out: an empty file.
 

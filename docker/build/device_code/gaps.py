@@ -34,6 +34,8 @@ class Edit:
 
     Attributes:
         start: where the range begins in the file.
+        end: where it ends.
+        parts: the content.
     """
 
     start: int
@@ -51,6 +53,7 @@ class Gap:
     """Whole pages of zeros behind an edit's content.
 
     Attributes:
+        edit: the edit.
         start: where the first page begins in the old file.
         end: where the last page ends.
     """

@@ -37,6 +37,7 @@ def cut(path: Path, gpus: Sequence[int]) -> Cut | None:
     """Cut one library in place.
 
     Args:
+        path: a file.
         gpus: 10 * major + minor of each compute capability.
 
     Returns:

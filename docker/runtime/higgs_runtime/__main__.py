@@ -44,6 +44,10 @@ ANSWER_SECONDS = 5.0
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Serve until a signal arrives.
 
+    Args:
+        arguments: the container's arguments.
+        environment: its variables.
+
     Returns:
         The exit code; see `errors`.
     """

@@ -83,6 +83,8 @@ def answer(
     """Return the answer to a request that does not reach the server.
 
     Args:
+        state: the state of the server.
+        method: HTTP method.
         path: path of the request, decoded, without query.
         request: its headers, with names in lower case.
         cors: the policy for browsers.

@@ -41,7 +41,9 @@ def arguments(
     """Return the server's command line, with the user's own flags last.
 
     Args:
+        settings: the settings.
         limits: result of `effective`.
+        folders: the weights.
         cascade: whether cascade attention may be used.
     """
     command = [
@@ -83,6 +85,7 @@ def environment(
     """Return the server's environment.
 
     Args:
+        settings: the settings.
         current: the container's variables.
         hf_home: value for HF_HOME.
         socket: file descriptor of the socket to the entrypoint.

@@ -37,6 +37,8 @@ def variables(
     """Return the variables that locate the caches; those that are set keep their value.
 
     Args:
+        settings: the settings.
+        environment: the container's variables.
         tag: the image's immutable tag.
         home: a writable folder, used if nothing can be stored beside the weights.
     """

@@ -43,7 +43,10 @@ def check(
     """Return why the image's code would not run on this machine; an empty list if it would.
 
     Args:
+        machine: what NVML reports.
         tensor_parallel: number of GPUs over which the model is spread.
+        facts: of this image.
+        environment: the container's variables.
     """
     used = machine.gpus[:tensor_parallel]
     found: list[StartError] = []
@@ -73,7 +76,9 @@ def check_quantization(
     libraries of vLLM 0.10.2, which the variant has, lack.
 
     Args:
+        machine: what NVML reports.
         tensor_parallel: number of GPUs over which the model is spread.
+        facts: of this image.
         method: such as fp8; empty: the weights are not quantized.
         source: says so.
     """

@@ -205,6 +205,7 @@ def _retry(entry: WeightsRepo, attempt: Callable[[], T], present: Callable[[], i
     """Retry transient failures, without limit as long as the download makes progress.
 
     Args:
+        entry: the repository.
         attempt: what is tried.
         present: how many bytes have arrived.
 

@@ -32,6 +32,7 @@ class GenerateProcess:
 
     Args:
         listener: the socket on which it is reached.
+        environment: its variables.
         url: where its users reach it.
         token: secret by which the server knows its requests.
     """
@@ -99,6 +100,8 @@ def create(
     """Return the service, which listens but does not run yet; None if it is off.
 
     Args:
+        settings: the settings.
+        environment: the container's variables.
         running: requests that the server runs at once.
 
     Raises:

@@ -52,6 +52,7 @@ def check(machine: GpuMachine, tensor_parallel: int) -> list[StartError]:
     """Return why the server would not run on this machine; an empty list if it would.
 
     Args:
+        machine: what NVML reports.
         tensor_parallel: number of GPUs over which the model is spread.
 
     Raises:

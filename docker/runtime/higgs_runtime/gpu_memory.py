@@ -72,6 +72,7 @@ def plan(machine: GpuMachine | None, limits: GpuDefaults) -> MemoryPlan | None:
     """Return what goes where on the first GPU; None if its memory is unknown.
 
     Args:
+        machine: what NVML reports.
         limits: in force, see `command.effective`.
     """
     total = machine.gpus[0].total if machine else None

@@ -37,6 +37,7 @@ class Placeholder:
     """Answers on one address, in threads, until it is closed.
 
     Args:
+        host: address.
         port: port; 0 chooses a free one.
         state: the state that is reported.
         cors: the policy for browsers.
@@ -195,6 +196,7 @@ def server_answers(
 
     Args:
         host: address on which it listens.
+        port: its port.
         plain: whether it speaks HTTP; otherwise a connection counts as an answer.
         seconds: time in which it must answer.
     """

@@ -40,7 +40,11 @@ POLLED = ("/ping", "/health", "/metrics")
 
 
 class ReadinessMiddleware:
-    """ASGI middleware around the server's application."""
+    """ASGI middleware around the server's application.
+
+    Args:
+        app: the application.
+    """
 
     def __init__(self, app: App) -> None:
         self._app = app

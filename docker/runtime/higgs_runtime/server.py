@@ -68,6 +68,8 @@ class ServerProcess:
         """Start the server and stay until it has exited.
 
         Args:
+            command: its command line.
+            environment: its variables.
             listening: whether it answers on its port; polled after it has reported to be ready.
             ready: called once, when it does.
 

@@ -66,6 +66,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], image: ImageF
 
     Args:
         arguments: the container's arguments, after `flags.split`.
+        environment: its variables.
         image: names the pinned weights.
 
     Raises:

@@ -59,6 +59,7 @@ class Patch:
 
     Attributes:
         name: the module's name, by which it is left out and recorded.
+        path: the module.
         sha256: hash of the module, which versions.lock records.
         title: what it fixes, in one line.
         issues: where the defect is reported.
@@ -107,6 +108,7 @@ def load_locked(lock: Lock, without: Iterable[str] = ()) -> list[Patch]:
     """Read every patch of the package that the lock names; none without such a package.
 
     Args:
+        lock: names the package.
         without: names of patches that are left out; they have to exist.
 
     Raises:

@@ -18,6 +18,7 @@ class RatedGpu:
     """A GPU type of the catalogue.
 
     Attributes:
+        id: of the type.
         memory: GB.
         price: USD an hour for all GPUs of a pod, in the description's cloud.
         availability: NONE, LOW, MEDIUM or HIGH.
@@ -49,6 +50,7 @@ def catalogue(
     """Return every GPU type: those that fit first, by price.
 
     Args:
+        account: at RunPod.
         description: limits of the GPU and of CUDA, and the cloud.
         gpus: compute capabilities that the image has code for; empty: those before Blackwell.
     """
@@ -74,6 +76,7 @@ def offers(
     """Return what can be rented now, the cheapest first.
 
     Args:
+        account: at RunPod.
         description: limits of the GPU and of CUDA, and the cloud.
         gpus: compute capabilities that the image has code for; empty: those before Blackwell.
         price_cap: USD an hour.

@@ -30,6 +30,8 @@ class PodLog:
     """Follows the log of a pod in a thread, and writes it to a file.
 
     Args:
+        account: at RunPod.
+        pod: its id.
         file: receives the lines of the container; None: none.
     """
 
@@ -73,6 +75,8 @@ def read(account: RunPodClient, pod: str, *, follow: bool, tail: int) -> Iterato
     """Yield the lines of a pod's log.
 
     Args:
+        account: at RunPod.
+        pod: its id.
         follow: go on until the pod is gone; else end when nothing comes for QUIET seconds.
         tail: how many lines of the past.
     """
@@ -99,6 +103,8 @@ def events_of(
     """Yield the lines of a pod's log until the pod is gone; a broken stream is taken up again.
 
     Args:
+        account: at RunPod.
+        pod: its id.
         ended: set from elsewhere to end it.
         tail: how many lines of the past; None: as many as there are.
     """

@@ -44,6 +44,8 @@ class PodWatch:
     """A pod that starts.
 
     Attributes:
+        account: at RunPod.
+        pod: as it was created.
         image: that it pulls.
         log: of it, being followed.
         timeout: seconds until it has to be ready.

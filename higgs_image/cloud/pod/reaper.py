@@ -19,8 +19,10 @@ class OwnPod:
     """A pod of ours.
 
     Attributes:
+        id: at RunPod.
         name: with its time stamp.
         status: RunPod's.
+        gpu: id of its GPU type.
         usd_per_hour: what it costs now.
         until: when its time is over.
         leftover: why nobody needs it any more; empty: it is in use.

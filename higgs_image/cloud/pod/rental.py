@@ -41,9 +41,12 @@ class Rental:
     """What is rented.
 
     Attributes:
+        account: at RunPod.
+        description: the container.
         image: that it runs.
         offers: GPU types, in the order in which they are tried.
         marker: until when the pod lives.
+        variables: for the container.
     """
 
     account: RunPodClient
@@ -97,6 +100,7 @@ def rented(rental: Rental, *, keep: bool = False) -> Iterator[Pod]:
     """Yield a pod, and delete it afterwards: after errors, Ctrl-C and SIGTERM, too.
 
     Args:
+        rental: what is rented.
         keep: delete it only if what is inside fails.
 
     Raises:
@@ -123,6 +127,8 @@ def give_back(account: RunPodClient, name: str, *, wait: float = 0.0) -> list[st
     """Delete every pod of a name until RunPod lists none, and return their ids.
 
     Args:
+        account: at RunPod.
+        name: of the pods.
         wait: seconds to look for one that RunPod does not list yet.
 
     Raises:

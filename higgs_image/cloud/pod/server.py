@@ -55,7 +55,14 @@ class ProxyClient(TimedClient):
 
 
 class PodServer(ServerUnderTest):
-    """A server in a pod."""
+    """A server in a pod.
+
+    Args:
+        account: at RunPod.
+        pod: as it was created.
+        log: of it.
+        key: the server's API key.
+    """
 
     has_own_voice = False
 

@@ -66,6 +66,9 @@ class PodTest:
 
     Attributes:
         workspace: takes the evidence.
+        account: at RunPod.
+        description: the container.
+        options: of the test.
     """
 
     workspace: Workspace
@@ -75,6 +78,10 @@ class PodTest:
 
     def run(self, history: Journal, what: str) -> tuple[Record, Path]:
         """Test an image, and delete the pod whatever happens.
+
+        Args:
+            history: the journal of the image's repository.
+            what: a digest or tag.
 
         Returns:
             The record and the folder that holds it.

@@ -22,9 +22,12 @@ class RunningPod:
     """A pod that is ready.
 
     Attributes:
+        id: at RunPod.
         name: with its time stamp.
+        gpu: id of its GPU type.
         usd_per_hour: what it costs.
         until: when its time is over.
+        url: of the server.
         seconds: until it was ready.
         secret: the account's secret with the API key; empty: the server is open to everybody.
     """

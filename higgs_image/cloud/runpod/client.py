@@ -70,6 +70,7 @@ class RunPodClient:
 
         Args:
             path: such as /v2/pods.
+            kind: type of the answer.
             query: parameters.
         """
         path += f"?{urllib.parse.urlencode(query)}" if query else ""
@@ -115,6 +116,7 @@ class RunPodClient:
         """Yield the lines of a stream of events as they come.
 
         Args:
+            path: of the stream.
             query: parameters.
             last: id of the last event that is known; empty: none.
 

@@ -86,6 +86,9 @@ def files(
     """Return the content of every file of .runpod, by its name.
 
     Args:
+        description: the container.
+        image: its full name.
+        gpus: of the workers.
         tested: GPU type on which the hub is to test it.
     """
     heading, about = description.readme.text.strip().split("\n", 1)

@@ -79,6 +79,8 @@ def template(
     Every field that can be compared with RunPod's is set, also to its default.
 
     Args:
+        description: the container.
+        image: its full name.
         serverless: for workers behind a load balancer.
 
     Raises:
@@ -116,6 +118,8 @@ def endpoint(
 
     Args:
         description: the container, and how it scales.
+        image: its full name.
+        gpus: of the workers.
 
     Raises:
         CloudRefusedError: RunPod would refuse it.
@@ -152,6 +156,10 @@ def pod(
     """Return a pod.
 
     Args:
+        description: the container.
+        image: its full name.
+        name: of the pod.
+        gpu: id of the GPU type.
         variables: added to those of the description.
 
     Raises:

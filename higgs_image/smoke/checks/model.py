@@ -51,6 +51,7 @@ class ServerUnderTest(ABC):
     What a place cannot show raises UndecidedError there.
 
     Attributes:
+        client: of the server.
         has_own_voice: the folder with OWN_VOICE is mounted.
     """
 
