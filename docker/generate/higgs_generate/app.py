@@ -88,9 +88,8 @@ def _routes(service: Service) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
-        await service.client.open()
         yield
-        await service.client.close()
+        service.client.close()
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused}, lifespan=lifespan)
     app.router.redirect_slashes = False

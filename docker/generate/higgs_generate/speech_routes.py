@@ -251,7 +251,7 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
         await stack.enter_async_context(service.places.one())
         answer = await stack.enter_async_context(service.client.post(SPEECH, body, call.id))
         if answer.status != 200:
-            retry = answer.response.headers.get("Retry-After")
+            retry = answer.headers.get("retry-after")
             content = await answer.json()
             error = failures.from_server(answer.status, content, retry, renamed=False)
             await stack.aclose()
@@ -261,11 +261,11 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
     except BaseException:
         await stack.aclose()
         raise
-    media_type = answer.response.headers.get("Content-Type", "application/octet-stream")
+    media_type = answer.headers.get("content-type", "application/octet-stream")
     headers = {"Content-Type": media_type}
-    if length := answer.response.headers.get("Content-Length"):
+    if length := answer.headers.get("content-length"):
         headers["Content-Length"] = length
-    if finish := answer.response.headers.get("X-Finish-Reason"):
+    if finish := answer.headers.get("x-finish-reason"):
         headers["X-Finish-Reason"] = finish
     return SoundStream(first, _until_end(chunks, stack), None, headers)
 
