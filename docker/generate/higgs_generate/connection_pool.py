@@ -32,7 +32,7 @@ class ConnectionPool:
         named = {"Host": parts.netloc, "User-Agent": "higgs-generate", "Accept": "*/*", **headers}
         self._head = "".join(f"{name}: {text}\r\n" for name, text in named.items()).encode()
         self._timeout = timeout
-        self._idle: list[tuple[ServerConnection, float]] = []
+        self._idle: dict[ServerConnection, float] = {}
 
     async def take(self, *, new: bool = False) -> tuple[ServerConnection, bool]:
         """Return a connection, and whether it was used before.
@@ -45,20 +45,21 @@ class ConnectionPool:
         """
         loop = asyncio.get_running_loop()
         while self._idle and not new:
-            connection, since = self._idle.pop()
+            connection, since = self._idle.popitem()  # the one that was used last
             if connection.reusable and loop.time() - since < KEEP_ALIVE_SECONDS:
                 return connection, True
             connection.close()
         async with asyncio.timeout(CONNECT_SECONDS):
             _, connection = await loop.create_connection(
-                lambda: ServerConnection(self._timeout), self._host, self._port, ssl=self._tls
-            )
+                lambda: ServerConnection(self._timeout, self._forget),
+                self._host, self._port, ssl=self._tls,
+            )  # fmt: skip
         return connection, False
 
     def give_back(self, connection: ServerConnection) -> None:
         """Keep a connection if its answer is complete; else close it."""
         if connection.reusable:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+            self._idle[connection] = asyncio.get_running_loop().time()
         else:
             connection.close()
 
@@ -75,6 +76,9 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close the kept connections."""
-        for connection, _ in self._idle:
+        for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+    def _forget(self, connection: ServerConnection) -> None:
+        self._idle.pop(connection, None)

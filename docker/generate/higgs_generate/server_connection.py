@@ -6,7 +6,7 @@ aiohttp's client takes as long for a request as all the rest of the service.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
 import httptools
@@ -20,6 +20,7 @@ class ServerConnection(asyncio.Protocol):
 
     Args:
         timeout: seconds without a byte of an answer after which it fails.
+        lost: is called when the connection has ended.
 
     Attributes:
         status: of the answer; 0: it is not there yet.
@@ -27,12 +28,14 @@ class ServerConnection(asyncio.Protocol):
         reusable: whether the answer is complete, and another request may follow.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, lost: Callable[[ServerConnection], None]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._lost = lost
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._begin()
         self.reusable = True
 
@@ -42,14 +45,14 @@ class ServerConnection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._held = 0
         self._complete = self._paused = self.reusable = False
-        self._parser = httptools.HttpResponseParser(self)
 
     def send(self, request: bytes) -> None:
         """Send a request, head and body."""
         self._begin()
         self._transport.write(request)
         self._heard_at = self._loop.time()
-        self._timer = self._loop.call_later(self._timeout, self._check_time)
+        if not self._timer:
+            self._timer = self._loop.call_later(self._timeout, self._check_time)
 
     async def head(self) -> None:
         """Wait for the status and the headers.
@@ -87,7 +90,8 @@ class ServerConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection at once."""
         self.reusable = False
-        self._stop_timer()
+        if self._timer:
+            self._timer.cancel()
         self._transport.abort()
 
     def _resume(self) -> None:
@@ -113,17 +117,15 @@ class ServerConnection(asyncio.Protocol):
         self._wake()
 
     def _check_time(self) -> None:
+        self._timer = None
+        if self._complete:
+            return  # the next request starts it again
         left = self._heard_at + self._timeout - self._loop.time()
-        if left <= 0 and not self._paused:
-            self._fail(TimeoutError())
-        else:  # while it is paused, it is the client that is slow
+        if left > 0 or self._paused:  # while it is paused, it is the client that is slow
             later = left if left > 0 else self._timeout
             self._timer = self._loop.call_later(later, self._check_time)
-
-    def _stop_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+        else:
+            self._fail(TimeoutError())
 
     # -- asyncio.Protocol --------------------------------------------------------------------------
 
@@ -149,6 +151,7 @@ class ServerConnection(asyncio.Protocol):
             and not self.headers.keys() & {"content-length", "transfer-encoding"}
         )  # fmt: skip
         self._fail(exc or ConnectionResetError("closed"))
+        self._lost(self)
 
     # -- httptools ---------------------------------------------------------------------------------
 
@@ -179,6 +182,5 @@ class ServerConnection(asyncio.Protocol):
         if self.status:
             self._complete = True
             self.reusable = self._parser.should_keep_alive() and not self._error
-            self._stop_timer()
             self._resume()
             self._wake()

@@ -52,9 +52,10 @@ async def _chunk(content: bytes) -> AsyncGenerator[bytes, None]:
 
 
 async def _stream(call: Call, speech: Speech) -> ASGIApp:
+    headers = _headers(call, speech, 1)
     sound = call.service.speaker.stream(speech, call.id, call.counter)
     first = await _first(sound)
-    headers = _headers(call, speech, 1) | late_headers(call.began, None)
+    headers |= late_headers(call.began, None)
     return SoundStream(first, sound, speech.response_format, headers)
 
 
