@@ -70,12 +70,12 @@ class Endpoint:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", call.id.encode())]
-            else:
+            await send(message)
+            if message["type"] == "http.response.body":
+                complete = not message.get("more_body")
                 if not sounded and status < 400:
                     sounded = True
                     statistics.first_byte(call.began)
-                complete = not message.get("more_body")
-            await send(message)
 
         if not self._speaks:
             await self._answer(call, scope, receive, counted)
