@@ -34,7 +34,7 @@ import uvloop
 
 from benchmarks.stream_listener import BYTES_PER_SECOND, Listener, Target, listen
 from higgs_image import table
-from higgs_image.smoke.unpacked import free_port
+from higgs_image.ports import free_port
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 from tests.support.paced_server import Pace, Plan

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from higgs_image import lockfile
-from higgs_image.host.local_registry import free_port
 from higgs_image.oci.daemon import docker_client
+from higgs_image.ports import free_port
 from higgs_image.retry import wait_until
 from higgs_image.smoke import cpu_device
 from higgs_image.workspace import Workspace

@@ -173,7 +173,7 @@ def _overall(changes: Sequence[Change], missing: Sequence[str]) -> tuple[Verdict
     return (Verdict.PASS, "") if changes else (Verdict.INCONCLUSIVE, "nothing was compared")
 
 
-HEADS = ("load", "figure", "before", "now", "worse by", "95 % interval", "")
+HEADS = ("load", "figure", "baseline", "this run", "worse by", "95 % interval", "")
 
 
 def rows(comparison: Comparison) -> list[list[str]]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from higgs_image import lockfile, process
+from higgs_image import lockfile, ports, process
 from higgs_image.build import image as build_image
 from higgs_image.build import pipeline
 from higgs_image.build.overrides import Overrides
@@ -22,7 +22,7 @@ from higgs_image.demo import fake_fork
 from higgs_image.demo.result import DemoResult, proved
 from higgs_image.errors import DemoError, EngineError, RegistryConflictError, ToolMissingError
 from higgs_image.files import write_atomically
-from higgs_image.host import base_image, docker_install, local_registry
+from higgs_image.host import base_image, docker_install
 from higgs_image.host.local_registry import LocalRegistry
 from higgs_image.oci import credentials, layout, skopeo
 from higgs_image.release import publish
@@ -147,9 +147,9 @@ def _converge(workspace: Workspace) -> list[str]:
 def _registry(place: Workspace, folder: Path) -> LocalRegistry:
     """Return the registry on the port of the last run, as long as that is free."""
     port = int(place.read_state("demo").get("port", PORT))
-    if not local_registry.is_free(port):
+    if not ports.is_free(port):
         log.info("registry: port %d is taken, taking another", port)
-        port = local_registry.free_port()
+        port = ports.free_port()
     place.write_state("demo", place.read_state("demo") | {"port": port})
     return LocalRegistry(folder / "registry", port)
 

@@ -17,8 +17,10 @@ from higgs_image.retry import wait_until
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 """How long a started daemon may take to answer."""
+_CONTAINERD_SLOW = "timeout waiting for containerd to start"
+"""dockerd gives containerd 15 s, which a cold disk can exceed; the second start finds it cached."""
 
 
 def start(log_file: Path, endpoint: str, *, systemd: bool) -> None:
@@ -41,14 +43,24 @@ def start(log_file: Path, endpoint: str, *, systemd: bool) -> None:
             return
         journal = ask("journalctl", "--unit", "docker", "--lines", "15", "--output", "cat")
         raise did_not_start(f"{done.err}\n{journal.out}", "journalctl --unit docker")
+    if _start_detached(log_file, endpoint):
+        return
+    if _CONTAINERD_SLOW in (read_text(log_file) or ""):
+        log.info("install-docker: containerd started too slowly: starting the daemon again")
+        if _start_detached(log_file, endpoint):
+            return
+    raise did_not_start(read_text(log_file) or "", str(log_file))
+
+
+def _start_detached(log_file: Path, endpoint: str) -> bool:
+    """Start the daemon unless it runs, and tell whether it answers."""
     daemon = None
     if not running():
         nest_cgroups()
         daemon = spawn(["dockerd", "--host", endpoint], log_file)
     wait_until(lambda: answers() or (daemon is not None and daemon.poll() is not None),
                START_SECONDS)  # fmt: skip
-    if not answers():
-        raise did_not_start(read_text(log_file) or "", str(log_file))
+    return answers()
 
 
 def answers() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +15,11 @@ from types import TracebackType
 from higgs_image import http, process
 from higgs_image.errors import EngineError, NetworkError, RegistryUnavailableError, ToolMissingError
 from higgs_image.files import write_atomically
+from higgs_image.ports import HOST, free_port, is_free
 from higgs_image.retry import wait_until
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 IMAGE = "registry:2"
 """Used where docker-registry is not installed; pulled from Docker Hub."""
 
@@ -28,24 +27,6 @@ TIMEOUT = 60.0
 """Seconds until it must answer."""
 
 _LEVEL = "warn"
-
-
-def is_free(port: int) -> bool:
-    """Tell whether nothing listens on a loopback port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port() -> int:
-    """Return a loopback port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class LocalRegistry:

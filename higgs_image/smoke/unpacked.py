@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from higgs_image import process
 from higgs_image.oci.container_spec import ContainerSpec
+from higgs_image.ports import free_port
 from higgs_image.smoke.client import TimedClient
 from higgs_image.smoke.record import Measured
 from higgs_image.smoke.runner import Launch
@@ -184,10 +184,3 @@ class UnpackedLaunch(Launch):
 def run(place: Sandbox, command: list[str], scratch: Path, timeout: float) -> process.Completed:
     """Run a program in a sandbox to its end; an empty folder takes what it writes."""
     return process.run(place.command(command, scratch), timeout=timeout)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from higgs_runtime import settings_table
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.ports import free_port
 from higgs_image.smoke import cpu_device
 from higgs_image.smoke.client import BrokenAnswerError, TimedClient
 from higgs_image.smoke.device import FAKE_FORK
@@ -105,9 +105,7 @@ def test_the_server_runs_and_ends(image: str, tmp_path: Path) -> None:
     lines = "".join(f"      {name}: {value}\n" for name, value in FAKE_FORK.items())
     small.write_text(f"services:\n  server:\n    environment:\n{lines}")
     files = (DEPLOY / "compose.yaml", DEPLOY / "compose.cpu.yaml", small)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     variables = {"PORT": str(port), "IMAGE": image, "CPU_DEVICE": str(tmp_path),
                  "CPU_WEIGHTS": str(tmp_path)}  # fmt: skip
     try:

@@ -18,8 +18,8 @@ from higgs_image.build import image, pipeline
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import demo, fake_fork
 from higgs_image.errors import DemoError, EngineError
-from higgs_image.host import local_registry
 from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.ports import is_free
 from higgs_image.release import publish
 from higgs_image.smoke import leftovers, limits
 from higgs_image.smoke.checks.model import TEXT
@@ -67,7 +67,7 @@ def test_whole_demo_then_again(
     assert any("fork's Python over it" in line for line in first.proved)
     assert containers(folder) == []
     port = int(first.reference.split("/")[0].split(":")[1])
-    assert local_registry.is_free(port)
+    assert is_free(port)
 
     caplog.clear()
     started = time.monotonic()

@@ -19,11 +19,11 @@ from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.errors import NetworkError
 from higgs_image.files import sha256_file
+from higgs_image.ports import free_port
 from higgs_image.service import commands as service
 from higgs_image.service.commands import ServiceOptions
 from higgs_image.workspace import PROJECT, Workspace
 from tests.engine.container import Container, MakeContainer, docker
-from tests.support.entrypoint import free_port
 
 pytestmark = pytest.mark.engine
 

@@ -14,6 +14,7 @@ import pytest
 from higgs_image.errors import RegistryUnavailableError
 from higgs_image.host import local_registry
 from higgs_image.host.local_registry import LocalRegistry
+from higgs_image.ports import is_free
 from higgs_image.workspace import PROJECT
 
 pytestmark = pytest.mark.engine
@@ -34,10 +35,10 @@ def test_restart_uses_the_same_port(tmp_path: Path) -> None:
         assert registry.address == f"127.0.0.1:{port}"
         assert status(registry) == 200
         registry.stop()
-        assert local_registry.is_free(port)
+        assert is_free(port)
         registry.start()
         assert (registry.port, status(registry)) == (port, 200)
-    assert local_registry.is_free(port)
+    assert is_free(port)
     registry.stop()  # twice does no harm
 
 
@@ -59,7 +60,7 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert not local_registry.is_free(port)
+        assert not is_free(port)
         with pytest.raises(RegistryUnavailableError, match=f"port {port} .* is in use"):
             LocalRegistry(tmp_path, port).start()
 
@@ -81,10 +82,10 @@ def test_registry_ends_with_a_killed_parent(tmp_path: Path) -> None:
     ) as child:
         assert child.stdout
         port = int(child.stdout.readline())
-        assert not local_registry.is_free(port)
+        assert not is_free(port)
         child.send_signal(signal.SIGKILL)
     for _ in range(100):
-        if local_registry.is_free(port):
+        if is_free(port):
             return
         signal.sigtimedwait([], 0.1)
     pytest.fail("the registry is still there")

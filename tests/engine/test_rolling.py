@@ -18,6 +18,7 @@ import pytest
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
+from higgs_image.ports import free_port
 from higgs_image.service import commands as service
 from higgs_image.service.commands import ServiceOptions
 from higgs_image.smoke.client import BrokenAnswerError, TimedClient
@@ -36,12 +37,6 @@ SECONDS = 60
 
 def _haproxy() -> str | None:
     return shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Balancer:
@@ -128,11 +123,13 @@ def workspace(
 def ports(workspace: Workspace) -> Iterator[list[int]]:
     """Ports of two servers that are ready."""
     found = [free_port() for _ in NAMES]
-    for name, port in zip(NAMES, found, strict=True):
-        start(workspace, name, port)
-    yield found
-    for name in NAMES:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True)
+    try:
+        for name, port in zip(NAMES, found, strict=True):
+            start(workspace, name, port)
+        yield found
+    finally:
+        for name in NAMES:
+            subprocess.run(["docker", "rm", "--force", name], capture_output=True)
 
 
 def start(workspace: Workspace, name: str, port: int) -> str:

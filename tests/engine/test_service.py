@@ -16,6 +16,7 @@ from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
 from higgs_image.demo import fake_fork
 from higgs_image.errors import EngineError, ServiceError, UsageError
+from higgs_image.ports import free_port
 from higgs_image.service import commands as service
 from higgs_image.service.commands import ServiceOptions
 from higgs_image.service.state import ServiceState
@@ -43,12 +44,6 @@ def workspace(
 def ended() -> Iterator[None]:
     yield
     subprocess.run(["docker", "rm", "--force", NAME], capture_output=True)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def start(workspace: Workspace, *variables: str, **options: object) -> ServiceState:

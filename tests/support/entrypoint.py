@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,16 +17,11 @@ from typing import Any
 
 import pytest
 
+from higgs_image.ports import free_port
 from higgs_image.workspace import PROJECT
 
 SERVER = PROJECT / "tests/unit/runtime/server"
 TIMEOUT = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Entrypoint:

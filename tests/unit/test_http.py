@@ -11,6 +11,7 @@ import pytest
 
 from higgs_image import http
 from higgs_image.errors import NetworkError
+from higgs_image.ports import free_port
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,9 +53,7 @@ def test_proxy_is_not_asked_for_this_machine(url: str, monkeypatch: pytest.Monke
 
 
 def test_no_server_is_a_network_error() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(NetworkError, match=f"GET http://127.0.0.1:{port}/: no answer") as caught:
         http.request("GET", f"http://127.0.0.1:{port}/")
     assert caught.value.transient

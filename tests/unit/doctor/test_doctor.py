@@ -24,6 +24,7 @@ from higgs_image.doctor import engine, examination, model, network, pins
 from higgs_image.doctor.model import Check, DoctorReport, Finding, Subject
 from higgs_image.errors import EngineError
 from higgs_image.files import sha256_bytes
+from higgs_image.ports import free_port
 from higgs_image.process import Completed
 from higgs_image.tasks.output import plain
 from higgs_image.verdict import Verdict
@@ -496,10 +497,7 @@ def test_registry_with_a_login_from_the_environment(
 
 
 def test_registry_that_is_down(subject: Subject) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    finding = check("registry", replace(subject, registry=f"127.0.0.1:{port}/org"))
+    finding = check("registry", replace(subject, registry=f"127.0.0.1:{free_port()}/org"))
     assert finding.verdict is FAIL
     assert "does not answer" in finding.found
 

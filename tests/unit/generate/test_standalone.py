@@ -17,8 +17,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from higgs_image.ports import free_port
 from higgs_image.workspace import PROJECT
-from tests.support.entrypoint import free_port
 from tests.support.generate_service import GenerateRun
 
 

@@ -37,6 +37,22 @@ def test_failed_daemon_shows_its_log(
 
 
 @pytest.mark.usefixtures("quick")
+def test_containerd_that_starts_too_slowly_is_started_again(
+    programs: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "started"
+    message = "failed to start containerd: timeout waiting for containerd to start"
+    programs(
+        "dockerd",
+        f"if [ -e {mark}.once ]; then touch {mark}; exec sleep 2; fi; "
+        f"touch {mark}.once; echo '{message}' >&2; exit 1",
+    )
+    monkeypatch.setattr(dockerd, "answers", mark.exists)
+    dockerd.start(tmp_path / "d.log", SOCKET, systemd=False)
+    assert mark.exists()
+
+
+@pytest.mark.usefixtures("quick")
 def test_daemon_runs_in_a_new_session(
     programs: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from higgs_image.ports import free_port
 from higgs_image.workspace import PROJECT
-from tests.support.entrypoint import SERVER, Entrypoint, MakeEntrypoint, alive, free_port, speech
+from tests.support.entrypoint import SERVER, Entrypoint, MakeEntrypoint, alive, speech
 
 FOLDERS = (PROJECT / "docker/runtime", PROJECT / "docker/generate", PROJECT / "docker/patches")
 PATHS = ":".join([*map(str, FOLDERS), str(SERVER)])

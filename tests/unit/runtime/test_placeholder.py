@@ -15,6 +15,8 @@ from higgs_runtime.errors import PortTakenError
 from higgs_runtime.placeholder import Placeholder
 from higgs_runtime.state import Phase, ServerState
 
+from higgs_image.ports import free_port
+
 
 @pytest.fixture
 def state() -> ServerState:
@@ -197,7 +199,7 @@ def test_handover_to_a_server_on_the_same_port(listener: Placeholder) -> None:
 
 
 def test_tls_server_counts_as_answering_when_it_accepts() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         assert placeholder.server_answers("0.0.0.0", port, plain=False)
     assert not placeholder.server_answers("0.0.0.0", port, plain=False)

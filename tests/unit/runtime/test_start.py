@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from higgs_runtime import command
 
-from tests.support.entrypoint import MakeEntrypoint, alive, free_port, speech
+from higgs_image.ports import free_port
+from tests.support.entrypoint import MakeEntrypoint, alive, speech
 from tests.unit.runtime.conftest import IMAGE
 
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from higgs_image.ports import free_port
 from higgs_image.smoke import client
 from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError, TimedClient
 
@@ -119,10 +120,8 @@ def test_an_answer_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_refused_connection() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     with pytest.raises(BrokenAnswerError, match="refused"):
-        TimedClient(port).get("/")
+        TimedClient(free_port()).get("/")
 
 
 def test_json() -> None:
