@@ -64,7 +64,11 @@ async def _first(sound: AsyncGenerator[bytes, None]) -> bytes:
     try:
         return await anext(sound)
     except StopAsyncIteration:
-        raise failures.ServerFailedError("the server behind sent no sound") from None
+        raise _silent() from None
+
+
+def _silent() -> RefusedError:
+    return failures.ServerFailedError("the server behind sent no sound")
 
 
 async def long_sound(
@@ -96,7 +100,13 @@ async def long_sound(
                 head = len(containers.wav_header()) if speech.response_format == "wav" else 0
                 headers["Content-Length"] = str(head + length)
         sound = _listened(job, speech, skip, call.counter, listening, length)
-        first = await _first(sound)
+        try:
+            first = await anext(sound)
+        except StopAsyncIteration:
+            if skip:
+                text = f"start is {start:g}; the recording ends before"
+                raise RefusedError(text, "start") from None
+            raise _silent() from None
     except BaseException:
         await listening.aclose()
         raise

@@ -51,8 +51,10 @@ def error_of(answer: Answered) -> tuple[int, str | None, str]:
         ({"voice": "a", "ref_audio": "A" * 200}, "reference_audio_base64", "two voices"),
         ({"voice": "a", "voice_url": "https://x/y"}, "voice_url", "two voices"),
         ({"ref_audio": "https://a/b.wav" + "c" * 99}, "reference_audio_base64", "voice_url"),
+        ({"ref_audio": "https://a/b.wav"}, "reference_audio_base64", "send it as voice_url"),
         ({"scene": "a", "scene_prompt": "b"}, "scene_prompt", "another name for scene"),
         ({"voice_url": "https://example.com/a.wav"}, "voice_url", "HIGGS_ALLOWED_MEDIA_HOSTS"),
+        ({"voice_url": "https://example.com/a.wav"}, "voice_url", "as reference_audio_base64"),
         ({"ras_win_len": 900}, "ras_win_len", "from 0 to 250"),
     ],
 )
