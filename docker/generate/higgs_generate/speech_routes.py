@@ -216,6 +216,8 @@ async def speech(call: Call) -> ASGIApp:
         data = json.loads(body)
     except ValueError:
         data = None
+    except RecursionError:
+        raise RefusedError("the body is nested too deeply") from None
     if isinstance(data, dict):
         flag = data.get("long_text")
         if flag is not None and not isinstance(flag, bool):

@@ -75,6 +75,15 @@ def test_body_that_is_not_an_object(run: GenerateRun, body: bytes) -> None:
     assert error_of(run.ask("POST", "/generate", body))[0] == 400
 
 
+@pytest.mark.parametrize(
+    "path", ["/generate", "/generate/batch", "/generate/jobs", "/v1/audio/speech"]
+)
+def test_body_that_is_nested_deeply(run: GenerateRun, path: str) -> None:
+    body = b'{"text": "a", "input": "a", "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    assert error_of(run.ask("POST", path, body))[0] == 400
+    assert run.server.requests == [], "nothing reaches the server"
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.wav", "http://169.254.169.254/", "file:///etc/passwd",
                                  "http://[::1]/", "http://localhost/"])  # fmt: skip
 def test_recording_from_a_private_address(
