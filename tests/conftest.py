@@ -38,6 +38,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
     os.environ["LC_ALL"] = "C.UTF-8"
+    os.environ["GOGC"] = "400"  # registries, skopeo and docker collect no garbage of a short life
     for name in _PERSONAL:
         os.environ.pop(name, None)
     for name in ("no_proxy", "NO_PROXY"):  # tests' own servers are on loopback

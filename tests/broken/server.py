@@ -2,8 +2,8 @@
 
     python3 server.py FAULT COMMAND [ARGUMENTS]
 
-COMMAND is the image's entrypoint, which gets another PORT. The file SWITCH changes the fault while
-the server runs. Standard library only.
+COMMAND is the image's entrypoint, which gets another PORT. The variable FAULT names another fault;
+the file SWITCH changes it while the server runs. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 PORT, BEHIND = 8000, 8001
-FAULT, COMMAND = sys.argv[1], sys.argv[2:]
+FAULT, COMMAND = os.environ.get("FAULT", sys.argv[1]), sys.argv[2:]
 SWITCH = Path("/fault")
 
 ALL = ("pcm", "wav", "mp3", "flac", "opus", "aac")

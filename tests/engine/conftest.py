@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import ssl
@@ -35,6 +36,38 @@ def forget_images(prefix: str) -> None:
 MakeFakeFork = Callable[..., Workspace]
 
 
+class ForkMaker:
+    """Makes fake forks whose layouts already have the large layers of earlier builds.
+
+    They are the same in each fork. BuildKit hands over only what a layout lacks: that spares a
+    build a second of processor time and 90 MB on the disk.
+    """
+
+    def __init__(self, shared: Path) -> None:
+        self._shared = shared
+        self._made: list[Path] = []
+        shared.mkdir(exist_ok=True)
+
+    def make(self, folder: Path, base: str, changes: dict[str, str] | None = None) -> Workspace:
+        """Make a fake fork below a folder."""
+        for blobs in filter(Path.is_dir, self._made):
+            _link(blobs, self._shared)
+        made = fake_fork.make(folder, base, changes=changes)
+        blobs = made.layout("gzip") / "blobs" / "sha256"
+        _link(self._shared, blobs)
+        self._made.append(blobs)
+        return made
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a folder the large files of another one."""
+    for path in source.iterdir():
+        if path.stat().st_size > 5_000_000:
+            target.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (target / path.name).hardlink_to(path)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _machine(machine: facts.Machine) -> None:
     """Every test here needs the engine."""
@@ -61,15 +94,22 @@ def overrides() -> Overrides:
     return Overrides(extra_ca=demo.environment_ca(os.environ))
 
 
+@pytest.fixture(scope="session")
+def fork_maker(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> ForkMaker:
+    """Makes fake forks; the workers share the layers."""
+    temporary = tmp_path_factory.getbasetemp()
+    return ForkMaker((temporary if worker_id == "master" else temporary.parent) / "layers")
+
+
 @pytest.fixture
-def make_fake_fork(tmp_path: Path, base: str) -> MakeFakeFork:
+def make_fake_fork(tmp_path: Path, base: str, fork_maker: ForkMaker) -> MakeFakeFork:
     """Return a function that makes a fake fork on the base image: `make_fake_fork("name")`.
 
     `changes` are further files in the fork's commit.
     """
 
     def make(name: str = "fake-fork", changes: dict[str, str] | None = None) -> Workspace:
-        return fake_fork.make(tmp_path / name, base, changes=changes)
+        return fork_maker.make(tmp_path / name, base, changes)
 
     return make
 

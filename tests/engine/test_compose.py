@@ -15,12 +15,12 @@ from higgs_runtime import settings_table
 
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
-from higgs_image.demo import fake_fork
 from higgs_image.ports import free_port
 from higgs_image.smoke import cpu_device
 from higgs_image.smoke.client import BrokenAnswerError, TimedClient
 from higgs_image.smoke.device import FAKE_FORK
 from higgs_image.workspace import PROJECT
+from tests.engine.conftest import ForkMaker
 from tests.support import debian
 
 pytestmark = pytest.mark.engine
@@ -91,8 +91,8 @@ def test_cpu() -> None:
 
 
 @pytest.fixture
-def image(tmp_path: Path, base: str, overrides: Overrides) -> Iterator[str]:
-    workspace = fake_fork.make(tmp_path / "fake-fork", base)
+def image(tmp_path: Path, base: str, overrides: Overrides, fork_maker: ForkMaker) -> Iterator[str]:
+    workspace = fork_maker.make(tmp_path / "fake-fork", base)
     reference = build_image.load(
         workspace, build_image.build(workspace, overrides=overrides), overrides, NAME
     )

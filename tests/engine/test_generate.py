@@ -23,6 +23,7 @@ from higgs_image.ports import free_port
 from higgs_image.service import commands as service
 from higgs_image.service.commands import ServiceOptions
 from higgs_image.workspace import PROJECT, Workspace
+from tests.engine.conftest import ForkMaker
 from tests.engine.container import Container, MakeContainer, docker
 
 pytestmark = pytest.mark.engine
@@ -49,14 +50,14 @@ LONG = "This is a sentence that takes some time to speak aloud, as they do. " * 
 
 @pytest.fixture(scope="module")
 def image(
-    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides, fork_maker: ForkMaker
 ) -> Iterator[str]:
     """The image of the fake fork with the service's packages, and a server that takes its time."""
     server = (PROJECT / "fakes/upstream/fork" / SERVER).read_text()
     slow = server.replace("CHUNK, PAUSE = 24_000, 0.02", "CHUNK, PAUSE = 24_000, 0.05")
     assert slow != server
     folder = tmp_path_factory.mktemp("generate")
-    workspace = fake_fork.make(folder, base, changes={SERVER: slow})
+    workspace = fork_maker.make(folder, base, changes={SERVER: slow})
     add_packages(workspace)
     built = build_image.build(workspace, overrides=overrides)
     reference = build_image.load(workspace, built, overrides, "generate-test")

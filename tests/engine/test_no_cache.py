@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +23,13 @@ from higgs_image.errors import INTERRUPTED
 from higgs_image.oci import layout
 from higgs_image.workspace import Workspace
 
-from .conftest import MakeFakeFork
-
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def workspace(make_fake_fork: MakeFakeFork) -> Workspace:
-    return make_fake_fork()
+def workspace(tmp_path: Path, base: str) -> Workspace:
+    """A fake fork whose layout is empty: every layer is handed over."""
+    return fake_fork.make(tmp_path / "fake-fork", base)
 
 
 def test_two_builds_of_one_lock_give_one_digest(workspace: Workspace, overrides: Overrides) -> None:

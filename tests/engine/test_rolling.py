@@ -17,12 +17,12 @@ import pytest
 
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
-from higgs_image.demo import fake_fork
 from higgs_image.ports import free_port
 from higgs_image.service import commands as service
 from higgs_image.service.commands import ServiceOptions
 from higgs_image.smoke.client import BrokenAnswerError, TimedClient
 from higgs_image.workspace import PROJECT, Workspace
+from tests.engine.conftest import ForkMaker
 from tests.support import debian
 
 pytestmark = pytest.mark.engine
@@ -109,10 +109,10 @@ class Load:
 
 @pytest.fixture(scope="module")
 def workspace(
-    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides, fork_maker: ForkMaker
 ) -> Iterator[Workspace]:
     debian.require("haproxy", lambda: _haproxy() is not None)
-    made = fake_fork.make(tmp_path_factory.mktemp("rolling"), base)
+    made = fork_maker.make(tmp_path_factory.mktemp("rolling"), base)
     built = build_image.build(made, overrides=overrides)
     reference = build_image.load(made, built, overrides, "rolling-test")
     yield made

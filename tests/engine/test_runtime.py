@@ -16,8 +16,8 @@ import pytest
 
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
-from higgs_image.demo import fake_fork
 from higgs_image.workspace import PROJECT
+from tests.engine.conftest import ForkMaker
 from tests.engine.container import Container, MakeContainer, docker
 from tests.support import debian
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def image(
-    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides, fork_maker: ForkMaker
 ) -> Iterator[str]:
     """The image of the fake fork, with a server that can be slow and can crash."""
     folder = tmp_path_factory.mktemp("runtime")
@@ -35,7 +35,7 @@ def image(
         "self.server.speak(text, voice)", "self._slowly(text, voice)", 1
     )
     assert changed.count("_slowly") == 2
-    workspace = fake_fork.make(folder, base, changes={SERVER: changed})
+    workspace = fork_maker.make(folder, base, changes={SERVER: changed})
     built = build_image.build(workspace, overrides=overrides)
     reference = build_image.load(workspace, built, overrides, "runtime-test")
     yield reference

@@ -22,6 +22,7 @@ from higgs_image.service.commands import ServiceOptions
 from higgs_image.service.state import ServiceState
 from higgs_image.smoke.image import last_built
 from higgs_image.workspace import Workspace
+from tests.engine.conftest import ForkMaker
 
 pytestmark = pytest.mark.engine
 
@@ -30,10 +31,10 @@ NAME = f"higgs-service-test-{os.getpid()}"
 
 @pytest.fixture(scope="module")
 def workspace(
-    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides, fork_maker: ForkMaker
 ) -> Iterator[Workspace]:
     """A workspace whose last build is an image that the engine has."""
-    made = fake_fork.make(tmp_path_factory.mktemp("service"), base)
+    made = fork_maker.make(tmp_path_factory.mktemp("service"), base)
     built = build_image.build(made, overrides=overrides)
     reference = build_image.load(made, built, overrides, "service-test")
     yield made

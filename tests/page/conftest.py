@@ -13,6 +13,8 @@ from tests.page.visit import Visit
 from tests.support.browser import QUIET, chromium
 
 FLAGS = ["--use-fake-device-for-media-stream", f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"]
+ALLOW, DENY = "--use-fake-ui-for-media-stream", "--use-fake-ui-for-media-stream=deny"
+"""What a person answers who is asked for the microphone; without windows nobody is asked."""
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +22,18 @@ def browser() -> Iterator[Browser]:
     """Chromium, for all tests of a worker: a visit has its own profile."""
     path = chromium()
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=[*QUIET, *FLAGS])
+        started = playwright.chromium.launch(executable_path=path, args=[*QUIET, *FLAGS, ALLOW])
         yield started
         started.close()
+
+
+@pytest.fixture
+def denying_browser(browser: Browser) -> Iterator[Browser]:
+    """Chromium whose user denies the microphone."""
+    flags = [*QUIET, *FLAGS, DENY]
+    started = browser.browser_type.launch(executable_path=chromium(), args=flags)
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

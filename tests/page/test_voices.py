@@ -92,8 +92,8 @@ def test_a_file_that_is_not_audio_is_refused(visit: Visit, tmp_path: Path) -> No
     expect(visit.page.locator(".problem")).to_contain_text("note.wav is not audio")
 
 
-def test_a_denied_microphone_is_explained(browser: Browser, site: Site) -> None:
-    visit = Visit(browser, site.url).ready()
+def test_a_denied_microphone_is_explained(denying_browser: Browser, site: Site) -> None:
+    visit = Visit(denying_browser, site.url).ready()
     visit.page.get_by_label("Own recording", exact=True).check()
     visit.page.get_by_role("button", name="Record").click()
-    expect(visit.page.locator(".problem")).to_contain_text("microphone")
+    expect(visit.page.locator(".problem")).to_contain_text("does not allow the microphone")

@@ -18,6 +18,7 @@ from higgs_image.smoke.checks import lifecycle, load
 from higgs_image.smoke.record import Record
 from higgs_image.smoke.session import SmokeOptions, run
 from higgs_image.workspace import Workspace
+from tests.engine.conftest import ForkMaker
 
 Smoke = Callable[..., Record]
 
@@ -30,11 +31,11 @@ def client() -> Iterator[DockerClient]:
 
 @pytest.fixture(scope="package")
 def built(
-    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides
+    tmp_path_factory: pytest.TempPathFactory, base: str, overrides: Overrides, fork_maker: ForkMaker
 ) -> Iterator[tuple[Path, str]]:
     """The fake fork, built and loaded: its folder, and its name in the engine."""
     folder = tmp_path_factory.mktemp("smoke") / "fake-fork"
-    workspace = fake_fork.make(folder, base)
+    workspace = fork_maker.make(folder, base)
     done = pipeline.run(pipeline.BuildRequest(workspace, "smoke-fake-fork", overrides=overrides))
     assert done.engine
     yield folder, done.engine
