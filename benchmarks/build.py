@@ -118,7 +118,7 @@ def prototype(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def product(
     arguments: argparse.Namespace, *flags: str, name: str = "bench-product"
 ) -> dict[str, Any]:
-    """Run `invoke build --push` and return its report, its own time and memory."""
+    """Run `./inv build --push` and return its report, its own time and memory."""
     command = [
         sys.executable, "-m", "invoke", "build", "--push", "--json",
         "--registry", arguments.registry, "--name", name, "--compression", arguments.compression,
@@ -161,8 +161,8 @@ def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--registry", default="127.0.0.1:5000", help="a local one")
-    parser.add_argument("--base-image", help="as in invoke build")
-    parser.add_argument("--extra-ca", help="as in invoke build")
+    parser.add_argument("--base-image", help="as in ./inv build")
+    parser.add_argument("--extra-ca", help="as in ./inv build")
     parser.add_argument("--compression", choices=["gzip", "zstd"], default="zstd")
     parser.add_argument("--skip-prototype", action="store_true")
     arguments = parser.parse_args()

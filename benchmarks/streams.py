@@ -18,18 +18,22 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from benchmarks.first_byte import LONG, running
-from higgs_image import table
+from higgs_image import lockfile, table
 from higgs_image.audio import FRAMES_PER_SECOND, SAMPLE_RATE
+from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.daemon import docker_client
+from higgs_image.smoke import container, cpu_device
+from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import Workspace
 
+LONG = "The train to the coast leaves at noon, so pack your bag and do not forget the tickets. " * 4
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
 TICKS = os.sysconf("SC_CLK_TCK")
 SERVER = "vllm.entrypoints.bosonai.api_server"
@@ -72,9 +76,24 @@ class Measured:
     listeners: list[Listened]
 
 
-def cpu_seconds(container: Any) -> tuple[float, float]:
+@contextlib.contextmanager
+def running(workspace: Workspace, image: str) -> Iterator[int]:
+    """Run an image on the CPU; yields its port."""
+    with docker_client() as client:
+        weights = cpu_device.weights(client, workspace, image, lockfile.load(workspace.lock_file))
+    spec = ContainerSpec(
+        image,
+        environment=cpu_device.ENVIRONMENT,
+        mounts=cpu_device.mounts(workspace, weights),
+        labels=owner_labels(workspace.build, lifetime=24 * 3600),
+    )
+    with container.created(spec) as created:
+        yield container.start(created, 600)[0].client.port
+
+
+def cpu_seconds(asked: Any) -> tuple[float, float]:
     """Return the CPU time so far of the server's process, and of the engine's."""
-    lines = container.exec_run(["sh", "-c", PROCESSES]).output.decode(errors="replace")
+    lines = asked.exec_run(["sh", "-c", PROCESSES]).output.decode(errors="replace")
     found: dict[int, tuple[int, float, str]] = {}
     stats, commands = lines.splitlines()[::2], lines.splitlines()[1::2]
     for stat, command in zip(stats, commands, strict=False):
@@ -119,14 +138,14 @@ async def load(port: int, streams: int) -> list[Listened]:
         return await asyncio.gather(*(listen(session, port, text) for text in texts))
 
 
-def measure(container: Any, port: int, streams: int) -> Measured:
+def measure(asked: Any, port: int, streams: int) -> Measured:
     """Measure one round of one image."""
-    before = cpu_seconds(container)
+    before = cpu_seconds(asked)
     began = time.monotonic()
     listeners = asyncio.run(load(port, streams))
     took = time.monotonic() - began
     server, engine = (
-        after - start for after, start in zip(cpu_seconds(container), before, strict=True)
+        after - start for after, start in zip(cpu_seconds(asked), before, strict=True)
     )
     tokens = sum(x.sound for x in listeners) * FRAMES_PER_SECOND
     return Measured(1e6 * server / tokens, 1e6 * engine / tokens, tokens / took, listeners)
@@ -186,8 +205,8 @@ def main() -> None:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _publishes(container: Any, port: int) -> bool:
-    bound = container.attrs["NetworkSettings"]["Ports"].get("8000/tcp") or []
+def _publishes(asked: Any, port: int) -> bool:
+    bound = asked.attrs["NetworkSettings"]["Ports"].get("8000/tcp") or []
     return any(x["HostPort"] == str(port) for x in bound)
 
 

@@ -265,7 +265,7 @@ class TemplateDriftError(HiggsError):
 
 
 class PodLeftoverError(HiggsError):
-    """A rented pod could not be deleted, and goes on costing money."""
+    """A rented pod could not be deleted, and continues to cost money."""
 
     exit_code = 69
 

@@ -7,7 +7,9 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -84,6 +86,27 @@ def replace_folder(new: Path, goal: Path) -> None:
         goal.rename(old)
     new.rename(goal)
     _remove(old)
+
+
+@contextmanager
+def new_folder(goal: Path, leftovers: str = "") -> Iterator[Path]:
+    """Yield an empty folder that replaces `goal` at the end, unless what is inside fails.
+
+    Args:
+        goal: may exist; hold a lock for it.
+        leftovers: pattern of folders of killed runs beside it (default: those of this goal).
+    """
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{goal.name}.new-"
+    for left in goal.parent.glob(leftovers or f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=prefix, dir=goal.parent))
+    try:
+        new.chmod(0o755)
+        yield new
+        replace_folder(new, goal)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import tenacity
@@ -24,10 +24,11 @@ LONGEST_WAIT = 120.0
 T = TypeVar("T")
 
 
-def attempts(what: str) -> Iterable[tenacity.AttemptManager]:
-    """Yield attempts until one succeeds; only a transient error leads to another.
+def attempts(what: str) -> tenacity.Retrying:
+    """Return attempts until one succeeds; only a transient error leads to another.
 
-    Use it as `for attempt in attempts("push"): with attempt: ...`; the last error is raised.
+    Use it as `attempts("read")(function)`, or as `for attempt in attempts("push"): with attempt:
+    ...`; the last error is raised.
 
     Args:
         what: named in the log when it is tried again.

@@ -14,6 +14,13 @@ PIPED_WIDTH = 10_000
 """Columns when piped: no cell is folded."""
 
 
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    cells = ([x.replace("|", "\\|") for x in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in cells)
+
+
 def text(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
     """Return rows as a table without lines.
 

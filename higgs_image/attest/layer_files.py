@@ -6,8 +6,9 @@ import hashlib
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 from higgs_image.oci import layout
 from higgs_image.oci.layer_archive import OPAQUE, WHITEOUT, member_path, open_layer
@@ -73,7 +74,7 @@ def members(root: Path, digest: str) -> list[Member]:
             content = ""
             stream = tar.extractfile(entry) if entry.isreg() else None
             if stream is not None:
-                content = _sha256(stream)
+                content = hashlib.file_digest(cast(BufferedReader, stream), "sha256").hexdigest()
             kind = (
                 "file" if entry.isreg() else "folder" if entry.isdir()
                 else "link" if entry.issym() or entry.islnk() else "other"
@@ -85,13 +86,6 @@ def members(root: Path, digest: str) -> list[Member]:
                 )
             )  # fmt: skip
     return found
-
-
-def _sha256(stream: IO[bytes]) -> str:
-    total = hashlib.sha256()
-    while piece := stream.read(1 << 20):
-        total.update(piece)
-    return total.hexdigest()
 
 
 def _remove(found: dict[str, bytes], prefix: str) -> None:

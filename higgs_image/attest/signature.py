@@ -190,15 +190,14 @@ def _predicate(line: str, digest: str) -> Any:
 
 def _cosign(command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]) -> str:
     verb = command[0]
-    for attempt in retry.attempts(f"cosign {verb}"):
-        with attempt:
-            done = process.run(
-                ["cosign", *command, reference], env=env, pass_fds=fds, timeout=SECONDS
-            )
-            if done.code == 0:
-                return done.out
+
+    def call() -> str:
+        done = process.run(["cosign", *command, reference], env=env, pass_fds=fds, timeout=SECONDS)
+        if done.code != 0:
             raise explain(done.err, verb, reference)
-    raise AssertionError("unreachable")
+        return done.out
+
+    return retry.attempts(f"cosign {verb}")(call)
 
 
 _FAILED = "cosign {verb} of {reference} failed: {last}"

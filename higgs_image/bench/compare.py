@@ -15,7 +15,6 @@ import numpy as np
 
 from higgs_image import table
 from higgs_image.bench.load import Load
-from higgs_image.bench.report import markdown_table
 from higgs_image.bench.result import BenchResult, Figures
 from higgs_image.verdict import Verdict
 
@@ -198,4 +197,4 @@ def text(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """Return a comparison as Markdown."""
     end = f"**{comparison.verdict}**" + (f": {comparison.reason}" if comparison.reason else "")
-    return f"## Comparison\n\n{markdown_table(HEADS, rows(comparison))}\n\n{end}\n"
+    return f"## Comparison\n\n{table.markdown(HEADS, rows(comparison))}\n\n{end}\n"

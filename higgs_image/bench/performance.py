@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from higgs_image import table
 from higgs_image.audio import FRAMES_PER_SECOND
 from higgs_image.bench import cards, report, result
 from higgs_image.bench.cards import Card
@@ -33,7 +34,7 @@ def card_table(root: Path) -> str:
             for card in cards.cards()]  # fmt: skip
     heads = ("card", "memory", "audio tokens/s", "audio s/s", "first sound p95", "listeners",
              "audio hours/$", "measured", "claimed elsewhere, tokens/s")  # fmt: skip
-    return report.markdown_table(heads, rows)
+    return table.markdown(heads, rows)
 
 
 def _card_row(card: Card, results: Sequence[tuple[str, BenchResult]]) -> list[str]:
@@ -81,4 +82,4 @@ def run_table(root: Path) -> str:
     ]  # fmt: skip
     if not rows:
         return "None is published yet."
-    return report.markdown_table(("run", "server", *report.HEADS), rows)
+    return table.markdown(("run", "server", *report.HEADS), rows)

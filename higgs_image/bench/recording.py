@@ -17,7 +17,7 @@ from higgs_image.audio import SAMPLE_RATE
 from higgs_image.bench.failure import FailedAnswerError, Failure
 from higgs_image.smoke.audio import FORMATS, decode, require_codec
 from higgs_image.smoke.audio_structure import BadAudioError, check_pcm
-from higgs_image.smoke.sound import FULL_SCALE, SILENCE, WINDOW_SECONDS
+from higgs_image.smoke.sound import Sound
 
 RAW = ("pcm", "wav")
 """Formats whose samples are counted as they arrive."""
@@ -62,7 +62,8 @@ class Recording:
             self._head += data[: HEAD - size]
         if not self._loud:
             odd = size % 2
-            self._loud = _is_loud(data[odd : odd + (len(data) - odd) // 2 * 2])
+            whole = data[odd : odd + (len(data) - odd) // 2 * 2]
+            self._loud = not Sound(np.frombuffer(whole, "<i2")).is_silent
 
     def end(self) -> None:
         """Spool what was buffered; called once, when the answer has ended."""
@@ -102,7 +103,7 @@ class Recording:
         self._spool.seek(self._place)
         data = self._spool.read(self.size)
         sound = decode(data, lambda stream: require_codec(stream, FORMATS[self.form]))
-        self._loud = _is_loud(sound.samples.tobytes())
+        self._loud = not sound.is_silent
         if self.form == "flac":  # its parser looks ten frames ahead; sound comes evenly
             return np.asarray(sizes / len(data) * sound.seconds)
         return _by_packet(data, sizes, sound.seconds)
@@ -110,18 +111,6 @@ class Recording:
 
 def _is_text(head: bytes) -> bool:
     return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:64])
-
-
-def _is_loud(data: bytes) -> bool:
-    """Tell whether any window of samples is not silent."""
-    samples = np.frombuffer(data, "<i2").astype(np.float32) / FULL_SCALE
-    size = int(SAMPLE_RATE * WINDOW_SECONDS)
-    starts = np.arange(0, len(samples), size)
-    if not len(starts):
-        return False
-    sums = np.add.reduceat(samples**2, starts)
-    counts = np.minimum(size, len(samples) - starts)
-    return bool((np.sqrt(sums / counts) >= SILENCE).any())
 
 
 def _wav_layout(head: bytes) -> tuple[int, int]:

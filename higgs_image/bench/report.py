@@ -32,22 +32,12 @@ class MeanFigures:
 
 def mean_figures(rounds: Sequence[Figures]) -> MeanFigures:
     """Return the means over rounds; there has to be at least one."""
-
-    def mean(*values: float) -> float:
-        return float(np.mean(values))
-
-    return MeanFigures(
-        mean(*(x.audio_per_s for x in rounds)),
-        mean(*(x.audio_tokens_per_s for x in rounds)),
-        mean(*(x.requests_per_s for x in rounds)),
-        mean(*(x.good_per_s for x in rounds)),
-        mean(*(x.first_sound_s.p50 for x in rounds)),
-        mean(*(x.first_sound_s.p95 for x in rounds)),
-        mean(*(x.first_sound_s.p99 for x in rounds)),
-        mean(*(x.gap_s.p99 for x in rounds)),
-        mean(*(x.rtf.p95 for x in rounds)),
-        mean(*(x.smooth_share for x in rounds)),
-    )
+    values = [
+        (x.audio_per_s, x.audio_tokens_per_s, x.requests_per_s, x.good_per_s, x.first_sound_s.p50,
+         x.first_sound_s.p95, x.first_sound_s.p99, x.gap_s.p99, x.rtf.p95, x.smooth_share)
+        for x in rounds
+    ]  # fmt: skip
+    return MeanFigures(*np.mean(values, axis=0).tolist())
 
 
 def row(level: Level) -> list[str]:
@@ -125,14 +115,6 @@ def text(result: BenchResult) -> str:
     return "\n".join([*head, "", shown, "", *remarks(result)]).rstrip()
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        "| " + " | ".join(x.replace("|", "\\|") for x in line) + " |" for line in lines
-    )
-
-
 def markdown(result: BenchResult) -> str:
     """Return a result as Markdown, for a job's summary or an issue."""
     client, settings = result.client, result.settings
@@ -143,7 +125,7 @@ def markdown(result: BenchResult) -> str:
         "",
         f"`{server_line(result)}`, {result.started:%Y-%m-%d %H:%M} UTC",
         "",
-        markdown_table(HEADS, [row(x) for x in result.levels]),
+        table.markdown(HEADS, [row(x) for x in result.levels]),
         "",
         f"SLO: {result.slo.text()}. {settings.rounds} x {length} after {settings.warmup_s:g} s of "
         f"warm-up; texts: {texts} ({', '.join(settings.languages) or 'own'}); "

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from higgs_image.audio import SAMPLE_RATE
 from higgs_image.errors import UsageError
+from higgs_image.smoke.sound import syllables, wav
 
 SENTENCES = Path(__file__).with_name("texts.toml")
 
@@ -114,25 +114,12 @@ def _unheard(reference: Reference, index: int) -> Reference:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         rate = file.getframerate()
     bits = np.random.default_rng(abs(index) * 2 + (index < 0)).integers(0, 2, len(samples))
-    return Reference(_wav((samples & ~1) | bits.astype("<i2"), rate), reference.text)
-
-
-def _wav(samples: np.ndarray[tuple[int], np.dtype[np.int16]], rate: int = SAMPLE_RATE) -> bytes:
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.astype("<i2").tobytes())
-    return out.getvalue()
+    return Reference(wav((samples & ~1) | bits.astype("<i2"), rate), reference.text)
 
 
 def default_reference() -> Reference:
     """Return a made recording of three seconds: loads the server as a real one does."""
-    time_s = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
-    swell = np.sin(np.pi * (4 * time_s % 1))  # four syllables a second
-    pitch = sum(np.sin(2 * np.pi * 150 * n * time_s) / n for n in (1, 2, 3))
-    return Reference(_wav((8_000 * swell * pitch).astype("<i2")), "One two three four, and on.")
+    return Reference(wav(syllables()), "One two three four, and on.")
 
 
 def read_reference(path: Path, text: str) -> Reference:

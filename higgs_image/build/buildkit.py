@@ -176,7 +176,7 @@ _MISMATCH = (
     "versions.lock and docker/requirements with the publisher's" + _LOG,
 )
 _NO_INDEX = (
-    "check the network and proxy (invoke doctor), then run again: finished steps are cached" + _LOG
+    "check the network and proxy (./inv doctor), then run again: finished steps are cached" + _LOG
 )
 _RULES = (
     Rule(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import shutil
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from higgs_image.errors import DriftError
-from higgs_image.files import files_below, replace_folder, sha256_bytes
+from higgs_image.files import files_below, new_folder, sha256_bytes
 from higgs_image.lockfile import Lock
 from higgs_image.workspace import Workspace
 
@@ -87,7 +86,7 @@ class Drift:
             raise DriftError(
                 f"{self.path} differs from what versions.lock and the templates give: "
                 f"{', '.join(self.files[:3])}{more}",
-                "write it again with: invoke render",
+                "write it again with: ./inv render",
             )
 
 
@@ -122,23 +121,25 @@ def write(workspace: Workspace, lock: Lock, files: Files) -> BuildContext:
     with workspace.exclusive("context"):
         changed = _different(files, read(path))
         if changed:
-            new = path.with_name(".context.new")
-            shutil.rmtree(new, ignore_errors=True)
-            for name, (data, mode) in files.items():
-                goal = new / name
-                goal.parent.mkdir(parents=True, exist_ok=True)
-                goal.write_bytes(data)
-                goal.chmod(mode)
-            # Dates and modes of folders do not reach the image, but caches see them. BuildKit
-            # takes a file of equal size and date for unchanged and does not read it again: so
-            # each file's date is made of its content.
-            for name, (data, _) in files.items():
-                content_date = int(sha256_bytes(data)[:15], 16)  # nanoseconds
-                os.utime(new / name, ns=(content_date, content_date))
-            for folder, _, _ in os.walk(new):
-                Path(folder).chmod(0o755)
-                os.utime(folder, (lock.fork.epoch, lock.fork.epoch))
-            replace_folder(new, path)
+            _write(path, lock, files)
     context = BuildContext(path, digest(files), changed)
     log.info("render: %s (%d files, %d changed)", path, len(files), len(changed))
     return context
+
+
+def _write(path: Path, lock: Lock, files: Files) -> None:
+    with new_folder(path) as new:
+        for name, (data, mode) in files.items():
+            goal = new / name
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            goal.write_bytes(data)
+            goal.chmod(mode)
+        # Dates and modes of folders do not reach the image, but caches see them. BuildKit
+        # takes a file of equal size and date for unchanged and does not read it again: so
+        # each file's date is made of its content.
+        for name, (data, _) in files.items():
+            content_date = int(sha256_bytes(data)[:15], 16)  # nanoseconds
+            os.utime(new / name, ns=(content_date, content_date))
+        for folder, _, _ in os.walk(new):
+            Path(folder).chmod(0o755)
+            os.utime(folder, (lock.fork.epoch, lock.fork.epoch))

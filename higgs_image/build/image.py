@@ -233,7 +233,7 @@ def load(workspace: Workspace, built: BuiltImage, overrides: Overrides, name: st
         )
         if copied.code != 0:
             raise EngineError(
-                f"the image could not be loaded: {copied.err.strip()}", "see invoke doctor"
+                f"the image could not be loaded: {copied.err.strip()}", "see ./inv doctor"
             )
     log.info("load: %s in %.1f s", reference, time.monotonic() - started)
     return reference

@@ -21,7 +21,7 @@ from higgs_image.workspace import Workspace
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What `invoke build` was asked for.
+    """What `./inv build` was asked for.
 
     Attributes:
         registry: host and path to push to; None: do not push.
@@ -125,7 +125,7 @@ def _target(request: BuildRequest) -> str | None:
     if not request.registry:
         raise UsageError(
             "no registry is set",
-            "REGISTRY=ghcr.io/your-org invoke build --push, or --registry, or invoke.yaml",
+            "REGISTRY=ghcr.io/your-org ./inv build --push, or --registry, or invoke.yaml",
         )
     return oci_reference.repository(request.registry, request.name)
 

@@ -175,7 +175,7 @@ _FETCH = (
     Rule(
         "", NetworkError,
         "fetching the {name} from {url} failed: {reason}",
-        "check the network (invoke doctor) and run again; a mirror can be set with "
+        "check the network (./inv doctor) and run again; a mirror can be set with "
         "git config --global url.MIRROR.insteadOf PREFIX",
     ),
 )  # fmt: skip

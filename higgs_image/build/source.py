@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 from higgs_image import process
 from higgs_image.build import remote
 from higgs_image.errors import KernelsChangedError, SourceError
-from higgs_image.files import replace_folder
+from higgs_image.files import new_folder
 from higgs_image.git_objects import git_tree_ids
 from higgs_image.lockfile import ForkPin, Lock, SubmodulePin
 from higgs_image.workspace import Workspace
@@ -106,12 +104,8 @@ def _fetch(
     from git import GitCommandError, Repo
 
     url, commit = pin.url, pin.commit
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{name}.new-*"):  # of a run that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=path.parent))
     try:
-        with Repo.init(new) as repo:
+        with new_folder(path) as new, Repo.init(new) as repo:
             repo.git.update_environment(
                 GIT_TERMINAL_PROMPT="0", GIT_NO_REPLACE_OBJECTS="1", GIT_LFS_SKIP_SMUDGE="1"
             )
@@ -129,20 +123,17 @@ def _fetch(
             repo.git.checkout("--detach", commit)
             if name == "fork":
                 _check_submodule(repo, lock)
-        found = git_tree_ids(new, gitlinks)[""]
-        if found != pin.tree:
-            raise SourceError(
-                f"{url} at {commit} has the tree {found}, versions.lock says {pin.tree}",
-                "if the commit was changed on purpose, correct the tree beside it in "
-                f"versions.lock (git rev-parse {commit[:7]}^{{tree}})",
-            )
-        replace_folder(new, path)
+            found = git_tree_ids(new, gitlinks)[""]
+            if found != pin.tree:
+                raise SourceError(
+                    f"{url} at {commit} has the tree {found}, versions.lock says {pin.tree}",
+                    "if the commit was changed on purpose, correct the tree beside it in "
+                    f"versions.lock (git rev-parse {commit[:7]}^{{tree}})",
+                )
     except GitCommandError as error:
         fetching = "fetch" in error.command
         text = str(error.stderr or error)
         raise remote.explain_git(name, url, commit, text, fetching=fetching) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _check_submodule(repo: Repo, lock: Lock) -> None:

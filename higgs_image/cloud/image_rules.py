@@ -68,7 +68,7 @@ def find(
             "make the package public in its registry, or name the provider's login for it: "
             "registry_login in deploy/template.toml",
         )
-    labels = repository.config(digest).get("config", {}).get("Labels") or {}
+    labels = repository.labels(digest)
     gpus = frozenset(str(labels.get(LABEL + "gpus", "")).split())
     variant = str(labels.get(VARIANT, ""))
     _require_code(repository.reference(digest), gpus, description.for_variant(variant))

@@ -111,7 +111,7 @@ class ResourcePlan:
         """Return the plan as a person reads it."""
         what = f"the {self.kind.word} {self.name!r}"
         if self.nothing_to_do:
-            return f"nothing to do: {what} ({self.id}) is as it should be"
+            return f"nothing to do: {what} ({self.id}) is up to date"
         head = f"would change {self.id}" if self.id else "would make"
         return "\n".join([f"{head}: {what}", *(f"  {x.text()}" for x in self.changes)])
 
@@ -123,7 +123,7 @@ class ResourcePlan:
         }  # fmt: skip
 
     def require_agreement(self) -> None:
-        """Refuse what is not as it should be.
+        """Refuse what is out of date.
 
         Raises:
             TemplateDriftError: it is missing, or differs; every field is named.

@@ -10,21 +10,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
 import tempfile
-import wave
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from higgs_image import lockfile
 from higgs_image.files import (
     files_below,
-    replace_folder,
+    new_folder,
     sha256_file,
     write_atomically,
 )
+from higgs_image.smoke.sound import wav
 from higgs_image.workspace import PROJECT, Workspace
 
 if TYPE_CHECKING:
@@ -86,13 +87,9 @@ def make(
     folder = folder.resolve()
     parts, pins = root / "fakes" / "upstream", root / "fakes" / "upstream" / "pins"
     with workspace.exclusive("fake-fork"):
-        new = Path(tempfile.mkdtemp(prefix=".repositories.new-", dir=folder))
-        try:
+        with new_folder(folder / "repositories") as new:
             submodule = _make_submodule(new / "higgs-audio", parts / "submodule")
             fork = _make_fork(new / "fork", parts, submodule["commit"], changes or {})
-            replace_folder(new, folder / "repositories")
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
         for name, part in ((WHEEL, "base"), (KERNELS, "kernels")):
             write_atomically(folder / "wheels" / name, _wheel(parts / part, name.split("-")[1]))
         tools = root / "docker" / "requirements"
@@ -123,7 +120,8 @@ def _make_fork(
         compiled = {f"tree:{x}": repo.git.rev_parse(f"{RELEASE}:{x}") for x in pinned}
         _copy(parts / "fork", path)
         presets = path / "vllm" / "entrypoints" / "bosonai" / "voice_presets"
-        _write_beep(presets / "beep.wav")
+        square_wave = (b"\x00\x10" * 30 + b"\x00\xf0" * 30) * 40  # the only voice: 0.1 s
+        (presets / "beep.wav").write_bytes(wav(np.frombuffer(square_wave, "<i2")))
         # Relative to the fork's own URL, so that the commit is the same wherever it is made.
         (path / ".gitmodules").write_text(
             f'[submodule "{SUBMODULE}"]\n\tpath = {SUBMODULE}\n\turl = ../higgs-audio\n'
@@ -167,15 +165,6 @@ def _commit(repo: Repo, part: str, message: str) -> dict[str, str]:
     with repo.git.custom_environment(GIT_AUTHOR_DATE=_DATES[part], GIT_COMMITTER_DATE=_DATES[part]):
         repo.git.commit("--quiet", "--message", message)
     return {"commit": repo.git.rev_parse("HEAD"), "tree": repo.git.rev_parse("HEAD^{tree}")}
-
-
-def _write_beep(path: Path) -> None:
-    """Write a square wave of a tenth of a second: the sample of the only voice."""
-    with wave.open(str(path), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(24_000)
-        out.writeframes((b"\x00\x10" * 30 + b"\x00\xf0" * 30) * 40)
 
 
 def _wheel(base: Path, version: str) -> bytes:

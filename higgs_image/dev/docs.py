@@ -9,12 +9,11 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from higgs_image import errors
+from higgs_image import errors, table
 from higgs_image.bench import performance
 from higgs_image.errors import DriftError
 from higgs_image.files import write_atomically
@@ -90,12 +89,6 @@ def _from_image(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
-
-
 def _settings() -> str:
     """Return one table for each group of settings, of the entrypoint and of the patches."""
     groups: dict[str, list[list[str]]] = {}
@@ -112,7 +105,9 @@ def _settings() -> str:
         for x in _from_image("higgs_generate.settings").SETTINGS
     ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
-    return "\n\n".join(f"### {name}\n\n{_table(heads, rows)}" for name, rows in groups.items())
+    return "\n\n".join(
+        f"### {name}\n\n{table.markdown(heads, rows)}" for name, rows in groups.items()
+    )
 
 
 def _gpu_defaults() -> str:
@@ -130,7 +125,7 @@ def _gpu_defaults() -> str:
         ]
         for x in _from_image("higgs_runtime.gpu").DEFAULTS
     ]
-    return _table(heads, rows)
+    return table.markdown(heads, rows)
 
 
 def _codes(module: ModuleType, base: type[Exception]) -> dict[int, str]:
@@ -143,7 +138,7 @@ def _codes(module: ModuleType, base: type[Exception]) -> dict[int, str]:
 
 
 def _code_table(codes: dict[int, str]) -> str:
-    return _table(("code", "meaning"), ((str(code), codes[code]) for code in sorted(codes)))
+    return table.markdown(("code", "meaning"), [(str(x), codes[x]) for x in sorted(codes)])
 
 
 def _image_codes() -> str:

@@ -85,18 +85,35 @@ class Subject:
     base_image: str = ""
 
 
-Check = Callable[[str, Subject], Finding]
+Result = tuple[Verdict, str, str]
+"""Of a check: verdict, what was found, and the remedy."""
+Check = Callable[[Subject], Result]
+
+
+def passed(found: str) -> Result:
+    """Return the result of a check that passed."""
+    return Verdict.PASS, found, ""
+
+
+def failed(found: str, remedy: str) -> Result:
+    """Return the result of a check that failed."""
+    return Verdict.FAIL, found, remedy
+
+
+def undecided(found: str, remedy: str = "") -> Result:
+    """Return the result of a check that could not be made."""
+    return Verdict.INCONCLUSIVE, found, remedy
 
 
 def one(name: str, check: Check, subject: Subject) -> Finding:
     """Run one check; an error of the pipeline becomes a failed check with its hint."""
     try:
-        finding = check(name, subject)
+        verdict, found, remedy = check(subject)
     except HiggsError as error:
-        finding = Finding(name, Verdict.FAIL, error.message, error.hint)
+        verdict, found, remedy = failed(error.message, error.hint)
     except OSError as error:
-        finding = Finding(name, Verdict.INCONCLUSIVE, f"could not be checked: {error}")
-    return Finding(finding.check, finding.verdict, without_secrets(finding.found), finding.remedy)
+        verdict, found, remedy = undecided(f"could not be checked: {error}")
+    return Finding(name, verdict, without_secrets(found), remedy)
 
 
 def without_secrets(text: str) -> str:

@@ -7,59 +7,61 @@ import sys
 from pathlib import Path
 
 from higgs_image import lockfile
-from higgs_image.doctor.model import ANSWER_SECONDS, DEADLINE_SECONDS, Finding, Subject, last_line
+from higgs_image.doctor.model import (
+    ANSWER_SECONDS,
+    DEADLINE_SECONDS,
+    Result,
+    Subject,
+    failed,
+    last_line,
+    passed,
+    undecided,
+)
 from higgs_image.git_objects import git_tree_ids
 from higgs_image.process import ask
-from higgs_image.verdict import Verdict
 
 
-def check_lock(name: str, subject: Subject) -> Finding:
+def check_lock(subject: Subject) -> Result:
     """Check that versions.lock is valid and matches the files that it covers."""
     lock = lockfile.load(subject.workspace.lock_file)
     lockfile.require_consistent(lock, subject.workspace.root)
-    return Finding(name, Verdict.PASS, f"versions.lock is consistent: {lock.tag}")
+    return passed(f"versions.lock is consistent: {lock.tag}")
 
 
-def no_lock(name: str) -> Finding:
+def no_lock() -> Result:
     """Return the finding of a check that needs a readable versions.lock."""
-    return Finding(name, Verdict.INCONCLUSIVE, "versions.lock cannot be read")
+    return undecided("versions.lock cannot be read")
 
 
-def check_fork(name: str, subject: Subject) -> Finding:
+def check_fork(subject: Subject) -> Result:
     """Check that the fork is fetched or can be."""
     lock = subject.lock
     if lock is None:
-        return no_lock(name)
+        return no_lock()
     links = {lock.submodule.path: lock.submodule.commit}
     fork = lock.fork
-    return _repository(
-        name, fork.url, subject.workspace.source / "fork", fork.commit, fork.tree, links
-    )
+    return _repository(fork.url, subject.workspace.source / "fork", fork.commit, fork.tree, links)
 
 
-def check_submodule(name: str, subject: Subject) -> Finding:
+def check_submodule(subject: Subject) -> Result:
     """Check that the submodule is fetched or can be."""
     lock = subject.lock
     if lock is None:
-        return no_lock(name)
+        return no_lock()
     part = lock.submodule
-    return _repository(
-        name, part.url, subject.workspace.source / "submodule", part.commit, part.tree, {}
-    )
+    return _repository(part.url, subject.workspace.source / "submodule", part.commit, part.tree, {})
 
 
 def _repository(
-    name: str, url: str, checkout: Path, commit: str, tree: str, gitlinks: dict[str, str]
-) -> Finding:
+    url: str, checkout: Path, commit: str, tree: str, gitlinks: dict[str, str]
+) -> Result:
     if (checkout / ".git").exists() and git_tree_ids(checkout, gitlinks).get("") == tree:
-        return Finding(name, Verdict.PASS, f"{commit[:7]} is fetched and verified, works offline")
+        return passed(f"{commit[:7]} is fetched and verified, works offline")
     asked = ask("git", "ls-remote", url, "HEAD", timeout=ANSWER_SECONDS, env=_GIT_ENV)
     if asked.code == 0:
-        return Finding(name, Verdict.PASS, f"{url} answers")
+        return passed(f"{url} answers")
     why = f"no answer in {ANSWER_SECONDS:.0f} s" if asked.code == 124 else last_line(asked.err)
-    return Finding(
-        name,
-        Verdict.FAIL,
+    return failed(
         f"{url} cannot be read: {why}",
         "check the network and the proxy; a mirror can be set with "
         "git config --global url.MIRROR.insteadOf PREFIX",
@@ -69,10 +71,10 @@ def _repository(
 _GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true"}
 
 
-def check_packages(name: str, subject: Subject) -> Finding:
+def check_packages(subject: Subject) -> Result:
     """Check that pip's package index answers and has the locked wheels."""
     if subject.lock is None:
-        return no_lock(name)
+        return no_lock()
     wheel = subject.lock.wheel
     kernels = [x.kernels for x in subject.lock.variants if x.kernels.name == wheel.name]
     versions = [x.version for x in (wheel, *kernels)]
@@ -87,18 +89,16 @@ def check_packages(name: str, subject: Subject) -> Finding:
     if asked.code == 0 and not lacking:
         pages = re.findall(r'^(\S+) "GET .*" 200', output, re.MULTILINE)
         where = pages[0] if pages else "the configured pip index"
-        return Finding(name, Verdict.PASS, f"{where} has {wheel.name} {', '.join(versions)}")
+        return passed(f"{where} has {wheel.name} {', '.join(versions)}")
     if "No module named pip" in output:
-        return Finding(name, Verdict.INCONCLUSIVE, "this environment has no pip")
+        return undecided("this environment has no pip")
     if asked.code == 124:
         why = f"no answer in {DEADLINE_SECONDS - 1:.0f} s"
     elif away := re.search(r"Could not fetch URL (\S+): (.*)", output):
         why = f"{away[1]}: {pip_says(away[2])}"
     else:
         why = f"{wheel.name} {', '.join(lacking)} is not offered"
-    return Finding(
-        name,
-        Verdict.FAIL,
+    return failed(
         f"the configured pip index is unusable: {why}",
         "check the network and the proxy; another index: pip config set global.index-url URL; "
         "a company's certificates: pip config set global.cert FILE",

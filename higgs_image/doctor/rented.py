@@ -6,20 +6,16 @@ import os
 
 from higgs_image.cloud import description, template
 from higgs_image.cloud.runpod import client
-from higgs_image.doctor.model import Finding, Subject
+from higgs_image.doctor.model import Result, Subject, passed, undecided
 from higgs_image.errors import HiggsError, RegistryNotFoundError
 from higgs_image.oci import reference
 from higgs_image.oci.artifacts import open_repository
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import FLOATING_TAG
-from higgs_image.verdict import Verdict
 
 
-def check_template(name: str, subject: Subject) -> Finding:
+def check_template(subject: Subject) -> Result:
     """Check that the template at RunPod and the floating tag agree. No build needs it."""
-
-    def undecided(found: str, remedy: str = "") -> Finding:
-        return Finding(name, Verdict.INCONCLUSIVE, found, remedy)
 
     if not os.environ.get("RUNPOD_API_KEY"):
         return undecided("RUNPOD_API_KEY is not set: nothing is rented from here")
@@ -35,4 +31,4 @@ def check_template(name: str, subject: Subject) -> Finding:
         return undecided(f"{target}:{FLOATING_TAG} does not exist yet: nothing was promoted")
     except HiggsError as error:
         return undecided(error.message, error.hint)
-    return Finding(name, Verdict.PASS, f"template {planned.id} names {planned.image.reference}")
+    return passed(f"template {planned.id} names {planned.image.reference}")

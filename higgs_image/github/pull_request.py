@@ -1,4 +1,4 @@
-"""A pull request with what `invoke lock --update` changed; one branch, renewed each time."""
+"""A pull request with what `./inv lock --update` changed; one branch, renewed each time."""
 
 from __future__ import annotations
 

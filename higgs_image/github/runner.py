@@ -1,4 +1,4 @@
-"""`invoke free-disk`: make room on a runner by removing what it does not need or can make again.
+"""`./inv free-disk`: make room on a runner by removing what it does not need or can make again.
 
 On GitHub's own runners: tools of other languages that nothing here uses. Everywhere: BuildKit's
 cache beyond a limit, and images of this project in the engine that no container uses.

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from higgs_image import process
 from higgs_image.errors import BuildError, DiskFullError, HiggsError, NetworkError, UsageError
 from higgs_image.explain import Rule
 from higgs_image.explain import explain as explain_by
-from higgs_image.files import replace_folder, sha256_bytes, sha256_file
+from higgs_image.files import new_folder, sha256_bytes, sha256_file
 from higgs_image.oci import credentials, reference, skopeo
 from higgs_image.oci import layout as oci_layout
 from higgs_image.workspace import Workspace
@@ -96,16 +95,11 @@ def ensure(workspace: Workspace, python: str = "3.11", *, refresh: bool = False)
                 log.info("base: using debian %s of %s", suite, state.get("made", "?"))
                 return BaseImage(suite, goal, image.digest, image.size, skipped=True)
         workspace.require_disk(goal.parent, 1.0, "a base image")
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in goal.parent.glob(f".{suite}.new-*"):  # from a killed run
-            shutil.rmtree(leftover, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{suite}.new-", dir=goal.parent))
-        try:
-            _bootstrap(suite, new / "base.tar")
-            image = _write_layout(new / "base.tar", new / "layout", suite)
-            replace_folder(new / "layout", goal)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+        with new_folder(goal) as new:
+            tar = new / "base.tar"
+            _bootstrap(suite, tar)
+            image = _write_layout(tar, new, suite)
+            tar.unlink()
         made = datetime.datetime.now(datetime.UTC).date().isoformat()
         workspace.write_state(
             f"base-{suite}", {"digest": image.digest, "made": made, "recipe": _recipe(suite)}

@@ -105,7 +105,7 @@ class AuditReport:
         if found:
             raise AuditError(
                 f"locked packages have known vulnerabilities: {'; '.join(found)}",
-                "take a fixed version (invoke lock --update=python), or accept it with a reason in "
+                "take a fixed version (./inv lock --update=python), or accept it with a reason in "
                 f"{ACCEPTED}",
             )
 

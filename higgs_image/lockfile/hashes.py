@@ -133,7 +133,7 @@ def require_consistent(lock: Lock, root: Path) -> None:
         raise LockError(
             f"{lock.path} does not match the files it covers: "
             + "; ".join(f"{d.key} is {d.actual[:12]}..., locked {d.locked[:12]}..." for d in found),
-            "undo the change, or take it into the lock with: invoke lock",
+            "undo the change, or take it into the lock with: ./inv lock",
         )
 
 

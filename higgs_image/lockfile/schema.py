@@ -44,7 +44,7 @@ class ForkPin(_LockTable, frozen=True):
         commit: what that was resolved to.
         tree: git's tree id of that commit: proves a checkout from its files alone.
         date: the commit's date; the image's creation date and SOURCE_DATE_EPOCH.
-        hold: why `invoke lock --update` takes no newer one unless it is named.
+        hold: why `./inv lock --update` takes no newer one unless it is named.
     """
 
     url: GitUrl

@@ -108,6 +108,20 @@ class Repository:
             )
         return document
 
+    def find(self, what: str) -> tuple[str, dict[str, Any]]:
+        """Return digest and manifest of a tag or digest.
+
+        Raises:
+            RegistryNotFoundError: there is none.
+        """
+        digest = what if what.startswith("sha256:") else self.digest(what)
+        manifest = self.manifest(digest) if digest else None
+        if digest is None or manifest is None:
+            raise RegistryNotFoundError(
+                f"{self.reference(what)} was not found", "check the name, tag or digest"
+            )
+        return digest, manifest
+
     def is_public(self, digest: str) -> bool:
         """Tell whether an image can be pulled without a login."""
         anonymous = RegistryClient(self.name, credentials.Credentials(self.name, None))
@@ -133,15 +147,15 @@ class Repository:
             RegistryNotFoundError: there is no such image.
             RegistryConflictError: the configuration is not what its digest says.
         """
-        manifest = self.manifest(digest)
-        if manifest is None:
-            raise RegistryNotFoundError(
-                f"{self.reference(digest)} was not found", "check the name and the digest"
-            )
+        _, manifest = self.find(digest)
         wanted = str(manifest.get("config", {}).get("digest"))
         if wanted not in self._known:
             self._known[wanted] = json.loads(self._client.blob(wanted))
         return self._known[wanted]
+
+    def labels(self, digest: str) -> dict[str, str]:
+        """Return an image's labels: see `config`."""
+        return self.config(digest).get("config", {}).get("Labels") or {}
 
     def tags(self) -> list[str]:
         """Return all tags, sorted; none where the repository does not exist yet."""
@@ -170,7 +184,7 @@ class Repository:
             )
         media_type = json.loads(found[0]).get("mediaType") or found[1]
         self._client.put_manifest(tag, found[0], media_type)
-        self._require(tag, digest, "somebody else moved it at the same time: see invoke history")
+        self._require(tag, digest, "somebody else moved it at the same time: see ./inv history")
 
     def put(self, tag: str, artifact: Artifact) -> str:
         """Push an artifact, read it back, and return its digest.
@@ -196,7 +210,7 @@ class Repository:
             self._client.put_blob(f"sha256:{sha256_bytes(content)}", content)
         self._client.put_manifest(tag, data, MANIFEST)
         digest = f"sha256:{sha256_bytes(data)}"
-        self._require(tag, digest, "somebody else wrote the same record: see invoke history")
+        self._require(tag, digest, "somebody else wrote the same record: see ./inv history")
         return digest
 
     def _require(self, tag: str, digest: str, hint: str) -> None:
@@ -213,11 +227,7 @@ class Repository:
         Raises:
             RegistryNotFoundError: there is no such artifact.
         """
-        manifest = self.manifest(what)
-        if manifest is None:
-            raise RegistryNotFoundError(
-                f"{self.reference(what)} was not found", "check the name and the tag"
-            )
+        _, manifest = self.find(what)
         return {
             layer["annotations"][TITLE]: self._client.blob(layer["digest"])
             for layer in manifest["layers"]

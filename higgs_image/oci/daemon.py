@@ -40,5 +40,5 @@ def docker_client() -> Iterator[DockerClient]:
             yield client
     except (DockerException, RequestException) as error:
         raise EngineError(
-            f"the engine refused: {error}", "see invoke doctor, then run again"
+            f"the engine refused: {error}", "see ./inv doctor, then run again"
         ) from None

@@ -142,7 +142,7 @@ def require_undamaged(layout: Path) -> None:
     for path in damaged_blobs(layout):
         raise BuildError(
             f"{path} is damaged: its content does not have the digest that is its name",
-            "run invoke build again, which rebuilds it; if it happens again, check the disk",
+            "run ./inv build again, which rebuilds it; if it happens again, check the disk",
         )
 
 

@@ -132,15 +132,12 @@ class RegistryClient:
         body: bytes | None = None,
     ) -> RegistryResponse | None:
         """Send a request until it succeeds or fails permanently; None for a 404 of a read."""
-        for attempt in retry.attempts(_VERBS[method]):
-            with attempt:
-                try:
-                    return self._checked(method, path, headers, body)
-                except RegistryNotFoundError:
-                    if method == "PUT":
-                        raise
-                    return None
-        raise AssertionError("unreachable")
+        try:
+            return retry.attempts(_VERBS[method])(self._checked, method, path, headers, body)
+        except RegistryNotFoundError:
+            if method == "PUT":
+                raise
+            return None
 
     def _checked(
         self,

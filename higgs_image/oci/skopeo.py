@@ -84,7 +84,7 @@ def push(built: BuiltImage, target: str) -> Pushed:
         if found is not None:
             raise RegistryConflictError(
                 f"{reference} already names {found}, this build is {digest}",
-                "an immutable tag is never overwritten: change what differs and run invoke lock, "
+                "an immutable tag is never overwritten: change what differs and run ./inv lock, "
                 "which gives a new tag, or build again what the lock says",
             )
         transfer = _Transfer(built)
@@ -159,19 +159,20 @@ def digest_of(reference: str, auth: Credentials) -> str | None:
 
 def manifest_of(reference: str, auth: Credentials) -> bytes | None:
     """Return a manifest's bytes; None if there is none."""
-    for attempt in retry.attempts("read"):
-        with attempt:
-            found = process.run(
-                ["skopeo", "inspect", "--raw", *auth.flags(""), f"docker://{reference}"],
-                env=auth.env, pass_fds=auth.fds, timeout=registry.TIMEOUT,
-            )  # fmt: skip
-            if found.code == 0:
-                return found.out.encode()
-            error = explain(found.err, reference)
-            if isinstance(error, RegistryNotFoundError):
-                return None
-            raise error
-    raise AssertionError("unreachable")
+
+    def read() -> bytes:
+        found = process.run(
+            ["skopeo", "inspect", "--raw", *auth.flags(""), f"docker://{reference}"],
+            env=auth.env, pass_fds=auth.fds, timeout=registry.TIMEOUT,
+        )  # fmt: skip
+        if found.code != 0:
+            raise explain(found.err, reference)
+        return found.out.encode()
+
+    try:
+        return retry.attempts("read")(read)
+    except RegistryNotFoundError:
+        return None
 
 
 _AGAIN = "run again when it does: what has arrived is not sent again"

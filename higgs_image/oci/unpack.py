@@ -6,10 +6,9 @@ import logging
 import os
 import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 
-from higgs_image.files import replace_folder
+from higgs_image.files import new_folder
 from higgs_image.oci.layer_archive import OPAQUE, WHITEOUT, member_path, open_layer
 from higgs_image.oci.layout import Image
 
@@ -31,20 +30,12 @@ def unpack(layout: Path, image: Image, target: Path) -> None:
     """
     if target.is_dir():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(".new-*"):  # of a killed run
-        shutil.rmtree(left, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
-    try:
+    with new_folder(target, ".*.new-*") as new:
         for number, layer in enumerate(image.layers, 1):
             log.info("unpack: layer %d of %d, %s", number, len(image.layers), layer.name)
             with open_layer(layout, layer.digest) as tar:
                 for entry in tar:
                     _apply(tar, entry, new)
-        new.chmod(0o755)
-        replace_folder(new, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _apply(tar: tarfile.TarFile, entry: tarfile.TarInfo, root: Path) -> None:

@@ -31,7 +31,7 @@ def gather(history: Journal, digest: str) -> tuple[Known, list[Entry]]:
         for entry in entries
         if isinstance(entry.record, Smoke)
     ]
-    labels = repository.config(digest).get("config", {}).get("Labels") or {}
+    labels = repository.labels(digest)
     clean = [push for push in pushes if push.clean]  # one is enough: it is the same digest
     push = next(reversed(clean or pushes), None)
     tagged = repository.digest(push.tag) if push else None
@@ -52,7 +52,7 @@ def load_smoke(data: bytes, digest: str | None = None) -> smoke_record.Record:
     if record.image.digest is None:
         raise UsageError(
             f"the smoke test of {record.image.reference} names no digest",
-            "test the pushed image by its digest: invoke smoke repository@sha256:...",
+            "test the pushed image by its digest: ./inv smoke repository@sha256:...",
         )
     if digest is not None and record.image.digest != digest:
         raise UsageError(

@@ -101,7 +101,7 @@ class RegistryTagStore:
         """Return an announcement."""
         record = self._history.record(tag)
         if not isinstance(record, Promote | Rollback):
-            raise HiggsError(f"{tag} is not a move", "see invoke history")
+            raise HiggsError(f"{tag} is not a move", "see ./inv history")
         return record
 
     def write(self, record: Move | Outcome, tag: str) -> None:
@@ -178,13 +178,13 @@ def move(
         )
     if state[mine] is not None:  # another run considered us dead
         raise PromotionConflictError(
-            f"another run has declared {mine} abandoned", "look at invoke history, then run again"
+            f"another run has declared {mine} abandoned", "look at ./inv history, then run again"
         )
     found = store.digest(wanted.moving)
     if found != wanted.previous:
         why = f"{wanted.moving} now names {found or 'nothing'}, not {wanted.previous or 'nothing'}"
         end(LOST, why)
-        raise PromotionConflictError(why, "look at invoke history, then decide again")
+        raise PromotionConflictError(why, "look at ./inv history, then decide again")
     if now() - wanted.at > LEASE / 2:
         end(LOST, "it took too long")
         raise PromotionConflictError(
@@ -243,6 +243,6 @@ def _taken(store: TagStore, tag: str) -> PromotionConflictError:
     return PromotionConflictError(
         f"{record.by.describe()} has been moving {record.moving} to {record.digest} since "
         f"{record.at:%H:%M:%S} UTC",
-        "wait for it to end, look at invoke history, then decide again; if it has died, it "
+        "wait for it to end, look at ./inv history, then decide again; if it has died, it "
         f"is taken over after {until:%H:%M:%S} UTC",
     )

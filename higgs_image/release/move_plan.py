@@ -14,7 +14,7 @@ from typing import Any
 
 from higgs_image import variants
 from higgs_image.build.image import COMPRESSIONS
-from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.errors import UsageError
 from higgs_image.labels import ONLY_GPUS, VARIANT
 from higgs_image.oci import read_back
 from higgs_image.oci.artifacts import INDEX_TYPES, Repository, is_zstd
@@ -178,12 +178,7 @@ def find_image(repository: Repository, what: str) -> tuple[str, dict[str, Any]]:
         RegistryNotFoundError: there is no such image.
         UsageError: it is an index.
     """
-    digest = what if what.startswith("sha256:") else repository.digest(what)
-    manifest = repository.manifest(digest) if digest else None
-    if digest is None or manifest is None:
-        raise RegistryNotFoundError(
-            f"{repository.reference(what)} was not found", "check the name and the digest"
-        )
+    digest, manifest = repository.find(what)
     if manifest.get("mediaType") in INDEX_TYPES or "layers" not in manifest:
         raise UsageError(
             f"{repository.reference(what)} is an index, not an image",

@@ -1,4 +1,4 @@
-"""`invoke release`: from a clean checkout to the floating tag; finished steps are skipped.
+"""`./inv release`: from a clean checkout to the floating tag; finished steps are skipped.
 
     build -> push (journal: who, from what, SBOM) -> sign -> smoke -> promote
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReleaseRequest:
-    """What `invoke release` was asked for.
+    """What `./inv release` was asked for.
 
     Attributes:
         workspace: where.

@@ -128,7 +128,7 @@ def _origin(known: Known) -> list[Refusal]:
             )
         )
     push = known.push
-    again = "push it with invoke build --push from a clean checkout"
+    again = "push it with ./inv build --push from a clean checkout"
     if push is None:
         return [*found, Refusal("no record says who built it, and from what", again)]
     if push.commit is None:
@@ -144,7 +144,7 @@ def _origin(known: Known) -> list[Refusal]:
         found.append(
             Refusal(
                 f"its immutable tag {push.tag} now points to {known.tagged or 'nothing'}",
-                "check who moved it (invoke history), then point it back at this digest",
+                "check who moved it (./inv history), then point it back at this digest",
             )
         )
     if known.labels.get(LOCK) != push.lock_sha256:

@@ -35,7 +35,7 @@ def plan_rollback(history: Journal, reason: str, floating: str, to: str | None =
     if present is None or not state.moves:
         raise ReleaseRefusedError(
             f"{repository.reference(floating)} was never promoted: no earlier image is known",
-            "see invoke history",
+            "see ./inv history",
         )
     notes = []
     if state.agrees:
@@ -44,14 +44,14 @@ def plan_rollback(history: Journal, reason: str, floating: str, to: str | None =
         notes.append(f"{floating} names {present}, which no record of the journal put there")
     if to is None and not earlier:
         raise ReleaseRefusedError(
-            f"no image was promoted before {present}", "promote another one: invoke promote DIGEST"
+            f"no image was promoted before {present}", "promote another one: ./inv promote DIGEST"
         )
     digest, _ = move_plan.find_image(repository, to or earlier[-1])
     past = [entry for entry in state.moves if entry.record.digest == digest]
     if not past:
         raise ReleaseRefusedError(
             f"{floating} never named {digest}",
-            "go back to one that it did name (invoke history), or promote it: invoke promote",
+            "go back to one that it did name (./inv history), or promote it: ./inv promote",
         )
     before = past[-1].record
     assert isinstance(before, Promote | Rollback)  # noqa: S101 (by journal.promoted)

@@ -1,4 +1,4 @@
-"""`invoke verify`: what is proven of an image, check by check, and what is not.
+"""`./inv verify`: what is proven of an image, check by check, and what is not.
 
 Three verdicts: a check passes, fails, or is inconclusive (no key given, no record, no network).
 """
@@ -11,7 +11,7 @@ from higgs_image.attest import signature
 from higgs_image.attest.rebuild import Comparison, compare
 from higgs_image.build import image as build_image
 from higgs_image.build.overrides import Overrides
-from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.errors import UsageError
 from higgs_image.labels import LABEL, ONLY_GPUS, VARIANT
 from higgs_image.lockfile import Lock
 from higgs_image.oci.artifacts import is_zstd
@@ -104,11 +104,7 @@ def verify(
         HiggsError: the registry failed.
     """
     repository = history.repository
-    digest = what if what.startswith("sha256:") else repository.digest(what)
-    if digest is None or repository.manifest(digest) is None:
-        raise RegistryNotFoundError(
-            f"{repository.reference(what)} was not found", "check the name, tag or digest"
-        )
+    digest, _ = repository.find(what)
     known, entries = evidence.gather(history, digest)
     recorded = [x for x in entries if x.record == known.push]
     files = repository.files(recorded[-1].tag) if recorded else {}
@@ -136,10 +132,9 @@ def rebuild(
                 f"nothing to compare with a build of this checkout: {finding.found}",
                 "use --rebuild in a checkout of the commit that the image was built from",
             )
-    digest = done.image.rpartition("@")[2]
-    manifest = history.repository.manifest(digest)
-    compression = "zstd" if manifest and is_zstd(manifest) else "gzip"
-    labels = history.repository.config(digest).get("config", {}).get("Labels") or {}
+    digest, manifest = history.repository.find(done.image.rpartition("@")[2])
+    compression = "zstd" if is_zstd(manifest) else "gzip"
+    labels = history.repository.labels(digest)
     workspace = replace(workspace, variant=labels.get(VARIANT, ""))
     overrides = replace(overrides, gpus=tuple(labels.get(ONLY_GPUS, "").split()))
     built = build_image.build(workspace, compression, overrides, no_cache=True)

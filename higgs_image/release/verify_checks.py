@@ -1,4 +1,4 @@
-"""The checks of `invoke verify`: each says what it proves of an image.
+"""The checks of `./inv verify`: each says what it proves of an image.
 
 Nothing here trusts the registry where a digest can be computed.
 """

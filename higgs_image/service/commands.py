@@ -50,7 +50,7 @@ TAIL = 30
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """Options of `invoke start`.
+    """Options of `./inv start`.
 
     Attributes:
         image: name or digest; empty: the image that was built last.
@@ -113,7 +113,7 @@ def start(workspace: Workspace, options: ServiceOptions) -> ServiceState:
 
 
 def _require_same(container: Container, reference: str, options: ServiceOptions) -> None:
-    hint = f"invoke stop --name {options.name} first, or start this one with another --name"
+    hint = f"./inv stop --name {options.name} first, or start this one with another --name"
     if container.labels.get(IMAGE) != reference:
         raise UsageError(f"{options.name} runs {container.labels.get(IMAGE)}", hint)
     if container.labels.get(KEY) != options.key:
@@ -151,7 +151,7 @@ def _create(
             left.remove(force=True)
         raise EngineError(
             f"the engine refused to start {reference}: {error.explanation}",
-            "another port: --port; without a GPU: --device cpu; see invoke doctor",
+            "another port: --port; without a GPU: --device cpu; see ./inv doctor",
         ) from None
 
 
@@ -167,7 +167,7 @@ def _wait(container: Container) -> None:
             raise ServiceError(
                 f"{now.name} ended with {now.exit_code} before it was ready\n"
                 f"{tail(container, TAIL)}",
-                f"its last lines are above; the whole log: invoke logs --name {now.name}",
+                f"its last lines are above; the whole log: ./inv logs --name {now.name}",
             )
         if time.monotonic() - reported > PROGRESS:
             reported = time.monotonic()
@@ -178,7 +178,7 @@ def _wait(container: Container) -> None:
         name = container.name
         raise ServiceError(
             f"{name} was not ready within {timeout:.0f} s\n{tail(container, TAIL)}",
-            f"it goes on: invoke status --name {name}; invoke stop ends it",
+            f"it keeps running: ./inv status --name {name} shows it, ./inv stop ends it",
         )
 
 
@@ -219,7 +219,7 @@ def logs(name: str = NAME, *, follow: bool = False, last: int | None = None) -> 
     with docker_client() as client:
         container = _find(client, name)
         if container is None:
-            raise UsageError(f"there is no container {name}", "start one: invoke start")
+            raise UsageError(f"there is no container {name}", "start one: ./inv start")
         blocks: Any = container.logs(
             stream=True, follow=follow, tail="all" if last is None else last
         )
@@ -235,7 +235,7 @@ def _find(client: DockerClient, name: str) -> Container | None:
     """Return the service of that name.
 
     Raises:
-        UsageError: the container of that name was not started by invoke start.
+        UsageError: the container of that name was not started by ./inv start.
     """
     from docker.errors import NotFound
 
@@ -245,6 +245,6 @@ def _find(client: DockerClient, name: str) -> Container | None:
         return None
     if IMAGE not in found.labels:
         raise UsageError(
-            f"the container {name} was not started by invoke start", "choose another --name"
+            f"the container {name} was not started by ./inv start", "choose another --name"
         )
     return found

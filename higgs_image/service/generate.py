@@ -1,4 +1,4 @@
-"""Run the service of POST /generate on this machine, before a server that runs anywhere."""
+"""Run the service of POST /generate on this machine, in front of a server that runs anywhere."""
 
 from __future__ import annotations
 

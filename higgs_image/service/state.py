@@ -56,7 +56,7 @@ class ServiceState:
     def text(self) -> str:
         """Return a human-readable description."""
         if self.state == "absent":
-            return f"{self.name}  is not running: invoke start"
+            return f"{self.name}  is not running: ./inv start"
         lines = [f"{self.name}  {self.state}, {self.image} on {self.device}"]
         if self.state == "ended":
             return "\n".join([*lines, f"exit    {self.exit_code}", f"log     {self.last}"])

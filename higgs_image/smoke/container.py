@@ -181,7 +181,7 @@ def start(container: DockerContainer, timeout: float) -> tuple[ServerContainer, 
     except APIError as error:
         if found := diagnosis.find(error.explanation or str(error)):
             raise not_ready(found[1], f"{found[1].what} ({found[0][:300]})") from None
-        raise EngineError(f"the engine refused: {error}", "see invoke doctor") from None
+        raise EngineError(f"the engine refused: {error}", "see ./inv doctor") from None
     wait = HealthyWait().with_startup_timeout(int(timeout)).with_poll_interval(0.25)
     wait.wait_until_ready(container)
     return ServerContainer(container.get_wrapped_container()), time.monotonic() - begun

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_image.errors import EngineError
-from higgs_image.files import replace_folder, tree_sha256
+from higgs_image.files import new_folder, tree_sha256
 from higgs_image.lockfile import Lock
 from higgs_image.smoke.leftovers import owner_labels
 from higgs_image.workspace import Workspace
@@ -96,15 +94,8 @@ def kept_weights(workspace: Workspace, lock: Lock, make: MakeWeights) -> Path:
         if (goal / "higgs-cpu.json").is_file():
             return goal
         log.info("smoke: making random weights (once)")
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        for left in goal.parent.glob(".new-*"):  # of a killed run
-            shutil.rmtree(left, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=goal.parent))
-        try:
+        with new_folder(goal, ".*.new-*") as new:
             make(new, revisions)
-            replace_folder(new, goal)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
         return goal
 
 
@@ -142,7 +133,7 @@ def make_weights(
         )
     except ImageNotFound as error:
         raise EngineError(
-            f"there is no image {image}: {error.explanation}", "build it: invoke build"
+            f"there is no image {image}: {error.explanation}", "build it: ./inv build"
         ) from None
     hint = "use an image that this project built; see fakes/cpu_device/README.md"
     try:

@@ -46,7 +46,7 @@ def find_device(client: DockerClient) -> DeviceType:
     if Path("/dev/nvidiactl").exists():
         log.warning(
             "this machine has an NVIDIA GPU, but the engine cannot give it to a container: "
-            "install nvidia-container-toolkit, and see invoke doctor"
+            "install nvidia-container-toolkit, and see ./inv doctor"
         )
     return "cpu"
 
@@ -87,17 +87,21 @@ def spec_for(
         NoWeightsError: this image cannot make weights for the CPU device.
     """
     if device == "gpu":
-        source = str(Path(cache).resolve()) if "/" in cache else cache
-        token = os.environ.get("HF_TOKEN")
-        return ContainerSpec(
-            image,
-            environment={"HF_TOKEN": token} if token else {},
-            mounts={source: WORKSPACE},
-            writable=frozenset((source,)),
-            gpus=gpus,
-        )
+        return on_gpu(image, str(Path(cache).resolve()) if "/" in cache else cache, gpus)
     if is_fake_fork(client.images.get(image).labels):
         return ContainerSpec(image, environment=FAKE_FORK)
     weights = cpu_device.weights(client, workspace, image, lockfile.load(workspace.lock_file))
     return ContainerSpec(image, environment=cpu_device.ENVIRONMENT,
                          mounts=cpu_device.mounts(workspace, weights))  # fmt: skip
+
+
+def on_gpu(image: str, cache: str, gpus: str) -> ContainerSpec:
+    """Return a container on GPUs, with a volume or folder for the real weights."""
+    token = os.environ.get("HF_TOKEN")
+    return ContainerSpec(
+        image,
+        environment={"HF_TOKEN": token} if token else {},
+        mounts={cache: WORKSPACE},
+        writable=frozenset((cache,)),
+        gpus=gpus,
+    )

@@ -110,7 +110,12 @@ def find(log: str) -> tuple[str, Diagnosis] | None:
     return None
 
 
+_LOGGED = re.compile(r"^(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]+\] ?")
+"""What vLLM's logger writes before each line of a traceback."""
+_TRACEBACK = "Traceback (most recent call last):"
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b: ")
+_RAISED = re.compile(r"^(?:\w+\.)*[A-Z]\w*(?:: |$)")
+"""The end of a traceback: an exception of any name."""
 
 
 _REFUSED = "higgs: ERROR: "
@@ -132,8 +137,13 @@ def refusal(log: str) -> str:
 
 def last_error(log: str) -> str:
     """Return the last line that names an exception; empty if none."""
-    named = [line for line in log.splitlines() if _ERROR.match(line)]
-    return named[-1].strip() if named else ""
+    found, traced = "", False
+    for line in log.splitlines():
+        text = _LOGGED.sub("", line)
+        if _ERROR.match(text) or (traced and _RAISED.match(text)):
+            found = text.strip()
+        traced = text.endswith(_TRACEBACK) or (traced and text.startswith(" "))
+    return found
 
 
 def printable(text: str) -> str:
@@ -141,8 +151,16 @@ def printable(text: str) -> str:
     return "".join(x if x.isprintable() else " " for x in text)
 
 
-def of_exit(code: int, *, out_of_memory: bool) -> Diagnosis:
-    """Return the meaning of an exit code."""
+def of_exit(code: int, error: str, *, out_of_memory: bool) -> Diagnosis:
+    """Return the meaning of an exit code.
+
+    Args:
+        code: of the container.
+        error: the last exception in its log; empty if none.
+        out_of_memory: the engine says that the kernel killed it for memory.
+    """
+    if code == 137 and error and not out_of_memory:
+        return Diagnosis("it was killed after an exception", "see the traceback in its log")
     if out_of_memory or code == 137:
         return Diagnosis("it was killed, most likely for memory", "give it more memory")
     if code == 139:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import logging
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,15 +10,12 @@ from higgs_image import lockfile, process
 from higgs_image.labels import is_fake_fork
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.unpack import unpack
-from higgs_image.smoke import cpu_device, runner, session, unpacked
-from higgs_image.smoke.device import FAKE_FORK, WORKSPACE
+from higgs_image.smoke import cpu_device, session, unpacked
+from higgs_image.smoke.device import FAKE_FORK, WORKSPACE, on_gpu
 from higgs_image.smoke.layers import LayersOnDisk, find
 from higgs_image.smoke.record import DeviceType, Record
-from higgs_image.smoke.session import START_SECONDS, VOICES, SmokeOptions
-from higgs_image.verdict import Verdict
+from higgs_image.smoke.session import SmokeOptions
 from higgs_image.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 UNPACKED_GB = 6.0
 """Free disk for the files of the real image."""
@@ -53,33 +46,16 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         workspace.scratch("sandbox") as scratch,
         process.sigterm_interrupts(),
     ):
-        started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
         found = find(workspace, options.image)
         device = choose(options.device)
         root = unpacked_root(workspace, found)
-        folder = session.empty_folder(workspace, found.identity, device)
-        log.info("gpu-check: %s on %s", found.reference, device)
-        voices = folder / "voices"
-        session.write_voice(voices)
-        try:
+
+        def launched(folder: Path) -> unpacked.UnpackedLaunch:
             spec = spec_for(workspace, found, root, device, options.cache)
-        except cpu_device.NoWeightsError as error:
-            seen = runner.not_started(Verdict.FAIL, error.message, device)
-        else:
-            spec = dataclasses.replace(
-                spec,
-                environment={
-                    **spec.environment, "HIGGS_VOICES_DIR": VOICES, **options.environment,
-                },
-                mounts={**spec.mounts, str(voices): VOICES},
-            )  # fmt: skip
-            seen = runner.observe(
-                launch(found, root, spec, scratch), device, folder, only=options.only,
-                start_timeout=options.timeout or START_SECONDS[device],
-                answer_timeout=options.answer_timeout,
-            )  # fmt: skip
-        done = session.written(seen, found.identity, started, time.monotonic() - begun, folder)
-        return done, folder
+            spec = session.with_voice(spec, options, folder / "voices")
+            return launch(found, root, spec, scratch)
+
+        return session.run_with(launched, workspace, options, found.identity, device)
 
 
 def choose(device: str) -> DeviceType:
@@ -119,17 +95,11 @@ def spec_for(
     """
     digest = found.image.digest
     if device == "gpu":
-        token = os.environ.get("HF_TOKEN")
         source = Path(cache or workspace.build / "gpu-weights").resolve()
         source.mkdir(parents=True, exist_ok=True)
-        environment = {"HF_HOME": f"{WORKSPACE}/.cache/huggingface"}
-        return ContainerSpec(
-            digest,
-            environment=environment | ({"HF_TOKEN": token} if token else {}),
-            mounts={str(source): WORKSPACE},
-            writable=frozenset((str(source),)),
-            gpus="all",
-        )
+        spec = on_gpu(digest, str(source), "all")
+        home = {"HF_HOME": f"{WORKSPACE}/.cache/huggingface"}
+        return dataclasses.replace(spec, environment={**spec.environment, **home})
     if is_fake_fork(found.image.labels):
         return ContainerSpec(digest, environment=FAKE_FORK)
 

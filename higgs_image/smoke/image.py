@@ -24,7 +24,7 @@ def last_built(workspace: Workspace) -> str:
         UsageError: no image was built, or the engine does not have it any more.
     """
     found = build_image.last_built(workspace)
-    hint = "build one: invoke build; or name one: invoke smoke IMAGE"
+    hint = "build one: ./inv build; or name one: ./inv smoke IMAGE"
     if found is None:
         raise UsageError("no image was built yet", hint)
     place, compression = found

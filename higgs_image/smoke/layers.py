@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_image.build import image as build_image
-from higgs_image.errors import RegistryNotFoundError, UsageError
+from higgs_image.errors import UsageError
 from higgs_image.labels import LABEL
 from higgs_image.oci import artifacts, layout
 from higgs_image.oci.layout import Image
@@ -71,11 +71,7 @@ def find(workspace: Workspace, reference: str) -> LayersOnDisk:
         return LayersOnDisk(reference, folder, layout.read(folder, _only_manifest(folder)))
     name, what = split(reference)
     with artifacts.open_repository(name) as repository:
-        digest = what if what.startswith("sha256:") else repository.digest(what)
-        if digest is None or repository.manifest(digest) is None:
-            raise RegistryNotFoundError(
-                f"{reference} was not found", "name a layout's folder, or check the name"
-            )
+        digest, _ = repository.find(what)
         goal = workspace.build / "pulled" / digest.removeprefix("sha256:")[:12]
         log.info("pull: %s", repository.reference(digest))
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +84,7 @@ def _last_built(workspace: Workspace) -> LayersOnDisk:
     if found is None:
         raise UsageError(
             "no image was built yet",
-            "build one: invoke build; or name one: invoke gpu-check --image IMAGE",
+            "build one: ./inv build; or name one: ./inv gpu-check --image IMAGE",
         )
     place, compression = found
     digest = str(place.read_state(f"build-{place.product(compression)}").get("digest"))

@@ -83,17 +83,10 @@ def is_expired(lifetime: str, created: str, now: str) -> bool:
         now: the engine's present time.
     """
     try:
-        age = _time(now) - _time(created)
+        age = datetime.datetime.fromisoformat(now) - datetime.datetime.fromisoformat(created)
         return age.total_seconds() > float(lifetime or DEFAULT_LIFETIME)
     except ValueError:
         return False
-
-
-def _time(text: str) -> datetime.datetime:
-    """Parse the engine's time; its nanoseconds are more digits than Python reads."""
-    main, _, rest = text.partition(".")
-    zone = rest.lstrip("0123456789") if rest else ""
-    return datetime.datetime.fromisoformat(main + zone).astimezone(datetime.UTC)
 
 
 @contextlib.contextmanager

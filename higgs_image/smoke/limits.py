@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from higgs_image import table
 from higgs_image.audio import FRAMES_PER_SECOND
 from higgs_image.smoke.record import DeviceType, Measured
 
@@ -204,12 +205,8 @@ def violations(measured: Measured, device: DeviceType) -> list[str]:
     return found
 
 
-def table() -> str:
+def markdown() -> str:
     """Return the limits as a Markdown table for docs/smoke-test.md."""
-    rows = [
-        f"| `{name}` | {limit.meaning} | {limit.gpu} | {limit.cpu} | {limit.reason} |"
-        for name, limit in LIMITS.items()
-    ]
-    return "\n".join(
-        ["| figure | meaning | GPU | CPU device | reason |", "|---|---|---|---|---|", *rows, ""]
-    )
+    heads = ("figure", "meaning", "GPU", "CPU device", "reason")
+    rows = [(f"`{k}`", x.meaning, str(x.gpu), str(x.cpu), x.reason) for k, x in LIMITS.items()]
+    return table.markdown(heads, rows) + "\n"

@@ -194,7 +194,7 @@ def decode(data: bytes, source: str) -> Record:
     Raises:
         UsageError: it is malformed, of another schema, or contradicts itself.
     """
-    hint = "run invoke smoke again"
+    hint = "run ./inv smoke again"
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema != SCHEMA:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from higgs_image import retry
 from higgs_image.smoke import diagnosis, report
+from higgs_image.smoke.checks.model import ServerUnderTest
 from higgs_image.smoke.client import BrokenAnswerError, TimedClient
 from higgs_image.smoke.diagnosis import Diagnosis
 from higgs_image.smoke.record import Measured
@@ -41,43 +42,8 @@ class NotReadyError(Exception):
         self.reason = f"{what}: {hint}" if hint else what
 
 
-class RunningServer(ABC):
-    """A started image and a client of its server.
-
-    Attributes:
-        client: of the server.
-    """
-
-    client: TimedClient
-    has_own_voice = True
-
-    @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """Return Status, ExitCode, OOMKilled and RestartCount, as Docker has them."""
-
-    @abstractmethod
-    def all_logs(self) -> bytes:
-        """Return all of its log, byte for byte."""
-
-    @abstractmethod
-    def terminate(self) -> None:
-        """Send SIGTERM to its first process."""
-
-    @abstractmethod
-    def cpu_seconds(self) -> float:
-        """Return the processor time that it has used."""
-
-    @abstractmethod
-    def memory_mb(self) -> float:
-        """Return the memory in use in MB (10^6 bytes), without page cache that can be dropped."""
-
-    @abstractmethod
-    def process_ids(self) -> list[int]:
-        """Return its processes, as this machine numbers them; the server before the engine."""
-
-    @abstractmethod
-    def output_of(self, *command: str) -> str | None:
-        """Return the output of a program that sees its devices; None if that fails."""
+class RunningServer(ServerUnderTest):
+    """A started image on this machine."""
 
     @abstractmethod
     def summary(self) -> Measured:
@@ -154,9 +120,8 @@ def _ended(server: RunningServer, state: Mapping[str, Any]) -> NotReadyError:
     if refusal := diagnosis.refusal(text):
         of_machine = code in diagnosis.OF_MACHINE
         return NotReadyError(f"{what}: {refusal}", "", server.tail(), of_machine=of_machine)
-    found = diagnosis.find(text)
-    meaning = found[1] if found else diagnosis.of_exit(code, out_of_memory=killed)
-    error = diagnosis.last_error(text)
+    found, error = diagnosis.find(text), diagnosis.last_error(text)
+    meaning = found[1] if found else diagnosis.of_exit(code, error, out_of_memory=killed)
     return not_ready(
         meaning, f"{what} ({meaning.what})" + f": {error[:200]}" * bool(error), server.tail()
     )

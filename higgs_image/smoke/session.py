@@ -8,16 +8,12 @@ import json
 import logging
 import shutil
 import time
-import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from higgs_image import process
-from higgs_image.audio import SAMPLE_RATE
 from higgs_image.errors import UsageError
 from higgs_image.oci.container_spec import ContainerSpec
 from higgs_image.oci.daemon import docker_client
@@ -28,7 +24,8 @@ from higgs_image.smoke.container import ContainerLaunch
 from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.smoke.leftovers import no_leftovers, owner_labels
-from higgs_image.smoke.record import REQUIRED, DeviceType, Record, SmokeImage
+from higgs_image.smoke.record import DeviceType, Place, Record, SmokeImage
+from higgs_image.smoke.sound import syllables, wav
 from higgs_image.verdict import Verdict
 from higgs_image.workspace import Workspace
 
@@ -46,7 +43,7 @@ VOICES = "/mnt/voices"
 
 @dataclass(frozen=True)
 class SmokeOptions:
-    """Options of `invoke smoke`.
+    """Options of `./inv smoke`.
 
     Attributes:
         image: name or digest; empty: the image that was built last.
@@ -103,24 +100,47 @@ def run(workspace: Workspace, options: SmokeOptions) -> tuple[Record, Path]:
         docker_client() as client,
         no_leftovers(client, workspace.build),
     ):
-        started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
         reference = options.image or last_built(workspace)
         image = identify(client, reference)
         device = choose_device(client, options.device)
-        folder = empty_folder(workspace, image, device)
-        log.info("smoke: %s on %s", reference, device)
-        timeout = options.timeout or START_SECONDS[device]
-        try:
+
+        def launch(folder: Path) -> runner.Launch:
             spec = tested_spec(client, workspace, options, reference, device, folder)
-        except cpu_device.NoWeightsError as error:
-            found = runner.not_started(Verdict.FAIL, error.message, device)
-        else:
-            found = runner.observe(
-                ContainerLaunch(spec, keep=options.keep), device, folder, start_timeout=timeout,
-                only=options.only, answer_timeout=options.answer_timeout, keep=options.keep,
-                more=options.more,
-            )  # fmt: skip
-        return written(found, image, started, time.monotonic() - begun, folder), folder
+            return ContainerLaunch(spec, keep=options.keep)
+
+        return run_with(launch, workspace, options, image, device)
+
+
+def run_with(
+    launch: Callable[[Path], runner.Launch],
+    workspace: Workspace,
+    options: SmokeOptions,
+    image: SmokeImage,
+    device: DeviceType,
+) -> tuple[Record, Path]:
+    """Start an image, check it, end it, and write the record and its evidence.
+
+    Args:
+        launch: makes what starts it; the folder of the evidence may hold what is mounted.
+        workspace: takes the evidence.
+        options: of the test.
+        image: as the record names it.
+        device: that it runs on.
+    """
+    started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
+    folder = empty_folder(workspace, image, device)
+    log.info("smoke: %s on %s", image.reference, device)
+    try:
+        launched = launch(folder)
+    except cpu_device.NoWeightsError as error:
+        found = runner.not_started(Verdict.FAIL, error.message, device)
+    else:
+        found = runner.observe(
+            launched, device, folder, start_timeout=options.timeout or START_SECONDS[device],
+            only=options.only, answer_timeout=options.answer_timeout, keep=options.keep,
+            more=options.more,
+        )  # fmt: skip
+    return written(found, image, started, time.monotonic() - begun, folder), folder
 
 
 def written(
@@ -129,9 +149,10 @@ def written(
     started: datetime.datetime,
     seconds: float,
     folder: Path,
+    place: Place = "engine",
 ) -> Record:
     """Write the record and the report of what was observed, and return the record."""
-    verdict, reason = record.overall(found.checks, REQUIRED[found.device.kind])
+    verdict, reason = record.overall(found.checks, record.required(found.device.kind, place))
     done = Record(
         schema=record.SCHEMA,
         verdict=verdict,
@@ -142,6 +163,7 @@ def written(
         seconds=round(seconds, 1),
         checks=found.checks,
         container=found.container,
+        place=place,
     )
     record.save(done, folder / "record.json")
     report.save(done, folder)
@@ -179,28 +201,27 @@ def tested_spec(
         NoWeightsError: this image cannot make weights for the CPU device.
     """
     spec = spec_for(client, workspace, reference, device, gpus=options.gpus, cache=options.cache)
-    voices = folder / "voices"
-    write_voice(voices)
     lifetime = (options.timeout or START_SECONDS[device]) + 2 * runner.CHECKS_SECONDS
+    return dataclasses.replace(
+        with_voice(spec, options, folder / "voices"),
+        shm_size=options.shm_size,
+        labels=owner_labels(workspace.build, lifetime=lifetime, keep=options.keep),
+    )
+
+
+def with_voice(spec: ContainerSpec, options: SmokeOptions, folder: Path) -> ContainerSpec:
+    """Add OWN_VOICE, written to a folder, and the variables of a test."""
+    write_voice(folder)
     return dataclasses.replace(
         spec,
         environment={**spec.environment, "HIGGS_VOICES_DIR": VOICES, **options.environment},
-        mounts={**spec.mounts, str(voices): VOICES},
-        shm_size=options.shm_size,
-        labels=owner_labels(workspace.build, lifetime=lifetime, keep=options.keep),
+        mounts={**spec.mounts, str(folder): VOICES},
     )
 
 
 def write_voice(folder: Path) -> None:
     """Write a folder with one voice, as a user of the image would: a WAV file and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    time_s = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
-    swell = np.sin(np.pi * (4 * time_s % 1))  # four syllables a second
-    pitch = sum(np.sin(2 * np.pi * 150 * n * time_s) / n for n in (1, 2, 3))
-    with wave.open(str(folder / "voice.wav"), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes((8_000 * swell * pitch).astype("<i2").tobytes())
+    (folder / "voice.wav").write_bytes(wav(syllables()))
     voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
     (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))

@@ -47,6 +47,7 @@ class Task(invoke.tasks.Task[Body]):
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
         for argument in arguments:
             argument.kind = str if argument.kind is int else argument.kind
+            argument.names = tuple(x for x in argument.names if x != "-")  # of an underscore
         return arguments
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

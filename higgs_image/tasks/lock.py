@@ -33,7 +33,7 @@ def lock(
     check: bool = False,
     json: bool = False,
 ) -> None:
-    """Take changed requirements and recipe files into versions.lock (which gives a new tag)."""
+    """Record changed requirements and recipe files in versions.lock (which gives a new tag)."""
     from higgs_image import lockfile
     from higgs_image.errors import UsageError
     from higgs_image.lockfile import audit

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _RENT_HELP = {
     "gpu": "GPU type, such as 'NVIDIA L40S' (default: the cheapest free one that fits)",
-    "price_cap": "USD an hour, at most (default: price_cap in deploy/template.toml)",
-    "hours": "the pod lives no longer (default: hours in deploy/template.toml)",
-    "timeout": "seconds until it has to be ready (default: 2400)",
+    "price_cap": "highest price in USD an hour (default: price_cap in deploy/template.toml)",
+    "hours": "longest life of the pod, in hours (default: hours in deploy/template.toml)",
+    "timeout": "seconds until it must be ready (default: 2400)",
 } | REGISTRY_HELP
 _POD_HELP = "id or name of the pod"
 
@@ -45,7 +45,7 @@ def _target(
     positional=["digest"],
     help={
         "digest": IMAGE_HELP,
-        "dwell": "seconds for which it is asked on after the checks (default: 120)",
+        "dwell": "seconds of further requests after the checks (default: 120)",
         "record": "write the verdict to the journal (default: yes)",
     }
     | _RENT_HELP,

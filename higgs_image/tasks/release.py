@@ -62,7 +62,7 @@ def _template_target() -> TemplateTarget:
         "extra_ca": "PEM file with CA certificates that the build must trust; only in a rehearsal",
         "promote": "move the floating tag at the end (default: yes)",
         "smoke": "test the pushed image on this machine (default: yes); otherwise another machine "
-        "does, with invoke smoke-pushed",
+        "does, with ./inv smoke-pushed",
         "bench": "end the smoke test with a short benchmark, whose figures are recorded, too",
         "dry_run": _DRY_RUN,
     }

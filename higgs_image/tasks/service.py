@@ -1,4 +1,4 @@
-"""invoke start, stop, logs, status: the image on this machine; generate: /generate before it."""
+"""./inv start, stop, logs, status, generate: the image on this machine."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def logs(_: Context, name: str = _NAME, follow: bool = False, tail: int = 0) -> 
     },
 )
 def generate(_: Context, server: str = "", port: int = 8888, address: str = "127.0.0.1") -> None:
-    """Run POST /generate and its page here, before a speech server that runs anywhere."""
+    """Run POST /generate and its page here, in front of a speech server that runs anywhere."""
     from higgs_image.service import generate as generate_service
 
     with output():

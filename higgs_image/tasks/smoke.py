@@ -1,4 +1,4 @@
-"""invoke smoke, gpu-check."""
+"""./inv smoke, gpu-check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def names_an_image(words: list[str]) -> bool:
-    """Tell whether the command line has an image without a flag: `invoke smoke IMAGE`.
+    """Tell whether the command line has an image without a flag: `./inv smoke IMAGE`.
 
     Invoke's positional arguments cannot be optional, so the task has one only if it is given.
     """
@@ -55,7 +55,7 @@ def require_writable(path: Path, flag: str) -> None:
     positional=["image"] if names_an_image(sys.argv) else [],
     iterable=["only"],
     help={
-        "image": "name or digest of the image, also without the flag: invoke smoke IMAGE (default: "
+        "image": "name or digest of the image, also without the flag: ./inv smoke IMAGE (default: "
         "the one that was built last)",
         "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
@@ -132,7 +132,7 @@ def gpu_check(
     json: str | None = None,
     junit: str | None = None,
 ) -> None:
-    """Test an image on a machine without Docker, such as a rented GPU: as smoke does."""
+    """Test an image as smoke does, on a machine without Docker, such as a rented GPU."""
     with output() as out:
         from higgs_image.errors import SMOKE_EXIT_CODES
         from higgs_image.smoke.gpu_check import run

@@ -29,5 +29,5 @@ def propose(workspace: Workspace, lock: Lock) -> Proposal:
         "submodule.commit": (lock.submodule.commit, found.submodule_commit),
         "submodule.tree": (lock.submodule.tree, found.submodule_tree),
     })  # fmt: skip
-    next_step = "run invoke patches: a patch whose target has changed is refused"
+    next_step = "run ./inv patches: a patch whose target has changed is refused"
     return Proposal("fork", changes, details=(next_step,), hold=lock.fork.hold)

@@ -1,4 +1,4 @@
-"""`invoke lock --update`: newer pins, each from its own source, one by one.
+"""`./inv lock --update`: newer pins, each from its own source, one by one.
 
 An entry that cannot be checked does not stop the others: the report names it and the reason. A pin
 with a `hold` in versions.lock is reported, but only taken when it is named: the lock says why.
@@ -61,7 +61,7 @@ def update(
     if unchecked and not proposals:
         raise UpdateError(
             "nothing could be checked: " + "; ".join(f"{k}: {v}" for k, v in unchecked.items()),
-            "check the network (invoke doctor), then run again",
+            "check the network (./inv doctor), then run again",
         )
     new = [x for x in proposals if x.is_new]
     taken = [x for x in new if x.hold is None or x.name in names]

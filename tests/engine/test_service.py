@@ -1,4 +1,4 @@
-"""invoke start, status, logs, stop: the image of a fake fork on a real engine."""
+"""./inv start, status, logs, stop: the image of a fake fork on a real engine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def start(workspace: Workspace, *variables: str, **options: object) -> ServiceSt
 
 def test_start_status_logs_stop(workspace: Workspace, tmp_path: Path) -> None:
     assert service.status(NAME) == ServiceState(NAME, "absent")
-    assert "is not running: invoke start" in service.status(NAME).text()
+    assert "is not running: ./inv start" in service.status(NAME).text()
     started = start(workspace)
     assert started.state == "ready" and started.device == "cpu"
     assert service.status(NAME) == started
@@ -166,7 +166,7 @@ def test_other_containers_are_kept(workspace: Workspace) -> None:
     subprocess.run(["docker", "run", "--detach", "--name", NAME, "--entrypoint", "sleep", image,
                     "60"], check=True, capture_output=True)  # fmt: skip
     for call in (service.status, service.stop):
-        with pytest.raises(UsageError, match="was not started by invoke start"):
+        with pytest.raises(UsageError, match=r"was not started by ./inv start"):
             call(NAME)
 
 

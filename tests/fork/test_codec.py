@@ -6,6 +6,7 @@ Runs inside the image (see test_engine_inside.py), on the narrow codec of the CP
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 np = pytest.importorskip("numpy", reason="runs inside the image: see test_engine_inside.py")
 torch = pytest.importorskip("torch", reason="runs inside the image: see test_engine_inside.py")
 
+from higgs_patches.lib.audio import incremental  # noqa: E402
 from higgs_patches.lib.audio.codec_thread import Piece  # noqa: E402
 
 pytestmark = pytest.mark.fork
@@ -108,6 +110,44 @@ def test_a_piece_sounds_the_same_in_any_batch(tokenizer: Any) -> None:
         [(alone, kept)] = tokenizer.decode([piece])
         assert np.array_equal(samples, alone)
         assert all(torch.equal(x, y) for x, y in zip(state, kept, strict=True))
+
+
+@pytest.fixture
+def trained(tokenizer: Any) -> Iterator[Any]:
+    """The model with activations that differ by channel, as training leaves them."""
+    model = tokenizer.audio_tokenizer_model
+    alphas = [x for name, x in model.decoder_2.named_parameters() if name.endswith(".alpha")]
+    assert alphas
+    with torch.no_grad():
+        for number, alpha in enumerate(alphas):
+            alpha.uniform_(0.2, 3, generator=torch.Generator().manual_seed(number))
+        yield model
+        for alpha in alphas:
+            alpha.fill_(1)
+
+
+@needed
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_cpus_own_operations_give_the_same_bits(
+    trained: Any, begins: bool, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of PyTorch, with which a GPU decodes."""
+    own = incremental.IncrementalDecoder(trained)
+    monkeypatch.setattr(incremental, "_on_cpu", lambda _: False)
+    pytorchs = incremental.IncrementalDecoder(trained)
+    batches = [(1, 12), (1, 250), (2, 100), (3, 18), (5, 50), (10, 25), (16, 15)]
+    if last or not begins:
+        batches += [(1, 1), (1, 2), (1, 3), (2, 7), (3, 1)]
+    for count, length in batches:
+        pieces = []
+        for seed in range(count):
+            start = Piece(random_codes(15, seed), None, False)
+            state = None if begins else pytorchs.decode([start])[0][1]
+            pieces.append(Piece(random_codes(length, 99 + seed), state, last))
+        for one, other in zip(own.decode(pieces), pytorchs.decode(pieces), strict=True):
+            assert np.array_equal(one[0], other[0])
+            assert all(torch.equal(x, y) for x, y in zip(one[1], other[1], strict=True))
 
 
 @needed

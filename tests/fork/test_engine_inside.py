@@ -14,7 +14,7 @@ from higgs_image.workspace import PROJECT, Workspace
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(2400)]
 
 TESTS = ("test_engine_codes.py", "test_engine.py", "test_codec.py", "test_compilation.py",
-         "test_resampling.py")  # fmt: skip
+         "test_resampling.py", "test_speech_outputs.py")  # fmt: skip
 RUNNER = ("pytest", "pluggy", "iniconfig", "pygments")
 """Pure Python, so that the image's interpreter takes them from here."""
 
@@ -53,6 +53,7 @@ def mounts(source: Path) -> dict[str, Path]:
         pytest.param(TESTS[2], marks=pytest.mark.needs(incremental_codec=True)),
         pytest.param(TESTS[3], marks=pytest.mark.needs(piecewise_compilation=True)),
         pytest.param(TESTS[4], marks=pytest.mark.needs(resampling=True)),
+        pytest.param(TESTS[5], marks=pytest.mark.needs(speech_outputs=True)),
     ],
 )
 def test_inside(

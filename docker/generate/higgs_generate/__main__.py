@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     config = uvicorn.Config(
         app, http=GenerateProtocol, ws="none", loop="uvloop", lifespan="on", access_log=False,
         log_level="warning", backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        server_header=False, date_header=False,
+        server_header=False, date_header=False, proxy_headers=False,
     )  # fmt: skip
     GenerateServer(config, app).run(sockets=[listener])
     return 0

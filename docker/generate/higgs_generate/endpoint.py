@@ -61,24 +61,25 @@ class Endpoint:
         call = Call(
             Request(scope, receive), self._service, "", time.perf_counter(), SampleCounter()
         )
-        call.id = request_id_of(call.request)
-        if not self._speaks:
-            await self._answer(call, scope, receive, send)
-            return
+        call.id = request_id_of(scope)
         statistics = self._service.statistics
-        status, sounded, complete = 500, False, False
+        status, sounded, complete = 500, not self._speaks, False
 
         async def counted(message: Message) -> None:
             nonlocal status, sounded, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-            else:
-                if status < 400 and not sounded:
+                message["headers"] = [*message["headers"], (b"x-request-id", call.id.encode())]
+            await send(message)
+            if message["type"] == "http.response.body":
+                complete = not message.get("more_body")
+                if not sounded and status < 400:
                     sounded = True
                     statistics.first_byte(call.began)
-                complete = not message.get("more_body")
-            await send(message)
 
+        if not self._speaks:
+            await self._answer(call, scope, receive, counted)
+            return
         statistics.concurrent += 1
         try:
             await self._answer(call, scope, receive, counted)
@@ -97,14 +98,4 @@ class Endpoint:
         except Exception:
             log.exception("request %s failed", call.id)
             response = error_response("the service failed on this request; its log says why", 500)
-        await response(scope, receive, _with_id(send, call.id))
-
-
-def _with_id(send: Send, request_id: str) -> Send:
-    async def identified(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = [*message["headers"], (b"x-request-id", request_id.encode())]
-            message = {**message, "headers": headers}
-        await send(message)
-
-    return identified
+        await response(scope, receive, send)

@@ -127,12 +127,12 @@ class GenerateRequest(RequestFields):
         if is_blank(self.text):
             raise RefusedError("is empty; there is nothing to speak", "text")
         audio = self.reference_audio_base64
+        if re.match(r"[a-zA-Z]+://", audio):
+            raise RefusedError("is a URL; send it as voice_url", "reference_audio_base64")
         if audio and len(audio) < LONGEST_NAME and not audio.startswith("data:"):
             if self.voice:
                 raise RefusedError(_TWO_VOICES, "reference_audio_base64")
             self.voice, self.reference_audio_base64, audio = audio, "", ""
-        if audio and not audio.startswith("data:") and re.match(r"[a-zA-Z]+://", audio):
-            raise RefusedError("is a URL; send it as voice_url", "reference_audio_base64")
         for name in ("reference_audio_base64", "voice_url"):
             if getattr(self, name) and self.voice:
                 raise RefusedError(_TWO_VOICES, name)

@@ -1,8 +1,10 @@
-"""uvicorn's fast HTTP/1.1 protocol, with a limit for the head of a request and errors in JSON."""
+"""uvicorn's fast HTTP/1.1 protocol, with limits for clients and errors in JSON."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 
 from higgs_patches.lib.errors import error_body
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,11 +13,21 @@ LARGEST_HEAD = 64 * 1024
 """Bytes of a request's head: the parser itself keeps headers without a limit."""
 
 
+STALLED_SECONDS = 120.0
+"""Time for which a client may read nothing before its connection is closed."""
+
+log = logging.getLogger("higgs_generate")
+
+
 class GenerateProtocol(HttpToolsProtocol):
-    """Closes the connection of a head that is too large, and answers JSON to what is not HTTP."""
+    """Answers JSON to what is not HTTP.
+
+    Closes the connection of a head that is too large, and of a client that reads nothing.
+    """
 
     _head_bytes = 0
     _in_head = True
+    _stalled: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
@@ -33,6 +45,30 @@ class GenerateProtocol(HttpToolsProtocol):
         """End the head of a request."""
         self._in_head = False
         super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._end_stalled)
+
+    def resume_writing(self) -> None:
+        """Go on: it has read."""
+        self._forget_stalled()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what is done for the client."""
+        self._forget_stalled()
+        super().connection_lost(exc)
+
+    def _forget_stalled(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _end_stalled(self) -> None:
+        log.warning("an answer broke off: its client reads nothing")
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, and close the connection."""

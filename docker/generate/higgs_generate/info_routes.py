@@ -113,7 +113,7 @@ async def preview(call: Call) -> ASGIApp:
 
 async def passed_on(call: Call) -> ASGIApp:
     """Answer GET /v1/models and /v1/audio/voices as the server does."""
-    status, body = await call.service.client.get(call.request.url.path)
+    status, body = await call.service.client.get(call.request.scope["path"])
     if status != 200:
         return failures.answer(failures.from_server(status, body, None, renamed=False))
     value: Any = body

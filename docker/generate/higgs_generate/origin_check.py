@@ -18,6 +18,9 @@ EXPOSED = (
     "X-Audio-Duration, X-RTF, X-Concurrent-Requests"
 )
 
+_BROWSERS = {b"origin", b"sec-fetch-site"}
+"""Headers by which a browser says where a request comes from; nobody else sends them."""
+
 
 class OriginCheck:
     """Refuses requests of other origins, and adds CORS headers for allowed ones.
@@ -34,6 +37,10 @@ class OriginCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it (ASGI)."""
         if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        names = {name for name, _ in scope["headers"]}
+        if not names & _BROWSERS:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

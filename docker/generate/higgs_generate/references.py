@@ -40,6 +40,13 @@ class ReferenceCache:
         Raises:
             RefusedError: its host is not allowed, or it is not a usable file.
         """
+        if not ALLOWED_MEDIA_HOSTS.read():
+            raise RefusedError(
+                "voice_url is off on this server: send the recording itself, as "
+                "reference_audio_base64 (the server's owner can allow hosts by "
+                f"{ALLOWED_MEDIA_HOSTS.variable})",
+                "voice_url",
+            )
         return replace(speech, reference_audio=await self._get(url))
 
     async def _get(self, url: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
-from starlette.requests import Request
+from starlette.types import Scope
 
-_USABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_USABLE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-def request_id_of(request: Request) -> str:
+def request_id_of(scope: Scope) -> str:
     """Return the id for the answer's X-Request-ID and for the server's log."""
-    given = request.headers.get("x-request-id", "")
-    return given if _USABLE.fullmatch(given) else uuid.uuid4().hex
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _USABLE.fullmatch(value):
+            return str(value, "ascii")
+    return os.urandom(16).hex()

@@ -8,20 +8,15 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-import aiohttp
 from higgs_patches.lib.errors import RefusedError
 
 from higgs_generate import failures
 from higgs_generate.chat_sound import pcm_of_events
+from higgs_generate.connection_pool import ConnectionPool
 from higgs_generate.failures import RetryLaterError, ServerFailedError
+from higgs_generate.server_connection import ServerConnection
 from higgs_generate.settings import GenerateSettings
 from higgs_generate.speech import CHAT, SPEECH, Context, Speech, chat_body, speech_body
-
-CONNECT_SECONDS = 5.0
-KEEP_ALIVE_SECONDS = 60.0
-"""Less than the server's 90 s: it never closes a connection that is just being used."""
-READ_BUFFER = 16 * 1024
-"""Bytes of an answer that are held for a client that is slower than the server."""
 
 
 class ServerClient:
@@ -33,32 +28,18 @@ class ServerClient:
 
     def __init__(self, settings: GenerateSettings) -> None:
         self.url = settings.server
-        self._headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
         if settings.server_key:
-            self._headers["Authorization"] = f"Bearer {settings.server_key}"
+            headers["Authorization"] = f"Bearer {settings.server_key}"
         if settings.companion_token:
-            self._headers["X-Higgs-Companion"] = settings.companion_token
+            headers["X-Higgs-Companion"] = settings.companion_token
         self.timeout = settings.timeout
+        self._pool = ConnectionPool(settings.server, headers, settings.timeout)
         self._model = ""
-        self._session: aiohttp.ClientSession | None = None
 
-    async def open(self) -> None:
-        """Open the pool; in the event loop that uses it."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_SECONDS, sock_read=self.timeout
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=READ_BUFFER,
-            trust_env=False,
-        )
-
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._session:
-            await self._session.close()
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._pool.close()
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Return status and JSON of a GET request; the JSON is None if there is none.
@@ -66,7 +47,7 @@ class ServerClient:
         Raises:
             RefusedError: the server cannot be reached.
         """
-        async with ServerAnswer(self, "GET", path, None, {}) as answer:
+        async with ServerAnswer(self, self._pool, "GET", path, None, "") as answer:
             return answer.status, await answer.json()
 
     async def model(self) -> str:
@@ -119,25 +100,11 @@ class ServerClient:
 
     def post(self, path: str, body: bytes, request_id: str) -> ServerAnswer:
         """Return a POST request, which is sent when it is entered."""
-        return ServerAnswer(self, "POST", path, body, {"X-Request-Id": request_id})
+        return ServerAnswer(self, self._pool, "POST", path, body, request_id)
 
     def forget_model(self) -> None:
         """Ask for the model's name again: the server may have been replaced."""
         self._model = ""
-
-    async def send(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
-        """Send a request; see ServerAnswer, which also ends it."""
-        if self._session is None:
-            raise RuntimeError("the client is not open")
-        return await self._session.request(
-            method,
-            self.url + path,
-            data=body,
-            headers={**self._headers, **headers},
-            allow_redirects=False,
-        )
 
 
 class ServerAnswer:
@@ -146,38 +113,65 @@ class ServerAnswer:
     def __init__(
         self,
         client: ServerClient,
+        pool: ConnectionPool,
         method: str,
         path: str,
         body: bytes | None,
-        headers: dict[str, str],
+        request_id: str,
     ) -> None:
         self._client = client
-        self._request = method, path, body, headers
-        self._response: aiohttp.ClientResponse | None = None
+        self._pool = pool
+        self._method = method
+        self._request = pool.request(method, path, body, request_id)
+        self._connection: ServerConnection | None = None
 
     @property
-    def response(self) -> aiohttp.ClientResponse:
-        """The answer of aiohttp."""
-        if self._response is None:
+    def _answered(self) -> ServerConnection:
+        if self._connection is None:
             raise RuntimeError("the request was not sent")
-        return self._response
+        return self._connection
 
     @property
     def status(self) -> int:
         """Its HTTP status."""
-        return self.response.status
+        return self._answered.status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its headers, by their names in lower case."""
+        return self._answered.headers
 
     async def __aenter__(self) -> ServerAnswer:
         """Send the request and wait for the head of the answer."""
-        try:
-            self._response = await self._client.send(*self._request)
-        except aiohttp.ServerTimeoutError as error:
-            raise self._late(error) from None
-        except TimeoutError as error:
-            raise self._late(error) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from None
+        if not await self._send() and not await self._send(new=True):
+            raise RuntimeError("a new connection is not used before")
         return self
+
+    async def _send(self, *, new: bool = False) -> bool:
+        """Return False if the server has closed a kept connection meanwhile."""
+        try:
+            connection, kept = await self._pool.take(new=new)
+        except OSError:  # TimeoutError is one
+            self._client.forget_model()
+            text = f"the server behind, {self._client.url}, cannot be reached"
+            raise RetryLaterError(text, HTTPStatus.SERVICE_UNAVAILABLE) from None
+        try:
+            connection.send(self._request)
+            await connection.head()
+        except TimeoutError:
+            raise self._late() from None
+        except OSError as error:
+            connection.close()
+            if kept and self._method == "GET":
+                return False
+            self._client.forget_model()
+            reason = f"the server behind closed the connection ({type(error).__name__})"
+            raise ServerFailedError(reason) from None
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return True
 
     async def __aexit__(
         self,
@@ -186,14 +180,14 @@ class ServerAnswer:
         trace: TracebackType | None,
     ) -> None:
         """End the request."""
-        if self._response is not None:
-            self._response.close()  # of a complete answer, the connection is already back
+        if self._connection is not None:
+            self._pool.give_back(self._connection)
 
     async def json(self) -> Any:
         """Return the body's JSON, or None."""
         try:
-            return json.loads(await self.response.read())
-        except (ValueError, aiohttp.ClientError, TimeoutError, OSError):
+            return json.loads(b"".join([chunk async for chunk in self._answered.chunks()]))
+        except (ValueError, OSError):
             return None
 
     async def require_success(self) -> None:
@@ -201,8 +195,8 @@ class ServerAnswer:
         if self.status != 200:
             if self.status == 404:
                 self._client.forget_model()
-            headers = self.response.headers
-            raise failures.from_server(self.status, await self.json(), headers.get("Retry-After"))
+            retry = self.headers.get("retry-after")
+            raise failures.from_server(self.status, await self.json(), retry)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Give the body as it comes.
@@ -211,27 +205,16 @@ class ServerAnswer:
             ServerFailedError: it broke off.
         """
         try:
-            async for chunk in self.response.content.iter_any():
+            async for chunk in self._answered.chunks():
                 yield chunk
-        except TimeoutError as error:
-            raise self._late(error) from None
-        except (aiohttp.ClientError, OSError) as error:
+        except TimeoutError:
+            raise self._late() from None
+        except OSError as error:
             reason = f"the server behind broke off its answer ({type(error).__name__})"
             raise ServerFailedError(reason) from None
 
-    def _late(self, error: Exception) -> RefusedError:
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return self._unreachable(error)
+    def _late(self) -> RefusedError:
         return ServerFailedError(
             f"the server behind sent nothing for {self._client.timeout:g} s",
             HTTPStatus.GATEWAY_TIMEOUT,
-        )
-
-    def _unreachable(self, error: Exception) -> RefusedError:
-        self._client.forget_model()
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            text = f"the server behind, {self._client.url}, cannot be reached"
-            return RetryLaterError(text, HTTPStatus.SERVICE_UNAVAILABLE)
-        return ServerFailedError(
-            f"the server behind closed the connection ({type(error).__name__})"
         )

@@ -131,10 +131,14 @@ def read(environment: Mapping[str, str]) -> GenerateSettings:
     """
     OPEN.read(environment)  # `listen` uses it
     key = (environment.get("HIGGS_API_KEY") or environment.get("VLLM_API_KEY") or "").strip()
+    server_key = SERVER_KEY.read(environment)
+    for name, value in (("HIGGS_API_KEY", key), (SERVER_KEY.variable, server_key)):
+        if not value.isprintable():
+            raise ValueError(f"{name} has a character that cannot be sent; expected letters")
     return GenerateSettings(
         server=SERVER.read(environment),
         api_key=key,
-        server_key=SERVER_KEY.read(environment) or key,
+        server_key=server_key or key,
         origins=ORIGINS.read(environment),
         running=RUNNING.read(environment),
         queue=QUEUE.read(environment),

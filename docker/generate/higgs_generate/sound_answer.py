@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -14,9 +13,6 @@ from higgs_patches.lib.errors import RefusedError
 from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("higgs_generate")
-
-STALLED_SECONDS = 120.0
-"""Time for which a client may read nothing before its connection is closed."""
 
 
 def late_headers(began: float, samples: int | None) -> dict[str, str]:
@@ -63,23 +59,17 @@ class SoundStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
         del scope, receive
-        start = {"type": "http.response.start", "status": 200, "headers": self._headers}
         async with contextlib.aclosing(self._rest):
-            await send(start)
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
             try:
-                await self._send(send, self._first)
                 async for chunk in self._rest:
-                    await self._send(send, chunk)
-            except (RefusedError, EncodingError, TimeoutError) as error:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except (RefusedError, EncodingError) as error:
                 # Without the end of the body: the server closes the connection then.
-                log.warning("an answer broke off: %s", error or "its client reads nothing")
+                log.warning("an answer broke off: %s", error)
                 return
         await send({"type": "http.response.body", "body": b""})
-
-    @staticmethod
-    async def _send(send: Send, chunk: bytes) -> None:
-        async with asyncio.timeout(STALLED_SECONDS):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
 class SampleCounter:

@@ -52,9 +52,10 @@ async def _chunk(content: bytes) -> AsyncGenerator[bytes, None]:
 
 
 async def _stream(call: Call, speech: Speech) -> ASGIApp:
+    headers = _headers(call, speech, 1)
     sound = call.service.speaker.stream(speech, call.id, call.counter)
     first = await _first(sound)
-    headers = _headers(call, speech, 1) | late_headers(call.began, None)
+    headers |= late_headers(call.began, None)
     return SoundStream(first, sound, speech.response_format, headers)
 
 
@@ -63,7 +64,11 @@ async def _first(sound: AsyncGenerator[bytes, None]) -> bytes:
     try:
         return await anext(sound)
     except StopAsyncIteration:
-        raise failures.ServerFailedError("the server behind sent no sound") from None
+        raise _silent() from None
+
+
+def _silent() -> RefusedError:
+    return failures.ServerFailedError("the server behind sent no sound")
 
 
 async def long_sound(
@@ -95,7 +100,13 @@ async def long_sound(
                 head = len(containers.wav_header()) if speech.response_format == "wav" else 0
                 headers["Content-Length"] = str(head + length)
         sound = _listened(job, speech, skip, call.counter, listening, length)
-        first = await _first(sound)
+        try:
+            first = await anext(sound)
+        except StopAsyncIteration:
+            if skip:
+                text = f"start is {start:g}; the recording ends before"
+                raise RefusedError(text, "start") from None
+            raise _silent() from None
     except BaseException:
         await listening.aclose()
         raise
@@ -205,6 +216,8 @@ async def speech(call: Call) -> ASGIApp:
         data = json.loads(body)
     except ValueError:
         data = None
+    except RecursionError:
+        raise RefusedError("the body is nested too deeply") from None
     if isinstance(data, dict):
         flag = data.get("long_text")
         if flag is not None and not isinstance(flag, bool):
@@ -251,7 +264,7 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
         await stack.enter_async_context(service.places.one())
         answer = await stack.enter_async_context(service.client.post(SPEECH, body, call.id))
         if answer.status != 200:
-            retry = answer.response.headers.get("Retry-After")
+            retry = answer.headers.get("retry-after")
             content = await answer.json()
             error = failures.from_server(answer.status, content, retry, renamed=False)
             await stack.aclose()
@@ -261,11 +274,11 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
     except BaseException:
         await stack.aclose()
         raise
-    media_type = answer.response.headers.get("Content-Type", "application/octet-stream")
+    media_type = answer.headers.get("content-type", "application/octet-stream")
     headers = {"Content-Type": media_type}
-    if length := answer.response.headers.get("Content-Length"):
+    if length := answer.headers.get("content-length"):
         headers["Content-Length"] = length
-    if finish := answer.response.headers.get("X-Finish-Reason"):
+    if finish := answer.headers.get("x-finish-reason"):
         headers["X-Finish-Reason"] = finish
     return SoundStream(first, _until_end(chunks, stack), None, headers)
 

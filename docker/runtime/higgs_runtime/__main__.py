@@ -101,6 +101,7 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
     home = command.writable_home(environment)
     compiled = compile_cache.variables(chosen, environment, facts.tag, home)
     if chosen.device == "gpu":
+        compile_cache.require_enabled(chosen, environment)
         compile_cache.require_executable(compiled)
     machine = _check_gpus(chosen, environment, facts)
     hf_home = cache.hub_home(chosen.hf_home, environment)
@@ -125,6 +126,14 @@ def serve(arguments: list[str], environment: Mapping[str, str]) -> int:
             offline=chosen.offline or weights.is_offline(environment),
             report=state.report,
         )
+        if machine:
+            _refuse(
+                chosen,
+                device_code.check_quantization(
+                    machine, chosen.tensor_parallel_size, facts,
+                    weights.quantization(folders.model), "the model's quantization",
+                ),
+            )  # fmt: skip
         state.report("loading the model")
         server = ServerProcess(state, chosen.drain_seconds, companion)
         compile_cache.prepare(compiled)
@@ -181,20 +190,21 @@ def _check_gpus(
         return None
     machine = nvml.probe(environment)
     size = chosen.tensor_parallel_size
-    for error in [
-        *device_code.check(machine, size, facts, environment),
-        *device_code.check_quantization(
-            machine, size, facts, chosen.given.get("--quantization", "")
-        ),
-        *gpu.check(machine, size),
-    ]:
-        if not chosen.force:
-            raise error
-        log.warning(f"{error.message}; continuing because HIGGS_FORCE is set")
+    method = chosen.given.get(device_code.FLAG, "")
+    _refuse(chosen, device_code.check(machine, size, facts, environment))
+    _refuse(chosen, device_code.check_quantization(machine, size, facts, method))
+    _refuse(chosen, gpu.check(machine, size))
     log.info(gpu.describe(machine, chosen.tensor_parallel_size))
     if chosen.tensor_parallel_size > 1:
         container.warn_if_little_shared_memory()
     return machine
+
+
+def _refuse(chosen: Settings, errors: list[StartError]) -> None:
+    for error in errors:
+        if not chosen.force:
+            raise error
+        log.warning(f"{error.message}; continuing because HIGGS_FORCE is set")
 
 
 def _listen(chosen: Settings, state: ServerState, listeners: ExitStack) -> Placeholder | None:

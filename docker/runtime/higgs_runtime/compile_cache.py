@@ -13,12 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from higgs_runtime import cache, container, log
+from higgs_runtime.errors import SettingError
 from higgs_runtime.settings import Settings
 
 DRIVER = "CUDA_CACHE_PATH"
 """Variable with the folder of what the driver compiles from PTX."""
 DRIVER_BYTES = 1 << 30
 """Room in that folder, as newer drivers have it by default."""
+DISABLE = "VLLM_DISABLE_COMPILE_CACHE"
+"""Variable that turns off vLLM's cache of compiled graphs."""
 FOLDERS = {
     "VLLM_CACHE_ROOT": "vllm",
     "TRITON_CACHE_DIR": "triton",
@@ -54,6 +57,22 @@ def _is_usable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK) and container.is_executable(folder)
+
+
+def require_enabled(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Refuse to turn off vLLM's cache, without which its engine ends when it compiles.
+
+    Raises:
+        SettingError: it is turned off, and the flags do not say how to compile.
+    """
+    value = environment.get(DISABLE, "").strip()
+    chosen = {"--enforce-eager", "--compilation-config"} & settings.given.keys()
+    if value in ("", "0") or chosen or any(x.startswith("-O") for x in settings.arguments):
+        return
+    raise SettingError(
+        f"{DISABLE} is {value!r}, and the engine cannot compile the model without that cache",
+        "unset it; --enforce-eager starts without compilation",
+    )
 
 
 def require_executable(folders: Mapping[str, str]) -> None:

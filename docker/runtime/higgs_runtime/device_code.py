@@ -28,6 +28,7 @@ DRIVERS = {"12.4": "550.54", "12.8": "570.26"}
 """The first driver for a version of CUDA."""
 FLASH_ATTENTION = "VLLM_FLASH_ATTN_VERSION"
 """Variable with which a user overrides vLLM's choice: 3 on Hopper, else 2."""
+FLAG = "--quantization"
 WARMUP_SECONDS, COMPILING_SECONDS = 180, 600
 """Longest warm-up. Compiling FlashAttention 2 for one GPU takes ptxas 100 s of one core."""
 
@@ -67,7 +68,7 @@ def check(
 
 
 def check_quantization(
-    machine: GpuMachine, tensor_parallel: int, facts: ImageFacts, method: str
+    machine: GpuMachine, tensor_parallel: int, facts: ImageFacts, method: str, source: str = FLAG
 ) -> list[StartError]:
     """Return an error for each used GPU on which this image cannot compute with fp8.
 
@@ -78,15 +79,17 @@ def check_quantization(
         machine: what NVML reports.
         tensor_parallel: number of GPUs over which the model is spread.
         facts: of this image.
-        method: value of the server's flag --quantization; empty if it is not given.
+        method: such as fp8; empty: the weights are not quantized.
+        source: says so.
     """
     if facts.variant != VARIANT or method not in ("fp8", "fbgemm_fp8"):
         return []
     return [
         UnsupportedGpuError(
-            f"--quantization {method} cannot be used on {gpu.name}: the {VARIANT} variant of the "
-            "image has no fp8 kernel for Ampere (fp8_marlin_gemm)",
-            "leave the flag out, or pull the image that is not a variant, such as the tag custom",
+            f"{source} {method} cannot be used on {gpu.name}: the {VARIANT} variant of the image "
+            "has no fp8 kernel for Ampere (fp8_marlin_gemm)",
+            f"{'leave the flag out' if source == FLAG else 'use weights that are not quantized'}, "
+            "or pull the image that is not a variant, such as the tag custom",
         )
         for gpu in machine.gpus[:tensor_parallel]
         if gpu.capability is not None and gpu.capability < ADA

@@ -108,8 +108,8 @@ def describe(planned: MemoryPlan | None, limits: GpuDefaults, *, cascade: bool) 
 def shortage(planned: MemoryPlan, limits: GpuDefaults) -> str:
     """Return a warning for limits that leave too little beside the engine."""
     return (
-        f"{_gib(-planned.free)} GiB of GPU memory are missing for recordings of "
-        f"{limits.reference_seconds:g} s beside the engine, so long ones are answered with 503; "
+        f"recordings of {limits.reference_seconds:g} s need {_gib(-planned.free)} GiB more GPU "
+        "memory than the engine leaves: long ones are answered with 503; "
         "hint: lower HIGGS_GPU_MEMORY_UTILIZATION or HIGGS_MAX_REFERENCE_SECONDS"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -96,6 +97,16 @@ def ensure(
             f"let the container's user (id {os.getuid()}) read them, or start it as another user",
         ) from None
     return WeightFolders(*(str(found[entry]) for entry in needed if not entry.by_name))
+
+
+def quantization(model: str) -> str:
+    """Return how a folder's weights are quantized, as the server reads it; empty: they are not."""
+    try:
+        config = json.loads(Path(model, "config.json").read_bytes())
+        method = (config.get("quantization_config") or config["compression_config"])["quant_method"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""  # the server reports a config.json that is not valid
+    return str(method).lower()
 
 
 def _unchecked(entry: WeightsRepo, folder: Path) -> Path:

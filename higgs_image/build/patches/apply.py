@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from higgs_image.build.patches.check import (
 )
 from higgs_image.build.patches.model import PACKAGE, Patch, load_locked
 from higgs_image.errors import PatchError
-from higgs_image.files import files_below, replace_folder, sha256_bytes, tree_sha256
+from higgs_image.files import files_below, new_folder, sha256_bytes, tree_sha256
 from higgs_image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -124,13 +123,10 @@ def ensure(
         state = workspace.read_state("patched")
         if state.get("from") != made_from or state.get("sha256") != _tree(target):
             files = apply(patches, roots_of(source), left_out)
-            new = target.with_name(".patched.new")
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            for file, data in files.items():
-                (new / file).parent.mkdir(parents=True, exist_ok=True)
-                (new / file).write_bytes(data)
-            replace_folder(new, target)
+            with new_folder(target) as new:
+                for file, data in files.items():
+                    (new / file).parent.mkdir(parents=True, exist_ok=True)
+                    (new / file).write_bytes(data)
             workspace.write_state("patched", {"from": made_from, "sha256": _tree(target)})
             log.info("patches: %s", ", ".join(x["name"] for x in done) or "none")
         files = {x.relative_to(target).as_posix(): x.read_bytes() for x in files_below(target)}

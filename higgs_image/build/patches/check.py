@@ -124,7 +124,7 @@ def report(locked: Lock, roots: Roots, without: Iterable[str] = ()) -> PatchRepo
 _HINTS: Mapping[State, str] = {
     "obsolete": "it is fixed upstream: remove the target (and the patch with its last target)",
     "changed": "read what upstream changed, adapt the patch, then record the new hash "
-    "(invoke patches --json shows it)",
+    "(./inv patches --json shows it)",
     "missing": "upstream has moved or removed it, or defines it twice: find its new place",
 }
 

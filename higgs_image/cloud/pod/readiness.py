@@ -139,7 +139,7 @@ class PodWatch:
                 f"{meaning.what} ({line[:200]})", meaning.hint, text, of_machine=meaning.of_machine
             )
         if code is not None:
-            meaning = diagnosis.of_exit(code, out_of_memory=False)
+            meaning = diagnosis.of_exit(code, diagnosis.last_error(text), out_of_memory=False)
             raise NotReadyError(
                 f"the container ended with status {code} ({meaning.what})", meaning.hint, text
             )

@@ -14,7 +14,7 @@ from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.cloud.runpod.schema import Pod
 from higgs_image.errors import CloudNotFoundError, PodError
 from higgs_image.oci.container_spec import PORT
-from higgs_image.smoke.checks.model import UndecidedError
+from higgs_image.smoke.checks.model import ServerUnderTest, UndecidedError
 from higgs_image.smoke.client import TimedAnswer, TimedClient
 from higgs_image.smoke.record import SmokeDevice
 
@@ -54,7 +54,7 @@ class ProxyClient(TimedClient):
         return answer
 
 
-class PodServer:
+class PodServer(ServerUnderTest):
     """A server in a pod.
 
     Args:
@@ -70,7 +70,7 @@ class PodServer:
         self._account, self._pod, self._log = account, pod, log
         url = account.url(pod.id, PORT)
         # The proxy's own answer has to come first.
-        self.client: TimedClient = ProxyClient.of(url, key=key, timeout=FIRST_BYTE_SECONDS + 10)
+        self.client = ProxyClient.of(url, key=key, timeout=FIRST_BYTE_SECONDS + 10)
 
     @property
     def alive(self) -> bool:

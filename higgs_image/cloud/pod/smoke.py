@@ -24,7 +24,7 @@ from higgs_image.cloud.runpod.client import RunPodClient
 from higgs_image.cloud.runpod.schema import Pod
 from higgs_image.labels import LABEL
 from higgs_image.release.journal import Journal
-from higgs_image.smoke import record, report, runner
+from higgs_image.smoke import record, report, runner, session
 from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest
 from higgs_image.smoke.client import BrokenAnswerError
 from higgs_image.smoke.record import CheckResult, Measured, Record, SmokeImage
@@ -43,7 +43,7 @@ DWELL_PAUSE = 5.0
 
 @dataclass(frozen=True)
 class PodOptions:
-    """Options of `invoke pod-smoke` and `invoke pod-up`.
+    """Options of `./inv pod-smoke` and `./inv pod-up`.
 
     Attributes:
         gpu: id of the GPU type; empty: the cheapest that fits.
@@ -95,7 +95,7 @@ class PodTest:
         """
         image_rules.require_reachable(history.repository, self.account.api)
         image = image_rules.find(history, what, self.description, floating=False)
-        labels = history.repository.config(image.digest).get("config", {}).get("Labels") or {}
+        labels = history.repository.labels(image.digest)
         tested = SmokeImage(
             image.reference, image.digest,
             str(labels.get("org.opencontainers.image.version", "")),
@@ -123,16 +123,8 @@ class PodTest:
             )  # fmt: skip
             with rented(rental) as pod, time_cap(options.hours * 3600):
                 found = self._observe(pod, image, key, folder)
-            verdict, reason = record.overall(found.checks, record.required("gpu", "pod"))
-            done = Record(
-                schema=record.SCHEMA, verdict=verdict, reason=reason, image=tested,
-                device=found.device, started=started.replace(microsecond=0),
-                seconds=round(time.monotonic() - begun, 1), checks=found.checks,
-                container=found.container, place="pod",
-            )  # fmt: skip
-            record.save(done, folder / "record.json")
-            report.save(done, folder)
-            return done, folder
+            seconds = time.monotonic() - begun
+            return session.written(found, tested, started, seconds, folder, "pod"), folder
 
     def _observe(self, pod: Pod, image: RentedImage, key: str, folder: Path) -> Observation:
         account, options = self.account, self.options

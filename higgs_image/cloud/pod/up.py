@@ -1,4 +1,4 @@
-"""`invoke pod-up`: a pod with the image that stays until it is taken down, or its time is over."""
+"""`./inv pod-up`: a pod with the image that stays until it is taken down, or its time is over."""
 
 from __future__ import annotations
 

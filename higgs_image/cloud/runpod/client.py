@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPResponse
 from typing import TypeVar, cast
@@ -74,10 +74,7 @@ class RunPodClient:
             query: parameters.
         """
         path += f"?{urllib.parse.urlencode(query)}" if query else ""
-        for attempt in retry.attempts(f"RunPod: GET {path}"):
-            with attempt:
-                return self._send("GET", path, kind)
-        raise AssertionError("unreachable")
+        return retry.attempts(f"RunPod: GET {path}")(lambda: self._send("GET", path, kind))
 
     def create(
         self, path: str, body: schema.Request, kind: type[T], find: Callable[[], T | None]
@@ -91,29 +88,28 @@ class RunPodClient:
             find: looks for it where the answer was lost: RunPod may have made it.
         """
         data = msgspec.json.encode(schema.checked(body))
-        for attempt in retry.attempts(f"RunPod: POST {path}"):
-            with attempt:
-                if attempt.retry_state.attempt_number > 1 and (found := find()) is not None:
-                    return found
-                return self._send("POST", path, kind, data)
-        raise AssertionError("unreachable")
+        sent = False
+
+        def send() -> T:
+            nonlocal sent
+            if sent and (found := find()) is not None:
+                return found
+            sent = True
+            return self._send("POST", path, kind, data)
+
+        return retry.attempts(f"RunPod: POST {path}")(send)
 
     def change(self, path: str, body: schema.Request, kind: type[T]) -> T:
         """Change what a path has; doing it twice is the same as once."""
         data = msgspec.json.encode(schema.checked(body))
-        for attempt in retry.attempts(f"RunPod: PATCH {path}"):
-            with attempt:
-                return self._send("PATCH", path, kind, data)
-        raise AssertionError("unreachable")
+        return retry.attempts(f"RunPod: PATCH {path}")(
+            lambda: self._send("PATCH", path, kind, data)
+        )
 
     def delete(self, path: str) -> None:
         """Delete what a path has; nothing there is as good as deleted."""
-        for attempt in retry.attempts(f"RunPod: DELETE {path}"):
-            with attempt:
-                try:
-                    self._answer("DELETE", path)
-                except CloudNotFoundError:
-                    return
+        with suppress(CloudNotFoundError):
+            retry.attempts(f"RunPod: DELETE {path}")(self._answer, "DELETE", path)
 
     @contextmanager
     def lines(self, path: str, query: Mapping[str, str], last: str) -> Iterator[Iterator[bytes]]:

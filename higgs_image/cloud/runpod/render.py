@@ -16,9 +16,8 @@ from higgs_image.cloud.runpod.schema import (
     CreateGpuConfig,
     CreatePodRequest,
     CreateTemplateRequest,
+    Mounts,
     PersistentMount,
-    PodMounts,
-    TemplateMounts,
 )
 from higgs_image.oci.container_spec import PORT
 
@@ -97,11 +96,9 @@ def template(
             env=worker_environment(description) if serverless else environment(description),
             ports=[WORKER_PORT] if serverless else ports(description),
             registry=description.image.registry_login or None,
-            mounts=TemplateMounts()
+            mounts=Mounts()
             if serverless
-            else TemplateMounts(
-                persistent=PersistentMount(size=storage.size_gb, path=storage.path)
-            ),
+            else Mounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
             serverless=serverless,
             public=container.public,
             category="NVIDIA",
@@ -182,7 +179,7 @@ def pod(
             gpu=CreateGpuConfig(
                 id=gpu, count=description.gpu.count, min_cuda_version=description.cuda.minimum
             ),
-            mounts=PodMounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
+            mounts=Mounts(persistent=PersistentMount(size=storage.size_gb, path=storage.path)),
             start_ssh=container.ssh,
             start_jupyter=False,
         )

@@ -49,23 +49,10 @@ class PersistentMount(Request, frozen=True, kw_only=True):
     path: str
 
 
-class NetworkMount(Request, frozen=True, kw_only=True):
-    """A network volume."""
-
-    volume_id: str
-    path: str
-
-
-class TemplateMounts(Request, frozen=True, kw_only=True):
-    """Mounts of a template."""
+class Mounts(Request, frozen=True, kw_only=True):
+    """Mounts of a template or pod."""
 
     persistent: PersistentMount | UnsetType = UNSET
-
-
-class PodMounts(TemplateMounts, frozen=True, kw_only=True):
-    """Mounts of a pod: at most one of both kinds."""
-
-    network: Annotated[list[NetworkMount], msgspec.Meta(max_length=1)] | UnsetType = UNSET
 
 
 class ContainerFields(Request, frozen=True, kw_only=True):
@@ -92,7 +79,7 @@ class UpdateTemplateRequest(ContainerFields, frozen=True, kw_only=True):
     name: Filled | UnsetType = UNSET
     allowed_cuda_versions: list[CudaVersion] | UnsetType = UNSET
     category: Literal["CPU", "NVIDIA", "AMD"] | UnsetType = UNSET
-    mounts: TemplateMounts | UnsetType = UNSET
+    mounts: Mounts | UnsetType = UNSET
     public: bool | UnsetType = UNSET
     serverless: bool | UnsetType = UNSET
     start_jupyter: bool | UnsetType = UNSET
@@ -158,11 +145,9 @@ class CreatePodRequest(ContainerFields, frozen=True, kw_only=True):
     name: Filled
     gpu: CreateGpuConfig
     cloud: Cloud | UnsetType = UNSET
-    data_center_ids: list[str] | UnsetType = UNSET
-    mounts: PodMounts | UnsetType = UNSET
+    mounts: Mounts | UnsetType = UNSET
     start_jupyter: bool | UnsetType = UNSET
     start_ssh: bool | UnsetType = UNSET
-    template_id: Filled | UnsetType = UNSET
 
 
 class PodGpu(Answer, frozen=True, kw_only=True):

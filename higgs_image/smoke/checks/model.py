@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from higgs_image.smoke import audio, limits
 from higgs_image.smoke.audio_structure import BadAudioError
@@ -44,7 +45,7 @@ class UndecidedError(Exception):
     """The check could not run, or cannot decide on this device."""
 
 
-class ServerUnderTest(Protocol):
+class ServerUnderTest(ABC):
     """A started server: in a container of this machine's engine, or in a rented pod.
 
     What a place cannot show raises UndecidedError there.
@@ -55,32 +56,40 @@ class ServerUnderTest(Protocol):
     """
 
     client: TimedClient
-    has_own_voice: bool
+    has_own_voice = True
 
     @property
+    @abstractmethod
     def alive(self) -> bool:
         """Whether it still runs."""
 
+    @abstractmethod
     def state(self) -> Mapping[str, Any]:
-        """Return Status, ExitCode and so on."""
+        """Return Status, ExitCode, OOMKilled and RestartCount, as Docker has them."""
 
+    @abstractmethod
+    def all_logs(self) -> bytes:
+        """Return all of its log, byte for byte."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Send SIGTERM to its first process."""
+
+    @abstractmethod
     def cpu_seconds(self) -> float:
         """Return the processor time that it has used."""
 
+    @abstractmethod
     def memory_mb(self) -> float:
-        """Return the memory in use in MB."""
+        """Return the memory in use in MB (10^6 bytes), without page cache that can be dropped."""
 
-    def output_of(self, *command: str) -> str | None:
-        """Return the output of a program beside it; None if it cannot be run."""
-
-    def all_logs(self) -> bytes:
-        """Return all of its log."""
-
+    @abstractmethod
     def process_ids(self) -> list[int]:
         """Return its processes, as this machine numbers them; the server before the engine."""
 
-    def terminate(self) -> None:
-        """Send SIGTERM."""
+    @abstractmethod
+    def output_of(self, *command: str) -> str | None:
+        """Return the output of a program that sees its devices; None if that fails."""
 
 
 @dataclass

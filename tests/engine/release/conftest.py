@@ -71,7 +71,7 @@ def repository(target: str) -> Iterator[Repository]:
 
 @dataclass
 class Release:
-    """Pushes images and promotes them, as `invoke release` does."""
+    """Pushes images and promotes them, as `./inv release` does."""
 
     target: str
     folder: Path

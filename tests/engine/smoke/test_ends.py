@@ -99,6 +99,11 @@ def test_fatal_lines(
     [
         ("raise ValueError('no such voice')", r"status 1 .*ended by itself.*no such voice"),
         ("import os; os._exit(137)", r"status 137 .*killed, most likely for memory"),
+        (
+            "import os, traceback as t\ntry: exec('{')\nexcept SyntaxError: t.print_exc()\n"
+            "os._exit(137)",
+            r"status 137 .*killed after an exception\): SyntaxError: .*see the traceback",
+        ),
         ("import os; os.execvp('sh', ['sh', '-c', 'nonsense'])", r"status 127 .*entrypoint"),
     ],
 )

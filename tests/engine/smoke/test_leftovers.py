@@ -189,7 +189,7 @@ def test_half_made_weights_of_a_killed_run_are_removed_by_the_next(
     for number, left in ((signal.SIGKILL, 1), (signal.SIGINT, 0)):
         with start(WEIGHTS, tmp_path, image) as child:
             assert ended(child, number, 20)
-        assert len(list((workspace.build / "cpu-weights").glob(".new-*"))) == left
+        assert len(list((workspace.build / "cpu-weights").glob(".*.new-*"))) == left
         assert len(containers(workspace)) <= left
 
 

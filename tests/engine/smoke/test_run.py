@@ -67,7 +67,7 @@ def test_a_gpu_has_limits_of_its_own(
 
 
 def invoke(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `invoke smoke` as a person does, with a fake fork as the product."""
+    """Run `./inv smoke` as a person does, with a fake fork as the product."""
     return subprocess.run(
         [sys.executable, "-m", "invoke", "--search-root", str(PROJECT), "smoke", *words],
         capture_output=True, text=True, env=os.environ | {"HIGGS_FAKE_FORK": str(folder)},

@@ -144,7 +144,7 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
     ),
     "apt has no network": (
         recorded("apt"), NetworkError,
-        ["Temporary failure resolving 'mirror.example'"], "invoke doctor",
+        ["Temporary failure resolving 'mirror.example'"], "./inv doctor",
     ),
     "uv: refused": (
         in_a_step(UV_REFUSED), NetworkError, ["Failed to fetch: http://127.0.0.1:9"], "cached",

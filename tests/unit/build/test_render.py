@@ -327,7 +327,7 @@ def test_drift_is_noticed_shown_and_repaired(
     with pytest.raises(DriftError, match=re.escape(name)) as caught:
         found.require_none()
     assert caught.value.exit_code == 13
-    assert "invoke render" in caught.value.hint
+    assert "./inv render" in caught.value.hint
     assert found.files == [name]
     assert name in found.diff
     assert build_context.write(project.workspace, project.load(), files).changed == [name]
@@ -361,10 +361,10 @@ def test_a_changed_source_file_is_the_only_change(project: Project, source: Sour
 
 
 def test_the_leftover_of_a_killed_run_is_replaced(project: Project, source: Source) -> None:
-    write(project.workspace.build / ".context.new", {"half": ""})
+    write(project.workspace.build / ".context.new-killed", {"half": ""})
     files, context = rendered(project, source)
     assert sorted(build_context.read(context.path)) == sorted(files)
-    assert not (project.workspace.build / ".context.new").exists()
+    assert not (project.workspace.build / ".context.new-killed").exists()
 
 
 # --- templates

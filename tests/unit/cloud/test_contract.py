@@ -24,7 +24,6 @@ OURS = [
 ]
 NAMES = {
     "ContainerFields": "ContainerConfig",
-    "PodMounts": "Mounts",
     "PodGpu": "GpuConfig",
     "RequestUrls": "LoadBalancingRequestUrls",
     "GpuPrice": "GpuType.price",

@@ -21,7 +21,7 @@ import pytest
 from higgs_image import lockfile
 from higgs_image.build import image, source
 from higgs_image.doctor import engine, examination, model, network, pins
-from higgs_image.doctor.model import Check, DoctorReport, Finding, Subject
+from higgs_image.doctor.model import Check, DoctorReport, Finding, Result, Subject
 from higgs_image.errors import EngineError
 from higgs_image.files import sha256_bytes
 from higgs_image.ports import free_port
@@ -101,12 +101,12 @@ def test_inconclusive_does_not_fail_and_goes_into_json() -> None:
 def test_checks_run_side_by_side_and_late_ones_do_not_hold_up(subject: Subject) -> None:
     stop = threading.Event()
 
-    def slow(name: str, _: Subject) -> Finding:
+    def slow(_: Subject) -> Result:
         stop.wait(20)
-        return Finding(name, PASS, "late")
+        return model.passed("late")
 
-    def quick(name: str, _: Subject) -> Finding:
-        return Finding(name, PASS, "quick")
+    def quick(_: Subject) -> Result:
+        return model.passed("quick")
 
     checks: dict[str, Check] = {"fork": slow, "git": quick, "gpu": slow}
     started = time.monotonic()
@@ -131,14 +131,14 @@ def test_a_check_that_hangs_does_not_keep_the_process_alive() -> None:
 
 
 def test_an_error_of_the_pipeline_is_a_failed_check(subject: Subject) -> None:
-    def broken(name: str, _: Subject) -> Finding:
+    def broken(_: Subject) -> Result:
         raise EngineError("it broke", "mend it")
 
     assert model.one("x", broken, subject) == Finding("x", FAIL, "it broke", "mend it")
 
 
 def test_an_unreadable_file_is_inconclusive(subject: Subject) -> None:
-    def forbidden(name: str, _: Subject) -> Finding:
+    def forbidden(_: Subject) -> Result:
         raise PermissionError("no")
 
     assert model.one("x", forbidden, subject).verdict is INCONCLUSIVE
@@ -154,8 +154,8 @@ def test_an_unreadable_file_is_inconclusive(subject: Subject) -> None:
     ],
 )
 def test_no_secret_is_shown(text: str, shown: str, subject: Subject) -> None:
-    def leaky(name: str, _: Subject) -> Finding:
-        return Finding(name, FAIL, text)
+    def leaky(_: Subject) -> Result:
+        return model.failed(text, "")
 
     assert model.one("x", leaky, subject).found == shown
 
@@ -302,7 +302,7 @@ def test_lock(subject: Subject, project: Project) -> None:
     finding = check("lock", subject)
     assert finding.verdict is FAIL
     assert "requirements_sha256" in finding.found
-    assert "invoke lock" in finding.remedy
+    assert "./inv lock" in finding.remedy
 
 
 @pytest.mark.parametrize("name", ["fork", "submodule"])

@@ -51,8 +51,10 @@ def error_of(answer: Answered) -> tuple[int, str | None, str]:
         ({"voice": "a", "ref_audio": "A" * 200}, "reference_audio_base64", "two voices"),
         ({"voice": "a", "voice_url": "https://x/y"}, "voice_url", "two voices"),
         ({"ref_audio": "https://a/b.wav" + "c" * 99}, "reference_audio_base64", "voice_url"),
+        ({"ref_audio": "https://a/b.wav"}, "reference_audio_base64", "send it as voice_url"),
         ({"scene": "a", "scene_prompt": "b"}, "scene_prompt", "another name for scene"),
         ({"voice_url": "https://example.com/a.wav"}, "voice_url", "HIGGS_ALLOWED_MEDIA_HOSTS"),
+        ({"voice_url": "https://example.com/a.wav"}, "voice_url", "as reference_audio_base64"),
         ({"ras_win_len": 900}, "ras_win_len", "from 0 to 250"),
     ],
 )
@@ -71,6 +73,15 @@ def test_missing_text(run: GenerateRun) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"a"', b"\xff", b"null", b"[" * 5000])
 def test_body_that_is_not_an_object(run: GenerateRun, body: bytes) -> None:
     assert error_of(run.ask("POST", "/generate", body))[0] == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/generate", "/generate/batch", "/generate/jobs", "/v1/audio/speech"]
+)
+def test_body_that_is_nested_deeply(run: GenerateRun, path: str) -> None:
+    body = b'{"text": "a", "input": "a", "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    assert error_of(run.ask("POST", path, body))[0] == 400
+    assert run.server.requests == [], "nothing reaches the server"
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.wav", "http://169.254.169.254/", "file:///etc/passwd",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import http.client
 import json
 from typing import Any
 
 import pytest
+from higgs_generate import http_protocol
+from higgs_generate.http_protocol import GenerateProtocol
 
 from tests.support.generate_service import GenerateRun
 
@@ -83,3 +87,30 @@ def test_slow_reader_holds_the_server_back(run: GenerateRun) -> None:
     connection.answer.close()  # type: ignore[attr-defined]
     connection.close()
     run.wait_until(lambda: run.server.running == 0, 5)
+
+
+def test_client_that_reads_nothing_is_cut_off(
+    run: GenerateRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", 0.3)
+    run.behave(per_character=10.0)
+    connection, _ = run.begin("/generate", {"text": TEXT, "stream": True, "response_format": "pcm"})
+    run.wait_until(lambda: run.server.running == run.service.statistics.concurrent == 0, 20)
+    assert run.service.statistics.failed == 1
+    with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+        connection.answer.read()  # type: ignore[attr-defined]
+    connection.close()
+
+
+def test_client_that_reads_late_is_not_cut_off(run: GenerateRun) -> None:
+    def stalled() -> bool:
+        connections = [x for x in gc.get_objects() if isinstance(x, GenerateProtocol)]
+        return any(x._stalled for x in connections)
+
+    run.behave(per_character=10.0)
+    connection, _ = run.begin("/generate", {"text": TEXT, "stream": True, "response_format": "pcm"})
+    run.wait_until(stalled)
+    connection.answer.read()  # type: ignore[attr-defined]
+    run.wait_until(lambda: run.service.statistics.concurrent == 0)
+    assert run.service.statistics.succeeded == 1 and not stalled()
+    connection.close()

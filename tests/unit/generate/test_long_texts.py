@@ -228,6 +228,14 @@ def test_sound_of_a_job_with_bad_values(run: GenerateRun, query: str) -> None:
     assert (answer.status, answer.json["param"]) == (400, query.partition("=")[0])
 
 
+@pytest.mark.parametrize("form", ["pcm", "wav"])
+def test_start_after_the_end_of_a_job(run: GenerateRun, form: str) -> None:
+    id = run.ask("POST", "/generate/jobs", {"text": "One sentence only."}).json["id"]
+    answer = run.ask("GET", f"/generate/jobs/{id}/audio?start=9999&response_format={form}")
+    assert (answer.status, answer.json["param"]) == (400, "start")
+    assert "start is 9999; the recording ends before" in answer.json["error"]["message"]
+
+
 def test_jobs_take_a_bounded_part_of_the_disk(make_run: MakeRun) -> None:
     run = make_run(HIGGS_GENERATE_JOBS_MB="5")
     ids = [run.generate(text=LONG).headers["x-job-id"] for _ in range(3)]

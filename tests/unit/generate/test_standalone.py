@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import os
 import signal
@@ -9,8 +11,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+import wave
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from higgs_image.ports import free_port
@@ -27,7 +31,34 @@ def generate(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_it_serves_and_finishes_at_a_signal(run: GenerateRun, tmp_path: Path) -> None:
+FIELDS = (
+    '{"text": "Hello there.", "system_prompt": "Speak calmly.", "temperature": 0.5, '
+    '"top_p": 0.95, "top_k": 50, "max_tokens": 2048}'
+)
+"""The origin's fields, with its defaults."""
+
+
+def curl(url: str, body: str, *more: str) -> bytes:
+    command = ["curl", "-sS", "--fail", "-X", "POST", url, "-H", "Content-Type: application/json"]
+    return subprocess.run([*command, "-d", body, *more], capture_output=True, check=True).stdout
+
+
+async def benchmark(url: str, requests: int, concurrent: int) -> list[tuple[int, str, bytes]]:
+    """Ask as the origin's benchmark: so many requests, so many of them at once, with one client."""
+    places = asyncio.Semaphore(concurrent)
+    async with aiohttp.ClientSession() as session:
+
+        async def one(number: int) -> tuple[int, str, bytes]:
+            fields = {"text": f"This is request {number}."}
+            async with places, session.post(url, json=fields) as answer:
+                return answer.status, answer.headers["X-Generation-Time"], await answer.read()
+
+        return await asyncio.gather(*map(one, range(requests)))
+
+
+def test_it_serves_the_origins_clients_and_finishes_at_a_signal(
+    run: GenerateRun, tmp_path: Path
+) -> None:
     port = free_port()
     process = generate(
         "--server", f"http://127.0.0.1:{run.server_port}", "--port", str(port),
@@ -47,6 +78,21 @@ def test_it_serves_and_finishes_at_a_signal(run: GenerateRun, tmp_path: Path) ->
             except OSError:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+
+        curl(url, FIELDS, "-o", str(tmp_path / "out.wav"), "-D", str(tmp_path / "head"))
+        with wave.open(str(tmp_path / "out.wav")) as file:
+            assert (file.getframerate(), file.getnchannels()) == (24_000, 1) and file.getnframes()
+        names = {x.partition(":")[0].lower() for x in (tmp_path / "head").read_text().splitlines()}
+        assert {"x-generation-time", "x-concurrent-requests", "x-mode"} <= names
+        assert {"temperature": 0.5, "top_p": 0.95, "top_k": 50}.items() <= run.last.items()
+        assert run.last["max_completion_tokens"] == 2048 and "Speak calmly." in str(run.last)
+        batch = json.loads(curl(f"{url}/batch", f"[{FIELDS}, {FIELDS}]"))
+        assert (batch["total"], batch["successful"], batch["failed"]) == (2, 2, 0)
+        assert all(base64.b64decode(x["audio_base64"])[:4] == b"RIFF" for x in batch["results"])
+
+        heard = asyncio.run(benchmark(url, requests=20, concurrent=5))
+        assert all(x[0] == 200 and float(x[1]) >= 0 and x[2][:4] == b"RIFF" for x in heard)
+
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:

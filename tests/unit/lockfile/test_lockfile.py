@@ -475,7 +475,7 @@ def test_a_changed_file_is_named(project: Project, name: str) -> None:
     assert found == lockfile.Difference(COVERED[name], found.locked, sha256_bytes(b"changed\n"))
     with pytest.raises(LockError, match=re.escape(COVERED[name])) as caught:
         lockfile.require_consistent(loaded, PROJECT)
-    assert "invoke lock" in caught.value.hint
+    assert "./inv lock" in caught.value.hint
 
 
 def recipe_tag(project: Project, root: Path) -> str:
@@ -698,5 +698,5 @@ def test_the_real_lock_loads() -> None:
 
 
 def test_the_real_lock_is_consistent_with_the_files_of_this_checkout() -> None:
-    """Fails after any change of a recipe or requirements file until `invoke lock` was run."""
+    """Fails after any change of a recipe or requirements file until `./inv lock` was run."""
     lockfile.require_consistent(lockfile.load(PROJECT / "versions.lock"), PROJECT)

@@ -187,7 +187,7 @@ def test_damage_of_a_layer_is_found_by_its_content(tmp_path: Path) -> None:
     assert layout.damaged_blobs(tmp_path) == [path]
     with pytest.raises(BuildError, match=rf"{path.name} is damaged") as caught:
         layout.require_undamaged(tmp_path)
-    assert "invoke build" in caught.value.hint
+    assert "./inv build" in caught.value.hint
 
 
 def test_a_layout_is_named_and_marked_anew(tmp_path: Path) -> None:

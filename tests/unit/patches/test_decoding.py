@@ -122,6 +122,54 @@ def test_when_rows_come_does_not_change_how_they_are_decoded() -> None:
     assert lengths[0] == lengths[1] == lengths[2] == lengths[3]
 
 
+@pytest.mark.parametrize("pace", [20, 26, 60, 150])
+@pytest.mark.parametrize("settings", [{}, {"grows": False}, {"chunk_frames": 6}, {"whole": True}])
+def test_a_decoder_fed_when_it_has_enough_gives_the_same_chunks(
+    pace: float, settings: dict[str, Any]
+) -> None:
+    """As one that is fed with each row, at the same times and of the same lengths."""
+    _, rows = speech(300)
+
+    def chunks(patient: bool) -> tuple[tuple[list[tuple[int, bytes]], list[int]], int]:
+        async def run() -> tuple[list[tuple[int, bytes]], int]:
+            decoder = AudioDecoder(codec, bos_id=BOS, eos_id=EOS, **settings)
+            waiting: list[list[int]] = []
+            given, feeds = [], 0
+            for number, row in enumerate(rows):
+                asyncio.get_running_loop().time = lambda now=number / pace: now  # type: ignore[method-assign,misc]
+                waiting.append(row)
+                if not patient or decoder.enough(len(waiting)):
+                    feeds += 1
+                    if pcm := await decoder.feed(waiting):
+                        given.append((number, pcm))
+                    waiting = []
+            await decoder.feed(waiting)
+            return [*given, (len(rows), await decoder.finish())], feeds
+
+        codec = Codec()
+        given, feeds = asyncio.run(run())
+        return (given, codec.lengths), feeds
+
+    patient, feeds = chunks(patient=True)
+    assert patient == chunks(patient=False)[0]
+    assert feeds <= len(patient[0]) + BOOKS  # and the rows after the end, which give nothing
+
+
+def test_the_first_frame_with_a_code_for_the_end_is_the_end() -> None:
+    """Wherever such codes stand: also before the rows in which a codebook begins."""
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        rows = random.integers(0, 1024, (int(random.integers(9, 60)), BOOKS))
+        rows[random.random(rows.shape) < random.choice([0, 0.01, 0.1])] = EOS
+        frames = [[row[book] for book, row in enumerate(rows[at:][:BOOKS])]
+                  for at in range(len(rows) - BOOKS + 1)]  # fmt: skip
+        length = next((n for n, frame in enumerate(frames) if EOS in frame), len(frames))
+        if length:
+            codec = Codec()
+            pcm = b"".join(stream(rows.tolist(), codec, int(random.integers(1, 9)), grows=False))
+            assert pcm == expected(np.array(frames[:length]).T)
+
+
 def test_frames_that_wait_are_decoded_in_few_large_pieces_of_few_lengths() -> None:
     _, rows = speech(400)
     codec = Codec()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from higgs_patches.lib.errors import RefusedError
+from higgs_patches.lib.speech_collector import ENOUGH, SpeechCollector
 from higgs_patches.patches import preprocessing
 
 
@@ -130,20 +131,40 @@ def test_refused_request_aborts_nobody() -> None:
     asyncio.run(run())
 
 
+def test_only_who_says_what_is_enough_gets_a_collector_for_it(without_vllm: None) -> None:
+    async def add_request(request: Any, parent: None, index: int, queue: Any) -> None:
+        added.append(queue)
+
+    added: list[Any] = []
+    processor = types.SimpleNamespace(process_inputs=lambda *_: None)
+    engine = types.SimpleNamespace(processor=processor, _add_request=add_request)
+    params = types.SimpleNamespace(output_kind=None, n=1)
+    for enough in (None, lambda frames: False):
+        token = ENOUGH.set(enough)
+        queue = asyncio.run(preprocessing.add_request(engine, "id", {}, params))
+        ENOUGH.reset(token)
+        assert isinstance(queue, SpeechCollector) == bool(enough)
+        assert added.pop() is queue
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, attribute in (("output_processor", "RequestOutputCollector"),
+                            ("parallel_sampling", "ParentRequest")):  # fmt: skip
+        module: Any = types.ModuleType(name)
+        setattr(module, attribute, lambda **_: None)
+        monkeypatch.setitem(sys.modules, f"vllm.v1.engine.{name}", module)
+
+
 @pytest.mark.parametrize(
     ("cause", "kind"),
     [(RefusedError("no memory", status=HTTPStatus.SERVICE_UNAVAILABLE), RefusedError),
      (KeyError("other"), RuntimeError)],
 )  # fmt: skip
 def test_a_refusal_of_the_audio_tokenizer_reaches_the_client(
-    cause: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+    cause: Exception, kind: type[Exception], without_vllm: None
 ) -> None:
     """vLLM wraps whatever is raised while it makes a prompt's inputs."""
-    for name, attribute in (("output_processor", "RequestOutputCollector"),
-                            ("parallel_sampling", "ParentRequest")):  # fmt: skip
-        module: Any = types.ModuleType(name)
-        setattr(module, attribute, lambda **_: None)
-        monkeypatch.setitem(sys.modules, f"vllm.v1.engine.{name}", module)
 
     def process_inputs(*_: Any) -> None:
         raise RuntimeError("Failed to apply HFHiggsAudioProcessor") from cause

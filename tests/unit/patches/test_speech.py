@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from higgs_patches.lib import speech_prompt
 from higgs_patches.lib.errors import ErrorResponse, RefusedError
+from higgs_patches.lib.speech_collector import ENOUGH
 from higgs_patches.lib.speech_length import default_max_tokens
 from higgs_patches.lib.speech_request import SpeechRequest
 from higgs_patches.lib.voices.voice import Voice, Voices
@@ -122,6 +123,7 @@ class Engine:
         self.aborted: list[str] = []
         self.closed = 0
         self.waits = asyncio.Event()
+        self.enough: list[Any] = []
 
     async def get_tokenizer(self, lora: None) -> Any:
         return Tokenizer()
@@ -130,10 +132,12 @@ class Engine:
         self, prompt: Any, params: Any, request_id: str
     ) -> AsyncGenerator[Any, None]:
         self.started.append(request_id)
+        self.enough = [(enough := ENOUGH.get()) and (enough(1), enough(100))]
         try:
             for row in self.rows:
                 await asyncio.sleep(0)
                 yield self.output([row])
+                self.enough.append(ENOUGH.get())
             if self.end is None:
                 self.waits.set()
                 await asyncio.Event().wait()
@@ -318,6 +322,12 @@ def test_a_good_request_gets_its_speech(fields: dict[str, Any], kind: str, head:
     assert exchange.headers.get("content-length") == (
         str(len(PCM) + head) if "stream" in fields else None
     )
+
+
+def test_the_engine_is_told_how_many_frames_are_enough() -> None:
+    """While it takes the request; not those that the same task makes later."""
+    _, engine = ask(ROWS)
+    assert engine.enough == [(False, True)] + len(ROWS) * [None]
 
 
 def test_a_stream_begins_before_the_speech_ends() -> None:

@@ -60,6 +60,29 @@ def test_damaged_index_of_compiled_graphs_is_discarded(
     assert "is damaged: compiling again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("value", "flags", "works"),
+    [
+        ("1", [], False),
+        ("2", ["--seed", "7"], False),
+        ("0", [], True),
+        ("", [], True),
+        ("1", ["--enforce-eager"], True),
+        ("1", ["-O0"], True),
+        ("1", ["--compilation-config", "{}"], True),
+    ],
+)
+def test_vllms_cache_cannot_be_turned_off(value: str, flags: list[str], works: bool) -> None:
+    chosen = settings.read(flags, {}, IMAGE)
+    given = {"VLLM_DISABLE_COMPILE_CACHE": value}
+    if works:
+        compile_cache.require_enabled(chosen, given)
+        return
+    with pytest.raises(SettingError, match=f"VLLM_DISABLE_COMPILE_CACHE is '{value}'") as refused:
+        compile_cache.require_enabled(chosen, given)
+    assert "unset it; --enforce-eager" in refused.value.hint
+
+
 def test_only_the_drivers_folder_may_be_noexec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,6 +217,33 @@ def test_the_variant_serves_on_blackwell(
     assert own.items() <= json.loads(run.ask("/environment")[1]).items(), "the user's own values"
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_quantized_weights_are_refused_as_the_flag_is(
+    variant_file: Path, nvml: Path, start: MakeEntrypoint, tmp_path: Path, forced: bool
+) -> None:
+    (tmp_path / "fp8").mkdir()
+    config = {"quantization_config": {"quant_method": "FP8"}}
+    (tmp_path / "fp8" / "config.json").write_text(json.dumps(config))
+    gpu = {"HIGGS_DEVICE": "gpu", "LD_LIBRARY_PATH": str(nvml),
+           "FAKE_NVML": f"driver=570.1;cuda=12080;{A100_80}",
+           "HIGGS_MODEL": str(tmp_path / "fp8"), "HIGGS_FORCE": str(int(forced))}  # fmt: skip
+    run = start(**gpu)
+    if forced:
+        run.wait_for("higgs: ready")
+        assert "WARNING: the model's quantization fp8 cannot be used on NVIDIA A100" in run.log
+    else:
+        assert run.end() == 12
+        assert "use weights that are not quantized" in run.lines[-1]
+
+
+def test_vllms_cache_cannot_be_turned_off(
+    variant_file: Path, nvml: Path, start: MakeEntrypoint
+) -> None:
+    gpu = {"LD_LIBRARY_PATH": str(nvml), "FAKE_NVML": f"driver=570.1;cuda=12080;{A100_80}"}
+    run = start(**gpu, HIGGS_DEVICE="gpu", VLLM_DISABLE_COMPILE_CACHE="1")
+    assert run.end() == 2 and "cannot compile" in run.lines[-1]
+
+
 @pytest.mark.parametrize(
     ("parts", "code", "says"),
     [

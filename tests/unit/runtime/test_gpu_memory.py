@@ -108,5 +108,8 @@ def test_too_long_recordings_are_a_warning(start: MakeEntrypoint, nvml: Path) ->
     on_gpu = {"HIGGS_DEVICE": "gpu", "FAKE_NVML": f"{DRIVER};{RTX_4090}"}
     run = start(**on_gpu, LD_LIBRARY_PATH=str(nvml), HIGGS_MAX_REFERENCE_SECONDS="120")
     run.wait_for("ready: ")
-    assert "higgs: WARNING: 1.0 GiB of GPU memory are missing for recordings of 120 s" in run.log
+    assert (
+        "higgs: WARNING: recordings of 120 s need 1.0 GiB more GPU memory than the engine leaves"
+        in run.log
+    )
     assert "answered with 503; hint: lower HIGGS_GPU_MEMORY_UTILIZATION" in run.log

@@ -163,3 +163,20 @@ def test_read_only_cache_is_refused_if_weights_are_missing(
     error = refused(SettingError, tmp_path / "cache")
     assert "it is read-only for this user" in error.message and "HIGGS_OFFLINE=1" in error.hint
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ('{"quantization_config": {"quant_method": "FP8"}}', "fp8"),
+        ('{"quantization_config": null, "compression_config": {"quant_method": "x"}}', "x"),
+        ('{"model_type": "higgs_audio"}', ""),
+        ('{"quantization_config": 8}', ""),
+        ("[]", ""),
+        ("{", ""),
+    ],
+)
+def test_quantization_of_a_folder(tmp_path: Path, config: str, method: str) -> None:
+    assert weights.quantization(str(tmp_path)) == ""
+    (tmp_path / "config.json").write_text(config)
+    assert weights.quantization(str(tmp_path)) == method

@@ -164,7 +164,7 @@ def test_the_cache_has_to_be_in_the_log() -> None:
 
 
 def test_the_table_of_the_documentation_is_the_one_in_force() -> None:
-    assert limits.table() in (PROJECT / "docs" / "smoke-test.md").read_text()
+    assert limits.markdown() in (PROJECT / "docs" / "smoke-test.md").read_text()
 
 
 def test_each_limit_has_a_reason_and_a_bound() -> None:

@@ -51,16 +51,18 @@ def test_the_more_telling_line_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "killed", "what"),
+    ("code", "killed", "error", "what"),
     [
-        (137, False, "killed"),
-        (1, True, "killed"),
-        (127, False, "entrypoint"),
-        (1, False, "itself"),
+        (137, False, "", "most likely for memory"),
+        (137, False, "ValueError: x", "after an exception"),
+        (137, True, "ValueError: x", "most likely for memory"),
+        (1, True, "", "most likely for memory"),
+        (127, False, "", "entrypoint"),
+        (1, False, "", "itself"),
     ],
 )
-def test_exit_codes(code: int, killed: bool, what: str) -> None:
-    assert what in diagnosis.of_exit(code, out_of_memory=killed).what
+def test_exit_codes(code: int, killed: bool, error: str, what: str) -> None:
+    assert what in diagnosis.of_exit(code, error, out_of_memory=killed).what
 
 
 def test_the_last_error_of_a_log() -> None:
@@ -70,6 +72,29 @@ def test_the_last_error_of_a_log() -> None:
     )
     assert diagnosis.last_error(log) == "higgs_patches.x.MyError: the cause"
     assert diagnosis.last_error("all is well\n") == ""
+
+
+COMPILING = """\
+Process EngineCore_0:
+Traceback (most recent call last):
+  File "/opt/venv/lib/python3.11/site-packages/torch/_dynamo/output_graph.py", line 1446, in call
+    raise BackendCompilerFailed(self.compiler_fn, e) from e
+torch._dynamo.exc.BackendCompilerFailed: backend='<VllmBackend>' raised:
+AssertionError
+INFO 11-27 12:00:00 [api_server.py:1] Shutting down
+higgs: ERROR: the server was killed by signal 9 (SIGKILL) while starting; hint: see the lines above
+"""
+"""The end of a log in which the engine raised an exception whose name does not end in Error."""
+
+
+@pytest.mark.parametrize("prefix", ["", "ERROR 11-27 12:00:00 [core.py:390] "])
+def test_the_exception_at_the_end_of_a_traceback(prefix: str) -> None:
+    log = "".join(
+        line if line.startswith(("INFO", "higgs")) else prefix + line
+        for line in COMPILING.splitlines(keepends=True)
+    )
+    found = diagnosis.last_error(log)
+    assert found == "torch._dynamo.exc.BackendCompilerFailed: backend='<VllmBackend>' raised:"
 
 
 def test_the_start_codes_refusal() -> None:

@@ -319,7 +319,7 @@ def test_ctrl_c_through_invoke(tmp_path: Path) -> None:
 def test_lock_task_on_its_own_workspace(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`invoke lock --check`, then `invoke lock`, then `--check` again."""
+    """`./inv lock --check`, then `./inv lock`, then `--check` again."""
     from higgs_image.tasks.lock import lock
     from higgs_image.workspace import Workspace
 

@@ -1,4 +1,4 @@
-"""`invoke release`: the verdict that it ends with, and what it refuses first."""
+"""`./inv release`: the verdict that it ends with, and what it refuses first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`invoke smoke`: what it hands on, prints, writes and ends with."""
+"""`./inv smoke`: what it hands on, prints, writes and ends with."""
 
 from __future__ import annotations
 

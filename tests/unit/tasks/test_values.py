@@ -170,3 +170,10 @@ def test_help_is_shown_by_the_real_command() -> None:
     done = real_command("promote", "--help")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"Usage: ") and b"Docstring:" in done.stdout
+
+
+def test_short_flags_are_letters() -> None:
+    names = [
+        x for task in TASKS.values() for argument in task.get_arguments() for x in argument.names
+    ]
+    assert [x for x in names if len(x) == 1 and not x.isalpha()] == []

@@ -28,6 +28,7 @@ from copy import copy
 from typing import Any
 
 from higgs_patches.lib.errors import RefusedError
+from higgs_patches.lib.speech_collector import ENOUGH, SpeechCollector
 
 PATCH = {
     "title": "Encode reference audio off the event loop, once, and keep requests apart",
@@ -94,7 +95,10 @@ async def add_request(
     from vllm.v1.engine.output_processor import RequestOutputCollector
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
-    queue = RequestOutputCollector(output_kind=params.output_kind)
+    if enough := ENOUGH.get():
+        queue: Any = SpeechCollector(enough)
+    else:
+        queue = RequestOutputCollector(output_kind=params.output_kind)
     try:
         request = await asyncio.get_running_loop().run_in_executor(
             _THREAD,

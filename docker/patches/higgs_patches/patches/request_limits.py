@@ -102,7 +102,8 @@ class WholeBody:
                 response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
-        if sum(map(body.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
+        long = len(body) > MAX_ELEMENTS
+        if long and sum(map(body.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
             response = error_response(f"the request has more than {MAX_ELEMENTS} elements", 413)
             await response(scope, receive, send)
             return
@@ -120,8 +121,9 @@ class WholeBody:
 
 def _is_beyond_metrics(scope: Scope) -> bool:
     """Return whether the metrics' own application would fail on this query: it expects ASCII."""
-    query = unquote_to_bytes(scope["query_string"])
-    return bool(scope["path"].startswith("/metrics")) and not query.isascii()
+    if not scope["path"].startswith("/metrics"):
+        return False
+    return not unquote_to_bytes(scope["query_string"]).isascii()
 
 
 def _announced(scope: Scope) -> int:

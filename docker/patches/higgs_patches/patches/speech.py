@@ -30,6 +30,7 @@ from higgs_patches.lib.audio.decoding import AudioDecoder, NoAudioError
 from higgs_patches.lib.errors import RefusedError, error_response, shown
 from higgs_patches.lib.http_protocol import set_trailers
 from higgs_patches.lib.special_tokens import clean, special_tokens_of
+from higgs_patches.lib.speech_collector import ENOUGH
 from higgs_patches.lib.speech_events import chained, events
 from higgs_patches.lib.speech_length import is_blank
 from higgs_patches.lib.speech_prompt import build_prompt, sampling_params, sampling_settings
@@ -223,12 +224,15 @@ class _Speech:
         """Give what the engine says; a prompt that it does not take is the client's affair."""
         outputs = self.serving.engine_client.generate(prompt, params, self.request_id)
         async with contextlib.aclosing(outputs):
+            token = ENOUGH.set(self.decoder.enough)
             try:
                 first = await anext(outputs)
             except RefusedError:
                 raise
             except ValueError as error:
                 raise RefusedError(str(error), "input") from error
+            finally:
+                ENOUGH.reset(token)
             yield first
             async for output in outputs:
                 yield output

@@ -17,6 +17,7 @@ fixed cost. All are of a few lengths, so that those of several listeners make on
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -113,6 +114,7 @@ class AudioDecoder:
         self._rows: list[Sequence[int]] = []
         self._begun = False
         self._complete = 0
+        self._end = sys.maxsize  # the first frame with a code for the end
         self._ended = False
         self._decoded = 0
         self._state: Any = None
@@ -132,6 +134,17 @@ class AudioDecoder:
     def ended(self) -> bool:
         """Whether the codes said that the utterance ends."""
         return self._ended
+
+    def enough(self, rows: int) -> bool:
+        """Return whether there is something to decode if as many rows are fed now.
+
+        Where they end the utterance there may be nothing.
+        """
+        books = self._codec.num_codebooks
+        complete = self._complete if self._ended else len(self._rows) + rows - books + 1
+        if self._lookahead < LOOKAHEAD_FRAMES:
+            return complete - self.frames - self._lookahead >= self._next_chunk
+        return self._suffices(complete - self._decoded)
 
     async def feed(self, rows: Sequence[Sequence[int]]) -> bytes:
         """Take the rows that came since the last call; rows after the end are ignored."""
@@ -154,22 +167,35 @@ class AudioDecoder:
             pcm += await self._decode(BATCH_FRAMES)
         return pcm + await self._decode(left, last=True)
 
-    def _due(self) -> int:
-        """Return how many frames are to be decoded now, 0 for none."""
-        waiting = self._complete - self._decoded
+    def _suffices(self, waiting: int) -> bool:
+        """Return whether a chunk is decoded now if as many frames are waiting."""
         wanted = self._next_chunk
+        if waiting < wanted:
+            return False
         if self._state is None:
-            wanted = max(wanted + LOOKAHEAD_FRAMES, FEWEST_FRAMES)
+            wanted = self._first_piece()
         elif self._grows and wanted == self._chunk_frames:
             heard = asyncio.get_running_loop().time() - self._first_sent
             ahead = self._sent / self._codec.sampling_rate - heard
             wanted = next((size for least, size in AHEAD.items() if ahead >= least), wanted)
-        if waiting < wanted:
+        return waiting >= wanted
+
+    def _first_piece(self) -> int:
+        """Return how many frames the utterance begins with."""
+        return max(self._next_chunk + LOOKAHEAD_FRAMES, FEWEST_FRAMES)
+
+    def _due(self) -> int:
+        """Return how many frames are to be decoded now, 0 for none."""
+        waiting = self._complete - self._decoded
+        if not self._suffices(waiting):
             return 0
+        size = self._next_chunk
+        if self._state is None:
+            size = self._first_piece()
+        elif self._grows:
+            size = next(size for size in LENGTHS if size <= waiting)
         self._next_chunk = self._following()
-        if self._state is None or not self._grows:
-            return wanted
-        return next(size for size in LENGTHS if size <= waiting)
+        return size
 
     async def _decode(self, count: int, *, last: bool = False) -> bytes:
         """Turn the next `count` frames into sound; all of it comes out with the last."""
@@ -203,9 +229,9 @@ class AudioDecoder:
         return samples
 
     async def _run(self, count: int, *, last: bool) -> tuple[Any, Any]:
-        frames = range(self._decoded, self._decoded + count)
-        codes = np.array([self._frame(frame) for frame in frames], dtype=np.int64)
-        codes = codes.reshape(count, self._codec.num_codebooks).T
+        start, books = self._decoded, np.arange(self._codec.num_codebooks)[:, None]
+        rows = np.array(self._rows[start : start + count + len(books) - 1], dtype=np.int64)
+        codes = rows.reshape(-1, len(books))[np.arange(count) + books, books]
         piece = Piece(codes.clip(0, self._codec.codebook_size - 1), self._state, last)
         urgent = not self._sent and not self._whole
         return await CODEC.decode(self._codec, piece, urgent=urgent)
@@ -227,14 +253,13 @@ class AudioDecoder:
                     continue
             if self._ended:
                 return
+            last = len(self._rows)
             self._rows.append(row)
-            frame = len(self._rows) - self._codec.num_codebooks
-            if frame < 0:
-                continue
-            if self._eos_id in self._frame(frame):
+            if self._eos_id in row:
+                ends = (last - book for book, code in enumerate(row) if code == self._eos_id)
+                self._end = min([self._end, *(frame for frame in ends if frame >= 0)])
+            frame = last + 1 - self._codec.num_codebooks
+            if frame == self._end:
                 self._ended = True
             else:
-                self._complete = frame + 1
-
-    def _frame(self, frame: int) -> list[int]:
-        return [self._rows[frame + book][book] for book in range(self._codec.num_codebooks)]
+                self._complete = max(0, frame + 1)
