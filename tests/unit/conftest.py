@@ -307,19 +307,9 @@ def make_project(root: Path, patch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-@pytest.fixture(scope="session")
-def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For the home of tests without a folder of their own: making one takes longer than many."""
-    return tmp_path_factory.mktemp("shared")
-
-
 @pytest.fixture(autouse=True)
-def clean_git(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    own = "tmp_path" in request.fixturenames
-    root: Path = request.getfixturevalue("tmp_path" if own else "shared_root")
-    isolate_git(root, monkeypatch)
-    yield
-    assert own or not any((root / "home").iterdir()), "use tmp_path: the home is shared"
+def clean_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isolate_git(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")
