@@ -10,6 +10,7 @@ from higgs_runtime import errors as image_errors
 from higgs_runtime.settings_table import TABLE
 
 from higgs_image import errors
+from higgs_image.bench.performance import RESULTS
 from higgs_image.dev import docs
 from higgs_image.errors import DriftError
 from higgs_image.workspace import PROJECT
@@ -17,7 +18,8 @@ from higgs_image.workspace import PROJECT
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    shutil.copytree(PROJECT / "docs", tmp_path / "docs")
+    for name in ("docs", RESULTS):
+        shutil.copytree(PROJECT / name, tmp_path / name)
     return tmp_path
 
 
