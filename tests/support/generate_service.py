@@ -40,6 +40,12 @@ class Answered:
         return json.loads(self.body)
 
 
+class ClientConnection(http.client.HTTPConnection):
+    """A connection to the service, with the answer that GenerateRun.begin began to read."""
+
+    answer: http.client.HTTPResponse
+
+
 class GenerateRun:
     """Both servers, running; variables set the settings of the service."""
 
@@ -119,8 +125,8 @@ class GenerateRun:
     def behave(self, **changes: Any) -> None:
         self.server.behaviour = replace(self.server.behaviour, **changes)
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+    def connect(self) -> ClientConnection:
+        return ClientConnection("127.0.0.1", self.port, timeout=TIMEOUT)
 
     def ask(
         self, method: str, path: str, value: Any = None, headers: dict[str, str] | None = None
@@ -139,7 +145,7 @@ class GenerateRun:
     def generate(self, **fields: Any) -> Answered:
         return self.ask("POST", "/generate", {"text": "Hello there."} | fields)
 
-    def begin(self, path: str, value: Any = None) -> tuple[http.client.HTTPConnection, bytes]:
+    def begin(self, path: str, value: Any = None) -> tuple[ClientConnection, bytes]:
         """Begin to read a stream; return the connection and its first bytes."""
         connection = self.connect()
         if value is None:
@@ -148,7 +154,7 @@ class GenerateRun:
             connection.request("POST", path, json.dumps(value))
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
-        connection.answer = answer  # type: ignore[attr-defined]
+        connection.answer = answer
         return connection, answer.read1(100)
 
     @property

@@ -59,7 +59,7 @@ def test_work_of_encoding_ends(run: GenerateRun, ffmpeg_on_path: None) -> None:
     body = {"text": TEXT, "stream": True, "response_format": "mp3", "system_prompt": "Calm."}
     connection, _ = run.begin("/generate", body)
     connection.close()
-    connection.answer.close()  # type: ignore[attr-defined]
+    connection.answer.close()
     run.wait_until(lambda: run.server.running == 0, 2)
 
 
@@ -68,11 +68,11 @@ def test_one_of_several_listeners_does_not_end_a_job(run: GenerateRun) -> None:
     id = run.ask("POST", "/generate/jobs", {"text": LONG}).json["id"]
     audio, _ = run.begin(f"/generate/jobs/{id}/audio?response_format=pcm")
     events, _ = run.begin(f"/generate/jobs/{id}/events")
-    audio.answer.close()  # type: ignore[attr-defined]
+    audio.answer.close()
     audio.close()
     run.wait_until(lambda: run.service.jobs.get(id).listeners == 1)
     assert run.server.running > 0
-    events.answer.close()  # type: ignore[attr-defined]
+    events.answer.close()
     events.close()
     run.wait_until(lambda: run.server.running == 0, 2)
 
@@ -84,7 +84,7 @@ def test_slow_reader_holds_the_server_back(run: GenerateRun) -> None:
     connection, _ = run.begin("/generate", body)
     assert run.server.running == 1
     run.wait_until(lambda: run.service.statistics.concurrent == 1)
-    connection.answer.close()  # type: ignore[attr-defined]
+    connection.answer.close()
     connection.close()
     run.wait_until(lambda: run.server.running == 0, 5)
 
@@ -98,7 +98,7 @@ def test_client_that_reads_nothing_is_cut_off(
     run.wait_until(lambda: run.server.running == run.service.statistics.concurrent == 0, 20)
     assert run.service.statistics.failed == 1
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
-        connection.answer.read()  # type: ignore[attr-defined]
+        connection.answer.read()
     connection.close()
 
 
@@ -110,7 +110,7 @@ def test_client_that_reads_late_is_not_cut_off(run: GenerateRun) -> None:
     run.behave(per_character=10.0)
     connection, _ = run.begin("/generate", {"text": TEXT, "stream": True, "response_format": "pcm"})
     run.wait_until(stalled)
-    connection.answer.read()  # type: ignore[attr-defined]
+    connection.answer.read()
     run.wait_until(lambda: run.service.statistics.concurrent == 0)
     assert run.service.statistics.succeeded == 1 and not stalled()
     connection.close()

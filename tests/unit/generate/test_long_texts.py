@@ -171,7 +171,7 @@ def test_error_before_the_first_sound_is_an_answer(run: GenerateRun) -> None:
 def test_interrupted_job_goes_on_by_its_id(run: GenerateRun) -> None:
     run.behave(speed=20.0)
     connection, _ = run.begin("/generate", {"text": LONG, "response_format": "pcm"})
-    answer = connection.answer  # type: ignore[attr-defined]
+    answer = connection.answer
     id = answer.getheader("X-Job-ID")
     run.wait_until(lambda: run.ask("GET", f"/generate/jobs/{id}").json["pieces_done"] >= 2)
     answer.close()
@@ -251,7 +251,7 @@ def test_100000_characters_take_flat_memory(run: GenerateRun) -> None:
     tracemalloc.start()
     try:
         connection, _ = run.begin("/generate", {"text": text, "response_format": "pcm"})
-        answer = connection.answer  # type: ignore[attr-defined]
+        answer = connection.answer
         size = 0
         while chunk := answer.read1(1 << 16):
             size += len(chunk)

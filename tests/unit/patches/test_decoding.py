@@ -125,7 +125,7 @@ def test_when_rows_come_does_not_change_how_they_are_decoded() -> None:
 @pytest.mark.parametrize("pace", [20, 26, 60, 150])
 @pytest.mark.parametrize("settings", [{}, {"grows": False}, {"chunk_frames": 6}, {"whole": True}])
 def test_a_decoder_fed_when_it_has_enough_gives_the_same_chunks(
-    pace: float, settings: dict[str, Any]
+    pace: float, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that is fed with each row, at the same times and of the same lengths."""
     _, rows = speech(300)
@@ -136,7 +136,8 @@ def test_a_decoder_fed_when_it_has_enough_gives_the_same_chunks(
             waiting: list[list[int]] = []
             given, feeds = [], 0
             for number, row in enumerate(rows):
-                asyncio.get_running_loop().time = lambda now=number / pace: now  # type: ignore[method-assign,misc]
+                now = number / pace
+                monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda now=now: now)
                 waiting.append(row)
                 if not patient or decoder.enough(len(waiting)):
                     feeds += 1
