@@ -31,17 +31,19 @@ TOGETHER = {
     "tests/engine/test_service.py": "service",
     "tests/unit/bench/test_smoke_check.py": "bench",
     "tests/unit/bench/test_truth.py": "bench",
+    "tests/unit/cloud/test_pod_ends.py": "warm",
+    "tests/unit/lockfile/test_audit.py": "warm",
 }
 """How ids begin, and the group that one worker runs: the tests share an image that takes long to
-build, or containers' names, or a processor that does nothing else; or they build without a
-cache."""
+build, or containers' names, or a processor that does nothing else, or a process with libraries
+(tests/support/warm.py); or they build without a cache."""
 
 FIRST = (
     *("tests/fork/", "tests/gpu/"),
     *("tests/engine/test_no_cache.py", "tests/engine/release/test_tasks.py"),
     "tests/engine/release/",  # without the base image, which takes half a minute
     *("tests/engine/test_base_image.py", "tests/engine/test_build.py"),
-    *("tests/engine/test_", "tests/unit/bench/test_truth.py"),
+    *("tests/engine/test_", "tests/unit/bench/test_truth.py", "tests/unit/cloud/test_pod_ends.py"),
     "tests/engine/",
 )
 """How the ids begin of the tests that are started first: long ones, so that no worker has to wait

@@ -19,6 +19,7 @@ from higgs_image import lockfile
 from higgs_image.files import sha256_file
 from higgs_image.lockfile import Lock
 from higgs_image.workspace import PROJECT, Workspace
+from tests.support.warm import WarmPopen
 
 HOST = "https://git.invalid/"
 SUBMODULE = "external/higgs-audio"
@@ -379,6 +380,12 @@ def _logging() -> Iterator[None]:
     logger = logging.getLogger("higgs_image")
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def warm_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start programs in Python as tests/support/warm.py says."""
+    monkeypatch.setattr(subprocess, "Popen", WarmPopen)
 
 
 @pytest.fixture

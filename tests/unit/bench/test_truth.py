@@ -26,6 +26,7 @@ from higgs_image.verdict import Verdict
 from tests.support.paced_server import Pace, Plan, running
 
 pytestmark = [
+    pytest.mark.usefixtures("warm_programs"),
     pytest.mark.flaky(reruns=3, only_rerun="AssertionError"),  # a busy machine delays one
 ]
 

@@ -3,7 +3,6 @@ removes it."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from higgs_image.errors import INTERRUPTED, CloudNotFoundError, UsageError
 from higgs_image.workspace import PROJECT
 from tests.support.runpod import rent
 from tests.support.runpod.server import FakeRunPod
+from tests.support.warm import WarmPopen
 
 MOMENTS: dict[str, tuple[str, str, str, int]] = {
     "before it looks for leftovers": ("before", "GET", r"/v2/pods$", 1),
@@ -59,9 +59,9 @@ def run_until(runpod: FakeRunPod, tmp_path: Path) -> Start:
         when, method, path, count = MOMENTS[moment]
         seen, lock = 0, threading.Lock()
         dwell = "20" if moment == "in the dwell" else "0"
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.runpod.rent", str(tmp_path), dwell], cwd=PROJECT,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE,
+        child = WarmPopen(
+            [sys.executable, "-m", "tests.support.runpod.rent", str(tmp_path), dwell],
+            cwd=PROJECT, stderr=subprocess.PIPE,
         )  # fmt: skip
 
         def watch(*what: str) -> None:

@@ -20,6 +20,8 @@ from higgs_image.verdict import Verdict
 from higgs_image.workspace import PROJECT, Workspace
 from tests.unit.conftest import Project
 
+pytestmark = pytest.mark.usefixtures("warm_programs")
+
 HASH = f"--hash=sha256:{64 * '1'}"
 TORCH = {
     "id": "GHSA-aaaa-bbbb-cccc", "aliases": ["CVE-2026-1"], "modified": "2026-01-01T00:00:00Z",
