@@ -101,6 +101,13 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
+@functools.cache
+def _use_codecs() -> None:
+    """Use each once, which takes a moment at the first time."""
+    for _, encode in ENCODERS.values():
+        encode(bytes(9_600))
+
+
 def start(key: str = "", thinks: float = 0.0) -> ThreadingHTTPServer:
     """Start a server on a free port of this machine.
 
@@ -109,8 +116,7 @@ def start(key: str = "", thinks: float = 0.0) -> ThreadingHTTPServer:
         thinks: seconds before it answers a request for speech.
     """
     fake = _fake_fork()
-    for _, encode in ENCODERS.values():
-        encode(bytes(9_600))  # the first use of a codec takes a moment
+    _use_codecs()
 
     class Handler(fake.Handler):  # type: ignore[misc, name-defined]
         def log_message(self, *_: object) -> None:
