@@ -5,6 +5,7 @@ The lock has https URLs; git's insteadOf redirects them to folders below tmp_pat
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -278,12 +279,20 @@ vllm = { budget_mb = 8 }
 
 def isolate_git(root: Path, patch: pytest.MonkeyPatch) -> None:
     """Hide the user's git settings."""
-    home = root / "home"
+    move_home(root / "home", patch)
+    give_identity(patch)
+
+
+def move_home(home: Path, patch: pytest.MonkeyPatch) -> None:
     home.mkdir(exist_ok=True)
-    for name in [x for x in os.environ if x.startswith("GIT_")]:
-        patch.delenv(name)
     patch.setenv("HOME", str(home))
     patch.setenv("XDG_CONFIG_HOME", str(home))
+
+
+def give_identity(patch: pytest.MonkeyPatch) -> None:
+    """Let git be nobody's but the tests'."""
+    for name in [x for x in os.environ if x.startswith("GIT_")]:
+        patch.delenv(name)
     patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     patch.setenv("GIT_TEMPLATE_DIR", "")
     for who in ("AUTHOR", "COMMITTER"):
@@ -308,15 +317,30 @@ def make_project(root: Path, patch: pytest.MonkeyPatch) -> Project:
     return made
 
 
+@pytest.fixture(autouse=True, scope="package")
+def _tests_identity() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:  # ends here: other suites have their own settings
+        give_identity(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are not there yet."""
+    root = tmp_path_factory.mktemp("homes")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def clean_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolate_git(tmp_path, monkeypatch)
+def _own_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a home of its own; most need no other folder."""
+    move_home(next(homes), monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("once")
-    with pytest.MonkeyPatch.context() as patch:  # ends here: other suites have their own settings
+    with pytest.MonkeyPatch.context() as patch:
         isolate_git(root, patch)
         make_project(root, patch)
     return root
