@@ -30,10 +30,14 @@ TOGETHER = {
     "tests/engine/test_rolling.py": "rolling",
     "tests/engine/test_runtime.py": "runtime",
     "tests/engine/test_service.py": "service",
+    "tests/unit/bench/test_report.py": "matplotlib",
     "tests/unit/bench/test_smoke_check.py": "bench",
     "tests/unit/bench/test_truth.py": "bench",
     "tests/unit/cloud/test_pod_ends.py": "warm",
     "tests/unit/lockfile/test_audit.py": "warm",
+    "tests/unit/runtime/test_download.py": "hub",
+    "tests/unit/runtime/test_hub_errors.py": "hub",
+    "tests/unit/runtime/test_weights.py": "hub",
 }
 """How ids begin, and the group that one worker runs: the tests share an image that takes long to
 build, or containers' names, or a processor that does nothing else, or a process with libraries

@@ -20,7 +20,8 @@ def pytest_on(folder: Path, source: str, *arguments: str, **env: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider",
          "--rootdir", folder, *(arguments or ["test_it.py"])], cwd=folder,
-        env=os.environ | {"PYTEST_ADDOPTS": "", "PYTHONPATH": str(PROJECT)} | env,
+        env=os.environ | {"PYTEST_ADDOPTS": "", "PYTHONPATH": str(PROJECT),
+                          "PYTEST_DEBUG_TEMPROOT": str(folder)} | env,
         capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout

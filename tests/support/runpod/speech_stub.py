@@ -70,6 +70,7 @@ def wav(samples: Samples) -> bytes:
     ) + data  # fmt: skip
 
 
+@functools.lru_cache(maxsize=64)
 def _encode(codec: str, container: str, pcm: bytes) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:

@@ -9,8 +9,9 @@ import pytest
 from higgs_image.dev import lint
 from higgs_image.errors import ChecksFailedError, UsageError
 
-HERE = ["--numprocesses=0"]
-"""No workers: their start takes longer than all tests here."""
+HERE = ["--numprocesses=0", "--basetemp=tmp"]
+"""No workers: their start takes longer than all tests here. A folder of their own: one beside this
+run's would take the place of an earlier run's."""
 
 
 @pytest.fixture

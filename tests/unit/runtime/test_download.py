@@ -42,7 +42,7 @@ def test_broken_connection_is_resumed(
 
 
 def test_killed_download_is_resumed(hub: Hub, hub_server: Server, tmp_path: Path) -> None:
-    data = os.urandom(30_000_000)
+    data = os.urandom(12_000_000)
     hub.repos["bosonai/model"]["1" * 40] = {"big.safetensors": data}
     hub.cut, hub.cut_after = 10**6, 11_000_000  # hangs there until it is killed
     release = threading.Event()
