@@ -35,16 +35,8 @@ def wav(
         "<HHIIHH", form, channels, rate % 2**32, rate * align % 2**32, align % 2**16, bits
     )
     riff, size = sizes or (36 + len(data), len(data))
-    return (
-        b"RIFF"
-        + struct.pack("<I", riff)
-        + b"WAVEfmt "
-        + struct.pack("<I", 16)
-        + head
-        + b"data"
-        + struct.pack("<I", size)
-        + data
-    )
+    parts = [b"RIFF", struct.pack("<I", riff), b"WAVEfmt ", struct.pack("<I", 16), head]
+    return b"".join([*parts, b"data", struct.pack("<I", size), data])
 
 
 def id3(kind: bytes, text: str) -> bytes:
@@ -158,10 +150,8 @@ def audio(at: AttackContext) -> Attack:
         name, part["input_audio"]["format"] = f"{name} with an odd format", "wav;base64,AAAA"
     elif odd < 0.2:
         name = f"{name} by data URL"
-        fields["messages"][1]["content"][0] = {
-            "type": "audio_url",
-            "audio_url": {"url": f"data:audio/wav;base64,{text}"},
-        }
+        by_url = {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{text}"}}
+        fields["messages"][1]["content"][0] = by_url
     elif odd < 0.25:
         name = f"{name}, eight times"
         fields["messages"][1]["content"] *= 8
@@ -216,10 +206,5 @@ def urls(at: AttackContext) -> Attack:
     )
     kind = at.chance.choice(["audio_url", "audio_url", "audio_url", "image_url", "video_url"])
     part = {"type": kind, kind: {"url": url}}
-    return posted(
-        f"{kind} {url[:60]!r}",
-        CHAT,
-        chat(
-            at, messages=[{"role": "user", "content": [part, {"type": "text", "text": "Hello."}]}]
-        ),
-    )
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "Hello."}]}]
+    return posted(f"{kind} {url[:60]!r}", CHAT, chat(at, messages=messages))
