@@ -397,17 +397,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="one family of requests")
     parser.add_argument("--api-key")
     parser.add_argument("--healthy-within", type=float, default=HEALTHY_WITHIN, help="seconds")
-    parser.add_argument("--quiet", action="store_true")
-    given = parser.parse_args(arguments)
-    report = fuzz(
-        given.url,
-        count=given.count,
-        seed=given.seed,
-        only=given.only,
-        api_key=given.api_key,
-        healthy_within=given.healthy_within,
-        say=not given.quiet,
-    )
+    parser.add_argument("--quiet", dest="say", action="store_false")
+    report = fuzz(**vars(parser.parse_args(arguments)))
     print(report.text())
     return 1 if report.findings else 0
 

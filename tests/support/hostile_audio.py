@@ -162,7 +162,7 @@ def audio(at: AttackContext) -> Attack:
 
 def urls(at: AttackContext) -> Attack:
     """A URL instead of audio: of private addresses, of files, of nothing."""
-    own = f"127.0.0.1:{OWN_PORT}{OWN_PATH}"
+    own = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1"]
     url = at.chance.choice(
         [
             f"http://{at.private}/a.wav",
@@ -170,38 +170,14 @@ def urls(at: AttackContext) -> Attack:
             f"http://{at.private}\\@example.com/a",
             f"HTTP://{at.private}/a",
             f"https://{at.private}/a",
-            f"http://{own}",
-            f"http://localhost:{OWN_PORT}{OWN_PATH}",
-            f"http://[::1]:{OWN_PORT}{OWN_PATH}",
-            f"http://[::ffff:127.0.0.1]:{OWN_PORT}{OWN_PATH}",
-            f"http://2130706433:{OWN_PORT}{OWN_PATH}",
-            f"http://0x7f.1:{OWN_PORT}{OWN_PATH}",
-            f"http://127.1:{OWN_PORT}{OWN_PATH}",
-            f"http://0:{OWN_PORT}{OWN_PATH}",
+            *(f"http://{host}:{OWN_PORT}{OWN_PATH}" for host in (*own, "0")),
             "http://169.254.169.254/latest/meta-data/",
-            "http://10.0.0.1/a",
-            "http://[fd00::1]/a",
-            "file:///etc/passwd",
-            "file://localhost/etc/passwd",
-            "FILE:///etc/passwd",
-            "file:/etc/passwd",
-            "ftp://127.0.0.1/a",
-            "gopher://127.0.0.1/a",
-            "//127.0.0.1/a",
-            "",
-            " ",
-            "\x00",
-            "a" * 100_000,
-            "data:",
-            "data:,",
-            "data:;base64,",
-            "data:audio/wav;base64,%%%",
-            "data:audio/wav,abc",
-            "http://",
-            "http:///",
-            "http://[",
-            "https://\u2488",
-            "javascript:alert(1)",
+            *("http://10.0.0.1/a", "http://[fd00::1]/a"),
+            *("file:///etc/passwd", "file://localhost/etc/passwd", "FILE:///etc/passwd"),
+            *("file:/etc/passwd", "ftp://127.0.0.1/a", "gopher://127.0.0.1/a", "//127.0.0.1/a"),
+            *("", " ", "\x00", "a" * 100_000, "data:", "data:,", "data:;base64,"),
+            *("data:audio/wav;base64,%%%", "data:audio/wav,abc", "http://", "http:///", "http://["),
+            *("https://\u2488", "javascript:alert(1)"),
         ]
     )
     kind = at.chance.choice(["audio_url", "audio_url", "audio_url", "image_url", "video_url"])

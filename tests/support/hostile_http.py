@@ -220,7 +220,7 @@ def routes(at: AttackContext) -> Attack:
     _, fields = either(at)
     path = at.chance.choice(ROUTES)
     method = at.chance.choice(["GET", "POST", "POST", "HEAD", "OPTIONS", "DELETE"])
-    prompt = at.chance.choice(["a <|AUDIO_OUT|> b", [], [[2**40]], {}, None, -1])
+    prompt: Any = at.chance.choice(["a <|AUDIO_OUT|> b", [], [[2**40]], {}, None, -1])
     content = json.dumps(fields | {"prompt": prompt}).encode() if at.chance.random() < 0.8 else b""
     query = at.chance.choice(["", "", "?format=names", "?format=" + "x" * 3000, "?level=1&x=%ff"])
     malformed = method in ("HEAD", "OPTIONS")
