@@ -52,13 +52,13 @@ def mp3(frames: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def bomb(form: str, seconds: int) -> bytes:
-    """A small file that is long and large when it is decoded: silence, well compressed."""
+def bomb(seconds: int) -> bytes:
+    """A small FLAC file that is long and large when it is decoded: silence, well compressed."""
     import numpy as np
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, np.zeros((seconds * 8000, 8), np.int16), 8000, format=form)
+    soundfile.write(file, np.zeros((seconds * 8000, 8), np.int16), 8000, format="FLAC")
     return file.getvalue()
 
 
@@ -107,8 +107,8 @@ def _sound(at: AttackContext) -> tuple[str, bytes]:
         "noise": lambda: noise,
         "png": lambda: b"\x89PNG\r\n\x1a\n" + noise,
         "nothing": lambda: b"",
-        "flac bomb": lambda: bomb("FLAC", 600),
-        "long flac": lambda: bomb("FLAC", 59),
+        "flac bomb": lambda: bomb(600),
+        "long flac": lambda: bomb(59),
         "a chunk too large": lambda: chunked_wav(b"LIST", 2**32 - 1, b"x" * 20),
         "a chunk of many": lambda: chunked_wav(b"LIST", 2 * 10**6, b"LIST\4\0\0\0abcd" * 166_666),
         "endless chunks": lambda: b"RIFF\xff\xff\xff\xffWAVE" + b"JUNK\0\0\0\0" * 50_000,
@@ -162,7 +162,10 @@ def audio(at: AttackContext) -> Attack:
 
 def urls(at: AttackContext) -> Attack:
     """A URL instead of audio: of private addresses, of files, of nothing."""
-    own = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1"]
+    own = [
+        *("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"),
+        *("127.1", "0"),
+    ]
     url = at.chance.choice(
         [
             f"http://{at.private}/a.wav",
@@ -170,7 +173,7 @@ def urls(at: AttackContext) -> Attack:
             f"http://{at.private}\\@example.com/a",
             f"HTTP://{at.private}/a",
             f"https://{at.private}/a",
-            *(f"http://{host}:{OWN_PORT}{OWN_PATH}" for host in (*own, "0")),
+            *(f"http://{host}:{OWN_PORT}{OWN_PATH}" for host in own),
             "http://169.254.169.254/latest/meta-data/",
             *("http://10.0.0.1/a", "http://[fd00::1]/a"),
             *("file:///etc/passwd", "file://localhost/etc/passwd", "FILE:///etc/passwd"),
