@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import http.client
 import ipaddress
 import json
@@ -94,18 +93,10 @@ def is_http(url: str) -> bool:
 
 def opener(url: str, *, follow: bool = True) -> urllib.request.OpenerDirector:
     """Return what opens a URL: by the environment's proxy, or directly on this machine."""
+    handlers: list[urllib.request.BaseHandler] = [] if follow else [_NoRedirection()]
     if is_local(urlsplit(url).hostname or ""):
-        return _direct_opener(follow)
-    return urllib.request.build_opener(*_redirections(follow))
-
-
-@functools.cache
-def _direct_opener(follow: bool) -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(*_redirections(follow), urllib.request.ProxyHandler({}))
-
-
-def _redirections(follow: bool) -> list[urllib.request.BaseHandler]:
-    return [] if follow else [_NoRedirection()]
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
 
 
 def connection(host: str, port: int, *, tls: bool, timeout: float) -> http.client.HTTPConnection:

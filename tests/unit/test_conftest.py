@@ -98,3 +98,9 @@ def test_it(number):
 @pytest.mark.parametrize("start", [*schedule.TOGETHER, *schedule.FIRST])
 def test_the_schedule_names_tests_that_exist(start: str) -> None:
     assert list(PROJECT.glob(f"{start}*"))
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_each_test_has_an_empty_home_of_its_own(number: int) -> None:
+    assert list(Path.home().iterdir()) == [], "of the person, or of another test"
+    (Path.home() / ".gitconfig").touch()
