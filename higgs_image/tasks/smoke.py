@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import Output, output
+from higgs_image.tasks.output import Output
 from higgs_image.tasks.values import PATH
 
 if TYPE_CHECKING:
     from higgs_image.smoke.record import Record
+    from higgs_image.smoke.session import SmokeOptions
+    from higgs_image.workspace import Workspace
 
 
 def names_an_image(words: list[str]) -> bool:
@@ -72,11 +75,12 @@ def require_writable(path: Path, flag: str) -> None:
 )
 def smoke(
     _: Context,
+    out: Output,
     only: list[str],
     image: str | None = None,
     device: str = "auto",
     gpus: str = "all",
-    timeout: str = "0",
+    timeout: float = 0,
     keep: bool = False,
     shm_size: str = "",
     cache: str = "higgs-audio-weights",
@@ -85,26 +89,21 @@ def smoke(
     junit: str | None = None,
 ) -> None:
     """Start an image as a user would and test it: pass (0), fail (1) or inconclusive (41)."""
-    with output() as out:
-        from higgs_image.bench.smoke_check import BENCH
-        from higgs_image.errors import SMOKE_EXIT_CODES
-        from higgs_image.smoke.session import SmokeOptions, run
+    from higgs_image.bench.smoke_check import BENCH
+    from higgs_image.smoke import session
 
-        require_writable_targets(json, junit)
-        options = SmokeOptions(
-            image=image or "",
-            device=device,
-            gpus=gpus,
-            timeout=float(timeout),
-            keep=keep,
-            shm_size=shm_size,
-            cache=cache,
-            only=frozenset(only),
-            more=(BENCH,) if bench else (),
-        )
-        record, folder = run(current_workspace(), options)
-        show(out, record, folder, json, junit)
-    sys.exit(SMOKE_EXIT_CODES[record.verdict])
+    options = session.SmokeOptions(
+        image=image or "",
+        device=device,
+        gpus=gpus,
+        timeout=timeout,
+        keep=keep,
+        shm_size=shm_size,
+        cache=cache,
+        only=frozenset(only),
+        more=(BENCH,) if bench else (),
+    )
+    _run(out, session.run, options, json, junit)
 
 
 @task(
@@ -124,46 +123,43 @@ def smoke(
 )
 def gpu_check(
     _: Context,
+    out: Output,
     only: list[str],
     image: str | None = None,
     device: str = "auto",
-    timeout: str = "0",
+    timeout: float = 0,
     cache: str | None = None,
     json: str | None = None,
     junit: str | None = None,
 ) -> None:
     """Test an image as smoke does, on a machine without Docker, such as a rented GPU."""
-    with output() as out:
-        from higgs_image.errors import SMOKE_EXIT_CODES
-        from higgs_image.smoke.gpu_check import run
-        from higgs_image.smoke.session import SmokeOptions
+    from higgs_image.smoke import gpu_check as unpacked
+    from higgs_image.smoke.session import SmokeOptions
 
-        require_writable_targets(json, junit)
-        options = SmokeOptions(
-            image=image or "",
-            device=device,
-            timeout=float(timeout),
-            cache=cache or "",
-            only=frozenset(only),
-        )
-        record, folder = run(current_workspace(), options)
-        show(out, record, folder, json, junit)
-    sys.exit(SMOKE_EXIT_CODES[record.verdict])
+    options = SmokeOptions(
+        image=image or "", device=device, timeout=timeout, cache=cache or "", only=frozenset(only)
+    )
+    _run(out, unpacked.run, options, json, junit)
 
 
-def require_writable_targets(json: str | None, junit: str | None) -> None:
-    """Refuse files for copies of the record that cannot be written."""
-    for target, flag in ((json, "--json"), (junit, "--junit")):
-        if target:
-            require_writable(Path(target), flag)
-
-
-def show(out: Output, record: Record, folder: Path, json: str | None, junit: str | None) -> None:
-    """Print a record and write the copies of it that were asked for."""
+def _run(
+    out: Output,
+    test: Callable[[Workspace, SmokeOptions], tuple[Record, Path]],
+    options: SmokeOptions,
+    json: str | None,
+    junit: str | None,
+) -> NoReturn:
+    """Run a smoke test, print its record, write copies of it, and end with its exit code."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.smoke import report
 
-    for target, name in ((json, "record.json"), (junit, "junit.xml")):
-        if target:
-            Path(target).write_bytes((folder / name).read_bytes())
+    copies = [(Path(x), flag, name) for x, flag, name in
+              ((json, "--json", "record.json"), (junit, "--junit", "junit.xml")) if x]  # fmt: skip
+    for path, flag, _ in copies:
+        require_writable(path, flag)
+    record, folder = test(current_workspace(), options)
+    for path, _, name in copies:
+        path.write_bytes((folder / name).read_bytes())
     text = f"{report.text(record)}\nevidence {folder}"
     out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))
+    sys.exit(SMOKE_EXIT_CODES[record.verdict])
