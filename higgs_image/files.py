@@ -75,6 +75,22 @@ def _has_ended(pid: int) -> bool:
     return False
 
 
+@contextmanager
+def memory_file(data: bytes) -> Iterator[int]:
+    """Yield the descriptor, for a child to inherit, of an anonymous file that only memory holds.
+
+    A run that is killed leaves nothing behind.
+    """
+    fd = os.memfd_create("higgs-image", 0)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        os.set_inheritable(fd, True)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def replace_folder(new: Path, goal: Path) -> None:
     """Replace a folder with a finished one.
 

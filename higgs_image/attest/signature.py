@@ -20,7 +20,7 @@ from higgs_image import process, retry
 from higgs_image.errors import HiggsError, SigningError, UsageError
 from higgs_image.explain import Rule
 from higgs_image.explain import explain as first_match
-from higgs_image.files import sha256_bytes
+from higgs_image.files import memory_file, sha256_bytes
 from higgs_image.oci import certificates, credentials, skopeo
 from higgs_image.oci import reference as oci_reference
 
@@ -114,25 +114,12 @@ def sign(repository: str, digest: str, how: Signer, attestations: Mapping[str, b
         if not _verified(["verify", *_as_trust(how), *flags], reference, env, fds):
             _cosign(["sign", *how.flags, *flags], reference, env, fds)
         for kind, predicate in attestations.items():
-            with _memory_file(predicate) as fd:
+            with memory_file(predicate) as fd:
                 _cosign(
                     ["attest", "--replace", *how.flags, *flags, "--type", kind,
                      "--predicate", f"/proc/self/fd/{fd}"],
                     reference, env, [*fds, fd],
                 )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _memory_file(data: bytes) -> Iterator[int]:
-    """Yield the descriptor of an anonymous file: a killed run leaves nothing behind."""
-    fd = os.memfd_create("predicate", 0)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(data)
-        os.set_inheritable(fd, True)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _as_trust(how: Signer) -> list[str]:

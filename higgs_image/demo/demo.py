@@ -24,7 +24,9 @@ from higgs_image.errors import DemoError, EngineError, RegistryConflictError, To
 from higgs_image.files import write_atomically
 from higgs_image.host import base_image, docker_install
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import credentials, layout, skopeo
+from higgs_image.oci import layout, skopeo
+from higgs_image.oci.artifacts import open_repository
+from higgs_image.oci.reference import split
 from higgs_image.release import publish
 from higgs_image.smoke import report as smoke_report
 from higgs_image.smoke import session
@@ -173,15 +175,11 @@ def _pipeline(request: pipeline.BuildRequest) -> pipeline.BuildReport:
         return publish.build_and_push(request)
     except RegistryConflictError as conflict:
         reference = pipeline.plan(request).reference
-        assert request.registry and reference  # noqa: S101 (else there is no conflict)
+        assert reference  # noqa: S101 (else there is no conflict)
         log.info("registry: %s; removing the old one", conflict.message)
-        with credentials.credentials(request.registry) as auth:
-            done = process.run(
-                ["skopeo", "delete", *auth.flags(""), f"docker://{reference}"],
-                env=auth.env, pass_fds=auth.fds,
-            )  # fmt: skip
-        if done.code != 0:
-            raise skopeo.explain(done.err, reference) from conflict
+        name, tag = split(reference)
+        with open_repository(name) as repository:
+            repository.delete(repository.find(tag)[0])
         return publish.build_and_push(request)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from higgs_image.attest import sbom
 from higgs_image.build import layers
 from higgs_image.build.layers import PlainBuild
 from higgs_image.errors import ReleaseRefusedError, UsageError
@@ -17,6 +19,7 @@ from higgs_image.release import evidence, move_plan, notes, policy, records, spe
 from higgs_image.release.actor import actor
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import Moved, MovePlan, TagState
+from higgs_image.release.publish import LOCK, SBOM
 from higgs_image.release.records import Promote, Push
 from higgs_image.workspace import Workspace
 
@@ -196,4 +199,6 @@ def _release(history: Journal, digest: str) -> notes.Release:
     manifest = repository.manifest(digest)
     image = layout.describe(digest, manifest, repository.config(digest)) if manifest else None
     assert push is None or isinstance(push, Push)  # noqa: S101 (filtered above)
-    return notes.release(digest, push, image, files)
+    lock = tomllib.loads(files[LOCK].decode()) if LOCK in files else {}
+    versions = sbom.versions(files[SBOM]) if SBOM in files else {}
+    return notes.Release(digest, push, image, lock, versions)

@@ -77,10 +77,10 @@ def markdown(record: Record, log: str = "") -> str:
         log: the end of the server's log, shown if the verdict is not pass.
     """
     rows = [
-        f"| {MARKS[check.verdict]} | {check.name}{'' if check.required else ' (optional)'} "
-        f"| {check.seconds:.1f} | {_cell(check.reason or _figures(check))} |"
+        (MARKS[check.verdict], check.name + ("" if check.required else " (optional)"),
+         f"{check.seconds:.1f}", _cell(check.reason or _figures(check)))
         for check in record.checks
-    ]
+    ]  # fmt: skip
     device = record.device
     return "\n".join([
         f"## Smoke test: {record.verdict}",
@@ -89,9 +89,7 @@ def markdown(record: Record, log: str = "") -> str:
         f"`{record.image.reference}` on {device.kind} ({device.count} x {device.name}), "
         f"{record.seconds:.0f} s, digest `{record.image.digest}`",
         "",
-        "| | check | s | result |",
-        "|---|---|---|---|",
-        *rows,
+        table.markdown(("", "check", "s", "result"), rows),
         *(["", f"Not decided on a {device.kind}: {_undecided(record)}"] * bool(_undecided(record))),
         "",
         *([_details("End of the server's log", log)] if log and not record.passed else []),
@@ -129,4 +127,4 @@ def _figures(check: CheckResult) -> str:
 
 
 def _cell(value: str) -> str:
-    return printable(value).replace("|", "\\|").replace("<", "&lt;")
+    return printable(value).replace("<", "&lt;")

@@ -210,18 +210,16 @@ def tested_spec(
 
 
 def with_voice(spec: ContainerSpec, options: SmokeOptions, folder: Path) -> ContainerSpec:
-    """Add OWN_VOICE, written to a folder, and the variables of a test."""
-    write_voice(folder)
+    """Add OWN_VOICE and the variables of a test.
+
+    The voice is written to a folder as a user of the image would: a WAV file and config.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "voice.wav").write_bytes(wav(syllables()))
+    voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
+    (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
     return dataclasses.replace(
         spec,
         environment={**spec.environment, "HIGGS_VOICES_DIR": VOICES, **options.environment},
         mounts={**spec.mounts, str(folder): VOICES},
     )
-
-
-def write_voice(folder: Path) -> None:
-    """Write a folder with one voice, as a user of the image would: a WAV file and config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "voice.wav").write_bytes(wav(syllables()))
-    voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
-    (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
