@@ -32,11 +32,6 @@ from higgs_image.oci.registry import CONNECTIONS, RegistryClient
 EMPTY = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
 
-INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-
 _DAMAGED = "the registry, or a proxy in front of it, is damaged: nothing was done"
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from higgs_image import variants
 from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
-from higgs_image.oci.artifacts import INDEX_TYPES
+from higgs_image.oci.registry import INDEX_TYPES
 from higgs_image.release import lease, record_tags
 from higgs_image.release.image_store import ImageStore, StoredManifest
 from higgs_image.release.journal import Journal

@@ -135,11 +135,8 @@ def run_with(
     except cpu_device.NoWeightsError as error:
         found = runner.not_started(Verdict.FAIL, error.message, device)
     else:
-        found = runner.observe(
-            launched, device, folder, start_timeout=options.timeout or START_SECONDS[device],
-            only=options.only, answer_timeout=options.answer_timeout, keep=options.keep,
-            more=options.more,
-        )  # fmt: skip
+        timeout = options.timeout or START_SECONDS[device]
+        found = runner.observe(launched, device, folder, timeout, options)
     return written(found, image, started, time.monotonic() - begun, folder), folder
 
 
