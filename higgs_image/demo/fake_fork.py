@@ -88,7 +88,9 @@ def make(
     parts, pins = root / "fakes" / "upstream", root / "fakes" / "upstream" / "pins"
     with workspace.exclusive("fake-fork"):
         with new_folder(folder / "repositories") as new:
-            submodule = _make_submodule(new / "higgs-audio", parts / "submodule")
+            with _init(new / "higgs-audio") as repo:
+                _copy(parts / "submodule", new / "higgs-audio")
+                submodule = _commit(repo, "submodule", "Make sound")
             fork = _make_fork(new / "fork", parts, submodule["commit"], changes or {})
         for name, part in ((WHEEL, "base"), (KERNELS, "kernels")):
             write_atomically(folder / "wheels" / name, _wheel(parts / part, name.split("-")[1]))
@@ -100,12 +102,6 @@ def make(
         text = _lock(folder, base, fork, submodule, root)
         write_atomically(folder / "versions.lock", text.encode())
     return workspace
-
-
-def _make_submodule(path: Path, files: Path) -> dict[str, str]:
-    with _init(path) as repo:
-        _copy(files, path)
-        return _commit(repo, "submodule", "Make sound")
 
 
 def _make_fork(
@@ -178,8 +174,9 @@ def _wheel(base: Path, version: str) -> bytes:
         b"Wheel-Version: 1.0\nGenerator: higgs-image\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
     record = "".join(
-        f"{name},sha256={_urlsafe(hashlib.sha256(data).digest())},{len(data)}\n"
+        f"{name},sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')},{len(data)}\n"
         for name, data in files.items()
+        for digest in [hashlib.sha256(data).digest()]
     )
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     with tempfile.TemporaryFile() as file:
@@ -190,10 +187,6 @@ def _wheel(base: Path, version: str) -> bytes:
                 wheel.writestr(entry, data)
         file.seek(0)
         return file.read()
-
-
-def _urlsafe(digest: bytes) -> str:
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _wheel_pin(folder: Path, wheel: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 from higgs_image import table
@@ -13,6 +14,7 @@ MARKS = {Verdict.PASS: "pass", Verdict.FAIL: "FAIL", Verdict.INCONCLUSIVE: "?"}
 LOG = "server.log"
 TAIL, LONGEST = 40, 300
 """Lines of the log that a report shows, and characters of each."""
+_LOG_END = "<details><summary>End of the server's log</summary><pre>\n{}\n</pre></details>\n"
 DECLARATION = b'<?xml version="1.0" encoding="utf-8"?>\n'
 
 
@@ -92,13 +94,8 @@ def markdown(record: Record, log: str = "") -> str:
         table.markdown(("", "check", "s", "result"), rows),
         *(["", f"Not decided on a {device.kind}: {_undecided(record)}"] * bool(_undecided(record))),
         "",
-        *([_details("End of the server's log", log)] if log and not record.passed else []),
+        *([_LOG_END.format(html.escape(log, quote=False))] if log and not record.passed else []),
     ])  # fmt: skip
-
-
-def _details(title: str, text: str) -> str:
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    return f"<details><summary>{title}</summary><pre>\n{escaped}\n</pre></details>\n"
 
 
 def junit(record: Record) -> bytes:
