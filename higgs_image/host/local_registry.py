@@ -39,6 +39,7 @@ class LocalRegistry:
 
     def __init__(self, folder: Path, port: int = 0, htpasswd: Path | None = None) -> None:
         self.folder = folder.resolve()
+        self.config, self.log_file = self.folder / "config.yml", self.folder / "registry.log"
         self.port = port
         self._htpasswd = htpasswd.resolve() if htpasswd else None
         self._child: subprocess.Popen[bytes] | None = None
@@ -49,16 +50,6 @@ class LocalRegistry:
     def address(self) -> str:
         """Host and port, as in an image's name."""
         return f"{HOST}:{self.port}"
-
-    @property
-    def config(self) -> Path:
-        """Its configuration file."""
-        return self.folder / "config.yml"
-
-    @property
-    def log_file(self) -> Path:
-        """Its log file."""
-        return self.folder / "registry.log"
 
     def __enter__(self) -> LocalRegistry:
         self.start()

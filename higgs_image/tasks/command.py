@@ -52,8 +52,8 @@ def task(*, values: Mapping[str, Value] | None = None, **options: Any) -> Callab
         for parameter in inspect.signature(body).parameters.values():
             if isinstance(parameter.default, FlagGroup):
                 made.help = {**parameter.default.HELP, **made.help}
-            elif _is_output(parameter):
-                made.help = {"json": JSON_HELP, **made.help}
+        if "json" in made.argspec(body).parameters:
+            made.help.setdefault("json", JSON_HELP)
         return made
 
     return decorate
