@@ -92,8 +92,10 @@ class RegistryTagStore:
     ) -> None:
         self._history, self._files = history, files or {}
         self._repository: Repository = history.repository
-        self.tags, self.digest = history.tags, history.repository.digest
-        self.point = history.repository.point
+
+    def tags(self) -> list[str]:
+        """Return all tags."""
+        return self._history.tags()
 
     def record(self, tag: str) -> Move:
         """Return an announcement."""
@@ -108,6 +110,14 @@ class RegistryTagStore:
         self._history.write(record, files, tag)
         if tag not in self._history.tags():
             log.info("journal: the registry does not list %s yet", tag)
+
+    def digest(self, tag: str) -> str | None:
+        """Return what a floating tag names."""
+        return self._repository.digest(tag)
+
+    def point(self, tag: str, digest: str) -> None:
+        """Move a tag; return when it reads back as moved."""
+        self._repository.point(tag, digest)
 
     def propagate(self) -> None:
         """Wait where the registry is not on this machine, or was seen to lag behind."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 from higgs_image import table
@@ -84,6 +83,7 @@ def markdown(record: Record, log: str = "") -> str:
         for check in record.checks
     ]  # fmt: skip
     device = record.device
+    escaped = log.replace("&", "&amp;").replace("<", "&lt;")
     return "\n".join([
         f"## Smoke test: {record.verdict}",
         "",
@@ -94,7 +94,7 @@ def markdown(record: Record, log: str = "") -> str:
         table.markdown(("", "check", "s", "result"), rows),
         *(["", f"Not decided on a {device.kind}: {_undecided(record)}"] * bool(_undecided(record))),
         "",
-        *([_LOG_END.format(html.escape(log, quote=False))] if log and not record.passed else []),
+        *([_LOG_END.format(escaped)] if log and not record.passed else []),
     ])  # fmt: skip
 
 
