@@ -21,12 +21,7 @@ import numpy as np
 import tomlkit
 
 from higgs_image import lockfile
-from higgs_image.files import (
-    files_below,
-    new_folder,
-    sha256_file,
-    write_atomically,
-)
+from higgs_image.files import files_below, new_folder, sha256_file, write_atomically
 from higgs_image.smoke.sound import wav
 from higgs_image.workspace import PROJECT, Workspace
 

@@ -18,14 +18,7 @@ from higgs_image.smoke import report
 from higgs_image.smoke.checks import CHECKS, START, SmokeCheck
 from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest, UndecidedError
 from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError
-from higgs_image.smoke.record import (
-    CheckResult,
-    DeviceType,
-    Measured,
-    Place,
-    SmokeDevice,
-    required,
-)
+from higgs_image.smoke.record import CheckResult, DeviceType, Measured, Place, SmokeDevice, required
 from higgs_image.smoke.server import NotReadyError, RunningServer
 from higgs_image.verdict import Verdict
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from higgs_image.tasks._image import (
-    BUILD_FLAGS,
-    PLACE,
-    BuildFlags,
-    ImagePlace,
-    PromotionFlags,
-)
+from higgs_image.tasks._image import BUILD_FLAGS, PLACE, BuildFlags, ImagePlace, PromotionFlags
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
 from higgs_image.tasks.output import Output
