@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -47,11 +47,9 @@ class ImagePlace(FlagGroup):
             )
         return reference.repository(self.registry, self.name)
 
-    @contextmanager
-    def journal(self) -> Iterator[Journal]:
-        """Yield the journal of the images."""
-        with _journal(self.repository()) as history:
-            yield history
+    def journal(self) -> AbstractContextManager[Journal]:
+        """Return the journal of the images, while it is open."""
+        return _journal(self.repository())
 
     @contextmanager
     def image(self, image: str) -> Iterator[tuple[Journal, str]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,11 +33,9 @@ class RentedImageFlags(FlagGroup):
     registry: str = ""
     name: str = ""
 
-    @contextmanager
-    def opened(self) -> Iterator[tuple[Journal, str]]:
-        """Yield the journal of its repository, and its tag or digest."""
-        with ImagePlace(self.registry, self.name).image(self.image or self.moving) as found:
-            yield found
+    def opened(self) -> AbstractContextManager[tuple[Journal, str]]:
+        """Return the journal of its repository, while it is open, and its tag or digest."""
+        return ImagePlace(self.registry, self.name).image(self.image or self.moving)
 
     def find(self) -> tuple[TemplateDescription, RentedImage]:
         """Return what deploy/template.toml says, and the image that it is to name."""
