@@ -40,8 +40,8 @@ def _json_object(text: str) -> dict[str, Any]:
 
 _VALUES = {
     "url": matching(r"\S+", "the URL of a server"),
-    "at": several(whole_number(1, 100_000)),
-    "rate": several(number(0, 100_000, above=True)),
+    "at": replace(several(whole_number(1, 100_000)), blank=True),
+    "rate": replace(several(number(0, 100_000, above=True)), blank=True),
     "burstiness": number(0, 1000, above=True),
     "slo": matching(r"[\w=.,]+", "limits, such as first=0.5,smooth=0.99"),
     "most": whole_number(1, 100_000),
@@ -118,8 +118,8 @@ def bench(
     _: Context,
     shown: Output,
     url: str,
-    at: str = "",
-    rate: str = "",
+    at: tuple[int, ...] = (),
+    rate: tuple[float, ...] = (),
     burstiness: float = 1,
     slo: str = "",
     find: bool = False,
@@ -162,11 +162,7 @@ def bench(
 
     options = BenchOptions(
         target=Target(base_url(url), cast("Route", route), model, form, not whole, extra or {}),
-        loads=levels(
-            tuple(int(x) for x in at.split(",") if x),
-            tuple(float(x) for x in rate.split(",") if x),
-            burstiness,
-        ),
+        loads=levels(at, rate, burstiness),
         find=find,
         most=most,
         slo=limits.parse(slo),

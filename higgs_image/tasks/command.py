@@ -84,10 +84,10 @@ class Task(invoke.tasks.Task[Body]):
         return signature.replace(parameters=list(flags.values()))
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        """Return the arguments for Invoke's parser; numbers stay text until they are checked."""
+        """Return the arguments for Invoke's parser; values stay text until they are checked."""
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
         for argument in arguments:
-            argument.kind = str if argument.kind in (int, float) else argument.kind
+            argument.kind = str if argument.kind in (int, float, tuple) else argument.kind
             argument.names = tuple(x for x in argument.names if x != "-")  # of an underscore
         return arguments
 

@@ -104,12 +104,10 @@ def number(least: float, most: float = float("inf"), *, above: bool = False) -> 
 
 
 def several(value: Value) -> Value:
-    """Accept one or more of a kind, with commas between them; the task gets their text."""
+    """Accept one or more of a kind, with commas between them."""
 
-    def read(text: str) -> str:
-        for part in text.split(","):
-            value.read(part.strip())
-        return text
+    def read(text: str) -> tuple[object, ...]:
+        return tuple(value.read(part.strip()) for part in text.split(","))
 
     return Value(f"{value.expected}, or several with commas between them", read)
 
