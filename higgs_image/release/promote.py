@@ -5,11 +5,9 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from higgs_image.attest import sbom
 from higgs_image.build import layers
-from higgs_image.build.layers import PlainBuild
 from higgs_image.errors import ReleaseRefusedError, UsageError
 from higgs_image.files import write_atomically
 from higgs_image.labels import VARIANT
@@ -168,7 +166,10 @@ def promote_with_notes(
     move_plan.settle(history)
     plan = plan_promotion(history, what, conditions)
     plain = layers.load(workspace.layers_file).plain_of(plan.known.labels.get(VARIANT, ""))
-    manifest = release_manifest(history, plan, plain)
+    earlier = _earlier(plan.before, plan.record.digest)
+    new = _release(history, plan.record.digest)
+    old = _release(history, earlier) if earlier else None
+    manifest = notes.document(history.repository.name, plan.record, plan.known, new, old, plain)
     text = notes.render(manifest)
     folder = workspace.build / "release" / (manifest["tag"] or plan.record.digest[7:19])
     write_atomically(folder / notes.NOTES, text.encode())
@@ -178,17 +179,6 @@ def promote_with_notes(
         notes.MANIFEST: (notes.encode(manifest), evidence.JSON),
     }
     return move_plan.apply(history, plan.steps, files), folder / notes.NOTES
-
-
-def release_manifest(
-    history: Journal, plan: PromotionPlan, plain: PlainBuild | None
-) -> dict[str, Any]:
-    """Return the manifest of a planned release, with the differences to the last one."""
-    record = plan.record
-    earlier = _earlier(plan.before, record.digest)
-    old = _release(history, earlier) if earlier else None
-    new = _release(history, record.digest)
-    return notes.document(history.repository.name, record, plan.known, new, old, plain)
 
 
 def _release(history: Journal, digest: str) -> notes.Release:

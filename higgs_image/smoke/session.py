@@ -128,7 +128,10 @@ def run_with(
         device: that it runs on.
     """
     started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
-    folder = empty_folder(workspace, image, device)
+    name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
+    folder = workspace.build / "smoke" / f"{name}-{device}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this image
+    folder.mkdir(parents=True)
     log.info("smoke: %s on %s", image.reference, device)
     try:
         launched = launch(folder)
@@ -165,15 +168,6 @@ def written(
     record.save(done, folder / "record.json")
     report.save(done, folder)
     return done
-
-
-def empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:
-    """Return an empty folder for the evidence, in place of an earlier run's of this image."""
-    name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
-    folder = workspace.build / "smoke" / f"{name}-{device}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def tested_spec(
