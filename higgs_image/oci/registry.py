@@ -38,6 +38,8 @@ TIMEOUT = 120.0
 CONNECTIONS = 16
 """Requests at the same time."""
 
+DAMAGED = "the registry, or a proxy in front of it, is damaged: nothing was done"
+
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -69,11 +71,20 @@ class RegistryClient:
         """Return the bytes of a tag's or digest's manifest and their media type.
 
         None where the registry does not have it.
+
+        Raises:
+            RegistryConflictError: it is not what its digest says.
         """
         answer = self._call("GET", f"manifests/{what}", {"Accept": ", ".join(MANIFEST_TYPES)})
         if answer is None:
             return None
         document(answer, what, self._host)  # a proxy's page must not pass for a manifest
+        digest = f"sha256:{sha256_bytes(answer.body)}"
+        if what.startswith("sha256:") and digest != what:
+            raise RegistryConflictError(
+                f"{self._host}/{self._path}@{what} was answered with another manifest, {digest}",
+                DAMAGED,
+            )
         return answer.body, answer.headers.get("content-type", "").partition(";")[0]
 
     def blob(self, digest: str) -> bytes:
@@ -91,7 +102,7 @@ class RegistryClient:
         if f"sha256:{sha256_bytes(answer.body)}" != digest:
             raise RegistryConflictError(
                 f"{self._host}/{self._path} answered with other content than {digest}",
-                "the registry, or a proxy in front of it, is damaged: nothing was done",
+                DAMAGED,
             )
         return answer.body
 
