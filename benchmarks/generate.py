@@ -4,7 +4,9 @@
 
 The speech server is a stand-in that paces sound exactly. It is asked directly, through nginx, and
 through the service (which passes /v1/audio/speech on, and answers /generate), in turn on the same
-machine and in one run. Needs nginx (Debian: nginx-light), which is installed if that is possible.
+machine and in one run. The two routes are asked in two processes: what one process still does for
+a request that has just ended would be counted for the other route's next one. Needs nginx (Debian:
+nginx-light), which is installed if that is possible.
 
 - Added first-byte time: the median over single requests, less that of the server alone; on a
   connection that is kept, as clients with a pool have it, and on a new one for each request.
@@ -156,31 +158,39 @@ def started(command: list[str], port: int, **variables: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def targets(pace: Pace) -> Iterator[list[Target]]:
-    """Run server, nginx and service; yields what can be asked."""
+    """Run server, nginx and two services; yields what can be asked."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(paced_server(Plan([pace], record=False)))
         server = int(url.rpartition(":")[2])
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        nginx, service = free_port(), free_port()
+        nginx = free_port()
         config = Path(folder, "nginx.conf")
         config.write_text(NGINX.format(folder=folder, server=server, port=nginx))
         first = stack.enter_context(started([nginx_path(), "-c", str(config)], nginx))
-        path = f"{PROJECT}/docker/generate:{PROJECT}/docker/patches"
-        second = stack.enter_context(
-            started(
-                [sys.executable, "-m", "higgs_generate", "--server", url, "--port", str(service)],
-                service,
-                PYTHONPATH=f"{path}:{os.environ.get('PYTHONPATH', '')}",
-                HIGGS_GENERATE_RUNNING="2000",
-                HIGGS_GENERATE_JOBS_DIR=folder,
-            )
-        )
-        yield [
+        found = [
             Target("server", server, "/v1/audio/speech", SPEECH),
             Target("nginx", nginx, "/v1/audio/speech", SPEECH, first),
-            Target("service, /v1/audio/speech", service, "/v1/audio/speech", SPEECH, second),
-            Target("service, /generate", service, "/generate", GENERATE, second),
         ]
+        for route, body in (("/v1/audio/speech", SPEECH), ("/generate", GENERATE)):
+            port = free_port()
+            jobs = stack.enter_context(tempfile.TemporaryDirectory())
+            process = stack.enter_context(service(url, port, jobs))
+            found.append(Target(f"service, {route}", port, route, body, process))
+        yield found
+
+
+@contextlib.contextmanager
+def service(url: str, port: int, jobs: str) -> Iterator[int]:
+    """Run the service in front of a server; yields its process id."""
+    path = f"{PROJECT}/docker/generate:{PROJECT}/docker/patches"
+    command = [sys.executable, "-m", "higgs_generate", "--server", url, "--port", str(port)]
+    variables = {
+        "PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}",
+        "HIGGS_GENERATE_RUNNING": "2000",
+        "HIGGS_GENERATE_JOBS_DIR": jobs,
+    }
+    with started(command, port, **variables) as process:
+        yield process
 
 
 def nginx_path() -> str:
