@@ -118,8 +118,8 @@ def bench(
     _: Context,
     shown: Output,
     url: str,
-    at: tuple[int, ...] = (),
-    rate: tuple[float, ...] = (),
+    at: tuple[int, ...] | None = None,
+    rate: tuple[float, ...] | None = None,
     burstiness: float = 1,
     slo: str = "",
     find: bool = False,
@@ -162,7 +162,7 @@ def bench(
 
     options = BenchOptions(
         target=Target(base_url(url), cast("Route", route), model, form, not whole, extra or {}),
-        loads=levels(at, rate, burstiness),
+        loads=levels(at or (), rate or (), burstiness),
         find=find,
         most=most,
         slo=limits.parse(slo),

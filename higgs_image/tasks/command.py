@@ -87,7 +87,7 @@ class Task(invoke.tasks.Task[Body]):
         """Return the arguments for Invoke's parser; values stay text until they are checked."""
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
         for argument in arguments:
-            argument.kind = str if argument.kind in (int, float, tuple) else argument.kind
+            argument.kind = str if argument.kind in (int, float) else argument.kind
             argument.names = tuple(x for x in argument.names if x != "-")  # of an underscore
         return arguments
 
