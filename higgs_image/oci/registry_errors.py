@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import email.utils
 import json
 import re
 from typing import Any
+
+import urllib3
 
 from higgs_image.errors import (
     HiggsError,
@@ -79,10 +79,7 @@ def login_hint(host: str) -> str:
 
 def seconds_of(retry_after: str) -> float:
     """Return the seconds in a Retry-After header, which is a number or a date; 0 without one."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
     try:
-        when = email.utils.parsedate_to_datetime(retry_after)
-    except (TypeError, ValueError):
+        return float(urllib3.Retry().parse_retry_after(retry_after))
+    except urllib3.exceptions.InvalidHeader:
         return 0.0
-    return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())

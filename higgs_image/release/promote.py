@@ -146,7 +146,7 @@ def _slower(
         return []
     last = _earlier(before, known.digest)
     old = evidence.gather(history, last)[0].smokes if last else ()
-    return speed.refusals(known.smokes, old, share)
+    return list(speed.refusals(known.smokes, old, share))
 
 
 def _earlier(before: TagState, digest: str) -> str | None:
