@@ -156,4 +156,5 @@ def _load(path: Path) -> Patch:
                 f"{path}: {target.name} is to be changed with {target.with_}, which is not defined",
                 "name a function or class at the top level of this module",
             )
-    return Patch(*msgspec.structs.astuple(header), path.stem, path, sha256_bytes(data))
+    said = msgspec.structs.asdict(header)
+    return Patch(**said, name=path.stem, path=path, sha256=sha256_bytes(data))
