@@ -22,12 +22,10 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +33,8 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.stream_listener import BYTES_PER_SECOND, Listener, Target, listen
-from higgs_image import table
-from higgs_image.ports import free_port
+from higgs_image import retry, table
+from higgs_image.ports import free_port, is_free
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 from tests.support.paced_server import Pace, Plan
@@ -145,11 +143,7 @@ def started(command: list[str], port: int, **variables: str) -> Iterator[int]:
     """Run a program until the end; yields its process id once its port answers."""
     with subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables) as process:
         try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
+            retry.wait_until(lambda: not is_free(port), 60, interval=0.05)
             yield process.pid
         finally:
             process.terminate()
