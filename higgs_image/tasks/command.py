@@ -142,11 +142,7 @@ class CheckedProgram(Program):
     def parse_tasks(self) -> None:
         """Parse the tasks and their flags."""
         words = self.core.unparsed
-        if (
-            len(words) > 1
-            and words[1] in ("--help", "-h")
-            and words[0] in self.collection.task_names
-        ):
+        if len(words) > 1 and words[1] in ("--help", "-h") and words[0] in self.collection:
             # Else a task with a positional argument would take it for that one's value.
             self.args["help"].value, self.core.unparsed = words[0], []
         try:

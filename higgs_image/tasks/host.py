@@ -28,6 +28,7 @@ def doctor(c: Context, out: Output, registry: str = "") -> None:
 
 @task(
     name="install-docker",
+    aliases=("engine",),
     help={
         "registry": "also install docker-registry and mmdebstrap, for the demonstration",
         "signing": "also install cosign, for signatures",
@@ -48,6 +49,7 @@ def install_docker(
 
 @task(
     name="build-base-image",
+    aliases=("base",),
     help={
         "registry": "registry to push to (default: REGISTRY, then invoke.yaml)",
         "refresh": "make it again, with the current Debian packages",

@@ -174,6 +174,7 @@ def rollback(
 
 @task(
     name="smoke-pushed",
+    aliases=("record",),
     positional=["digest"],
     help={
         "digest": IMAGE_HELP,

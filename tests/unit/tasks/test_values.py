@@ -156,7 +156,7 @@ def test_numbers_arrive_as_numbers() -> None:
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-@pytest.mark.parametrize("name", ["promote", "verify", "smoke-pushed", "build"])
+@pytest.mark.parametrize("name", ["promote", "verify", "smoke-pushed", "record", "build"])
 def test_help_behind_a_task_is_shown(
     name: str, flag: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
