@@ -20,8 +20,6 @@ import numpy as np
 from device_code.elf import DYNAMIC_SYMBOLS, INSTRUCTIONS, RELA, SYMBOL, ElfFile
 
 CHUNK = 1 << 24
-FUNCTION = 2
-"""Type of a symbol."""
 
 
 class Callers:

@@ -4,7 +4,9 @@
 
 The speech server is a stand-in that paces sound exactly. It is asked directly, through nginx, and
 through the service (which passes /v1/audio/speech on, and answers /generate), in turn on the same
-machine and in one run. Needs nginx (Debian: nginx-light), which is installed if that is possible.
+machine and in one run. The two routes are asked in two processes: what one process still does for
+a request that has just ended would be counted for the other route's next one. Needs nginx (Debian:
+nginx-light), which is installed if that is possible.
 
 - Added first-byte time: the median over single requests, less that of the server alone; on a
   connection that is kept, as clients with a pool have it, and on a new one for each request.
@@ -20,12 +22,10 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.stream_listener import BYTES_PER_SECOND, Listener, Target, listen
-from higgs_image import table
-from higgs_image.ports import free_port
+from higgs_image import retry, table
+from higgs_image.ports import free_port, is_free
 from higgs_image.workspace import PROJECT
 from tests.support import debian
 from tests.support.paced_server import Pace, Plan
@@ -143,11 +143,7 @@ def started(command: list[str], port: int, **variables: str) -> Iterator[int]:
     """Run a program until the end; yields its process id once its port answers."""
     with subprocess.Popen(command, cwd=PROJECT, env=os.environ | variables) as process:
         try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
+            retry.wait_until(lambda: not is_free(port), 60, interval=0.05)
             yield process.pid
         finally:
             process.terminate()
@@ -156,31 +152,39 @@ def started(command: list[str], port: int, **variables: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def targets(pace: Pace) -> Iterator[list[Target]]:
-    """Run server, nginx and service; yields what can be asked."""
+    """Run server, nginx and two services; yields what can be asked."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(paced_server(Plan([pace], record=False)))
         server = int(url.rpartition(":")[2])
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        nginx, service = free_port(), free_port()
+        nginx = free_port()
         config = Path(folder, "nginx.conf")
         config.write_text(NGINX.format(folder=folder, server=server, port=nginx))
         first = stack.enter_context(started([nginx_path(), "-c", str(config)], nginx))
-        path = f"{PROJECT}/docker/generate:{PROJECT}/docker/patches"
-        second = stack.enter_context(
-            started(
-                [sys.executable, "-m", "higgs_generate", "--server", url, "--port", str(service)],
-                service,
-                PYTHONPATH=f"{path}:{os.environ.get('PYTHONPATH', '')}",
-                HIGGS_GENERATE_RUNNING="2000",
-                HIGGS_GENERATE_JOBS_DIR=folder,
-            )
-        )
-        yield [
+        found = [
             Target("server", server, "/v1/audio/speech", SPEECH),
             Target("nginx", nginx, "/v1/audio/speech", SPEECH, first),
-            Target("service, /v1/audio/speech", service, "/v1/audio/speech", SPEECH, second),
-            Target("service, /generate", service, "/generate", GENERATE, second),
         ]
+        for route, body in (("/v1/audio/speech", SPEECH), ("/generate", GENERATE)):
+            port = free_port()
+            jobs = stack.enter_context(tempfile.TemporaryDirectory())
+            process = stack.enter_context(service(url, port, jobs))
+            found.append(Target(f"service, {route}", port, route, body, process))
+        yield found
+
+
+@contextlib.contextmanager
+def service(url: str, port: int, jobs: str) -> Iterator[int]:
+    """Run the service in front of a server; yields its process id."""
+    path = f"{PROJECT}/docker/generate:{PROJECT}/docker/patches"
+    command = [sys.executable, "-m", "higgs_generate", "--server", url, "--port", str(port)]
+    variables = {
+        "PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}",
+        "HIGGS_GENERATE_RUNNING": "2000",
+        "HIGGS_GENERATE_JOBS_DIR": jobs,
+    }
+    with started(command, port, **variables) as process:
+        yield process
 
 
 def nginx_path() -> str:

@@ -77,8 +77,8 @@ class Measured:
 
 
 @contextlib.contextmanager
-def running(workspace: Workspace, image: str) -> Iterator[int]:
-    """Run an image on the CPU; yields its port."""
+def running(workspace: Workspace, image: str) -> Iterator[tuple[Any, int]]:
+    """Run an image on the CPU; yields its container and its port."""
     with docker_client() as client:
         weights = cpu_device.weights(client, workspace, image, lockfile.load(workspace.lock_file))
     spec = ContainerSpec(
@@ -88,7 +88,8 @@ def running(workspace: Workspace, image: str) -> Iterator[int]:
         labels=owner_labels(workspace.build, lifetime=24 * 3600),
     )
     with container.created(spec) as created:
-        yield container.start(created, 600)[0].client.port
+        port = container.start(created, 600)[0].client.port
+        yield created.get_wrapped_container(), port
 
 
 def cpu_seconds(asked: Any) -> tuple[float, float]:
@@ -178,24 +179,21 @@ def main() -> None:
     given = parser.parse_args()
     results: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(docker_client())
         workspace = Workspace.default()
-        ports = [stack.enter_context(running(workspace, image)) for image in given.images]
-        containers = [
-            next(x for x in client.containers.list() if _publishes(x, port)) for port in ports
-        ]
+        servers = [stack.enter_context(running(workspace, image)) for image in given.images]
         for streams in given.streams:
-            rounds: list[list[Measured]] = [[] for _ in ports]
+            rounds: list[list[Measured]] = [[] for _ in servers]
             for number in range(given.rounds + 1):
-                for place, port in enumerate(ports):
-                    measured = measure(containers[place], port, streams)
+                for place, (asked, port) in enumerate(servers):
+                    measured = measure(asked, port, streams)
                     if number:  # the first one warms up
                         rounds[place].append(measured)
             columns = [summary(each) for each in rounds]
             print(f"\n{streams} streams, load {os.getloadavg()[0]:.1f}")
             rows = [[key, *(f"{column[key]:.3g}" for column in columns)] for key in columns[0]]
             print(
-                table.text([["", *given.images], *rows], right=range(1, 1 + len(ports))), flush=True
+                table.text([["", *given.images], *rows], right=range(1, 1 + len(servers))),
+                flush=True,
             )
             results += [
                 {"image": image, "streams": streams, **column, "rounds": [asdict(x) for x in each]}
@@ -203,11 +201,6 @@ def main() -> None:
             ]
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def _publishes(asked: Any, port: int) -> bool:
-    bound = asked.attrs["NetworkSettings"]["Ports"].get("8000/tcp") or []
-    return any(x["HostPort"] == str(port) for x in bound)
 
 
 if __name__ == "__main__":

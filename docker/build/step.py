@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -43,22 +44,20 @@ def epoch() -> int:
     return int(os.environ["SOURCE_DATE_EPOCH"])
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield `root` and everything below it on the same file system (mounts are not entered)."""
-    device = root.lstat().st_dev
-    stack = [root]
+    found = root.lstat()
+    yield str(root), found
+    device, stack = found.st_dev, [str(root)]
     while stack:
-        folder = stack.pop()
-        yield folder
-        with os.scandir(folder) as entries:
+        with os.scandir(stack.pop()) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 if status.st_dev != device:
                     continue
+                yield entry.path, status
                 if stat.S_ISDIR(status.st_mode):
-                    stack.append(Path(entry.path))
-                else:
-                    yield Path(entry.path)
+                    stack.append(entry.path)
 
 
 def finish(root: Path, since: float) -> None:
@@ -80,9 +79,9 @@ def finish(root: Path, since: float) -> None:
             else:
                 path.unlink()
     when = epoch()
-    for path in walk(root):
-        if path.lstat().st_mtime >= since:
-            os.utime(path, (when, when), follow_symlinks=False)
+    for name, status in walk(root):
+        if status.st_mtime >= since:
+            os.utime(name, (when, when), follow_symlinks=False)
 
 
 def lines(path: Path) -> list[str]:
@@ -129,9 +128,7 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
         for path in matching(site, pattern):
             size, functions = path.stat().st_size, stub.replace(path)
             print(f"stub: {path.name}, {functions} functions, instead of {size / 1e6:.1f} MB")
-    for pattern in lines(layer / "strip.txt"):
-        for path in matching(site, pattern):
-            subprocess.run(["strip", "--strip-unneeded", path], check=True)
+    strip([path for pattern in lines(layer / "strip.txt") for path in matching(site, pattern)])
     if gpus := lines(layer / "gpus.txt"):
         cut_device_code(site, gpus)
     for line in lines(layer / "links.txt"):
@@ -160,6 +157,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def strip(libraries: list[Path]) -> None:
+    """Remove the symbols that nothing links, from as many libraries at once as there are CPUs."""
+    commands = [["strip", "--strip-unneeded", path] for path in libraries]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(partial(subprocess.run, check=True), commands))
 
 
 def cut_device_code(site: Path, gpus: list[str]) -> None:

@@ -56,8 +56,6 @@ def _level(level: Level) -> dict[str, Any]:
 
 def _facts(result: BenchResult) -> list[tuple[str, str]]:
     server, client, settings = result.server, result.client, result.settings
-    length = f"{settings.seconds:g} s" if settings.seconds else f"{settings.count} requests"
-    texts = ", ".join(f"{count} {size}" for size, count in settings.texts.items())
     versions = ", ".join(f"{name} {value}" for name, value in client.versions.items())
     found = [
         ("image", server.image), ("digest", server.digest or ""),
@@ -65,8 +63,7 @@ def _facts(result: BenchResult) -> list[tuple[str, str]]:
         ("driver", server.driver), ("server's version", server.version),
         ("models", ", ".join(server.models)), ("arguments", " ".join(server.flags)),
         ("start", server.start_line), ("note", server.note), ("SLO", result.slo.text()),
-        ("measured", f"{settings.rounds} x {length} after {settings.warmup_s:g} s of warm-up"),
-        ("texts", f"{texts} ({', '.join(settings.languages) or 'own'})"),
+        ("measured", report.duration(settings)), ("texts", report.mix(settings)),
         ("voices", "cloned" if settings.cloned else ", ".join(settings.voices)),
         ("seed", str(settings.seed)), ("player's buffer", f"{settings.buffer_s:g} s"),
         ("client", f"{client.processor}, {client.cores} cores, {client.system}, {versions}"),

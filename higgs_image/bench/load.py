@@ -107,8 +107,9 @@ class WorkerLoad:
             trust_env=self.job.target.by_proxy,
         ) as session:  # fmt: skip
             client = SpeechClient(session, self.job.target, self.job.timeout_s, self.spool)
-            sources = self._open_loop if self.job.load.rate else self._closed_loop
-            tasks = {asyncio.create_task(x) for x in sources(client)}
+            is_open = self.job.load.rate > 0
+            sources = [self._arrive(client)] if is_open else self._closed_loop(client)
+            tasks = {asyncio.create_task(x) for x in sources}
             tasks |= {asyncio.create_task(self._reports(report))}
             try:
                 await self._measured()
@@ -184,10 +185,8 @@ class WorkerLoad:
 
         return [listener(number) for number in mine]
 
-    def _open_loop(self, client: SpeechClient) -> list[Source]:
-        return [self._arrive(client)]
-
     async def _arrive(self, client: SpeechClient) -> None:
+        """Send the requests of an open loop."""
         job, index = self.job, 0
         tasks: set[asyncio.Task[Exchange]] = set()
         due = arrivals(job.load.rate, job.load.burstiness, job.seed)

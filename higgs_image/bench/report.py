@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from higgs_image import table
-from higgs_image.bench.result import BenchResult, Figures, Level
+from higgs_image.bench.result import BenchResult, Figures, Level, Settings
 
 HEADS = ("load", "requests", "failed", "audio s/s", "tokens/s", "requests/s", "goodput/s",
          "first sound p50", "p95", "p99", "gap p99", "RTF p95", "no underrun", "SLO")  # fmt: skip
@@ -103,6 +103,18 @@ def own_lag(result: BenchResult) -> str:
     )
 
 
+def duration(settings: Settings) -> str:
+    """Return how long was measured."""
+    length = f"{settings.seconds:g} s" if settings.seconds else f"{settings.count} requests"
+    return f"{settings.rounds} x {length} after {settings.warmup_s:g} s of warm-up"
+
+
+def mix(settings: Settings) -> str:
+    """Return what was spoken."""
+    texts = ", ".join(f"{count} {size}" for size, count in settings.texts.items())
+    return f"{texts} ({', '.join(settings.languages) or 'own'})"
+
+
 def text(result: BenchResult) -> str:
     """Return a result as a person reads it in a terminal."""
     rows = [HEADS, *(row(x) for x in result.levels)]
@@ -118,8 +130,6 @@ def text(result: BenchResult) -> str:
 def markdown(result: BenchResult) -> str:
     """Return a result as Markdown, for a job's summary or an issue."""
     client, settings = result.client, result.settings
-    length = f"{settings.seconds:g} s" if settings.seconds else f"{settings.count} requests"
-    texts = ", ".join(f"{count} {size}" for size, count in settings.texts.items())
     return "\n".join([
         "## Benchmark",
         "",
@@ -127,8 +137,7 @@ def markdown(result: BenchResult) -> str:
         "",
         table.markdown(HEADS, [row(x) for x in result.levels]),
         "",
-        f"SLO: {result.slo.text()}. {settings.rounds} x {length} after {settings.warmup_s:g} s of "
-        f"warm-up; texts: {texts} ({', '.join(settings.languages) or 'own'}); "
+        f"SLO: {result.slo.text()}. {duration(settings)}; texts: {mix(settings)}; "
         f"seed {settings.seed}.",
         "",
         *(f"- {x}" for x in remarks(result)),

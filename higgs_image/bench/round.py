@@ -23,7 +23,7 @@ from higgs_image.bench.result import Round
 from higgs_image.bench.server_metrics import MetricsWatch, change
 from higgs_image.bench.slo import Slo
 from higgs_image.bench.summary import summarise
-from higgs_image.bench.worker import Done, Message, Progress, Ready, Start, read, write
+from higgs_image.bench.worker import Done, Message, Progress, Ready, read, write
 from higgs_image.errors import BenchError
 from higgs_image.workspace import PROJECT
 
@@ -86,7 +86,7 @@ async def run_round(job: Job, options: RoundOptions, report: Report) -> Round:
         async with MetricsWatch(job.target) as watch:
             for process in processes:
                 assert process.stdin  # noqa: S101 (a pipe)
-                write(process.stdin, Start(start))
+                write(process.stdin, start)
 
             def show(number: int, progress: Progress) -> None:
                 latest[number] = progress

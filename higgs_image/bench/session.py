@@ -38,15 +38,11 @@ class _Server:
     levels: dict[Load, Level] = field(default_factory=dict)
     capacity: Capacity | None = None
 
-    def job(self, load: Load, number: int) -> Job:
-        o = self.options
-        return Job(o.target, self.workload, load, 0, 1, o.warmup_s, 0.0 if o.count else o.seconds,
-                   o.count, o.timeout_s, o.buffer_s, o.seed * 1000 + number)  # fmt: skip
-
     async def measure(self, load: Load, number: int) -> Round:
         """Run one round; its number changes arrivals, not texts and voices."""
         o = self.options
-        job = self.job(load, number)
+        job = Job(o.target, self.workload, load, 0, 1, o.warmup_s, 0.0 if o.count else o.seconds,
+                  o.count, o.timeout_s, o.buffer_s, o.seed * 1000 + number)  # fmt: skip
         more = f", round {number + 1} of {o.rounds}" if o.rounds > 1 else ""
         with shown(job, f"{o.target.url}: {load.text()}{more}") as report:
             return await run_round(job, RoundOptions(o.slo, o.records, o.arrivals), report)
@@ -89,7 +85,9 @@ async def _run(all_options: list[BenchOptions]) -> list[BenchResult]:
     return [
         BenchResult(
             SCHEMA, started.replace(microsecond=0), seconds, x.options.target, x.facts, client,
-            _settings(x), x.options.slo, _in_order(x.levels), _notes(x), x.capacity,
+            _settings(x), x.options.slo,
+            sorted(x.levels.values(), key=lambda y: (y.load.rate, y.load.at_once)),
+            _notes(x), x.capacity,
             cost(list(x.levels.values()), x.options.price, x.facts.gpu, x.facts.gpus),
         )
         for x in servers
@@ -143,7 +141,3 @@ def _notes(server: _Server) -> list[str]:
     if not server.options.target.streamed:
         notes.append("whole answers: the first sound comes with the last; no player is simulated")
     return notes
-
-
-def _in_order(levels: dict[Load, Level]) -> list[Level]:
-    return sorted(levels.values(), key=lambda x: (x.load.rate, x.load.at_once))

@@ -1,7 +1,8 @@
 """A process that sends requests: python -m higgs_image.bench.worker.
 
-It reads a job from standard input, writes `Ready`, reads when to start, writes `Progress` about
-once a second, and ends with `Done`. Each message has its length before it.
+It reads a job from standard input, writes `Ready`, reads when to start (on the monotonic clock,
+which all processes of a machine share), writes `Progress` about once a second, and ends with
+`Done`. Each message has its length before it.
 """
 
 from __future__ import annotations
@@ -63,21 +64,11 @@ class Done(msgspec.Struct, tag="done"):
     lag: WorkerLag
 
 
-class Start(msgspec.Struct):
-    """When to start.
-
-    Attributes:
-        at: on the monotonic clock, which all processes of a machine share.
-    """
-
-    at: float
-
-
 Message = Ready | Progress | Done
 LENGTH = struct.Struct("<Q")
 
 
-def write(out: IO[bytes], message: msgspec.Struct) -> None:
+def write(out: IO[bytes], message: msgspec.Struct | float) -> None:
     """Write a message."""
     data = msgspec.msgpack.encode(message)
     out.write(LENGTH.pack(len(data)) + data)
@@ -107,7 +98,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     write(out, Ready())
-    start = msgspec.msgpack.decode(read(source), type=Start).at
+    start = msgspec.msgpack.decode(read(source), type=float)
     with tempfile.TemporaryFile() as spool:
         load = WorkerLoad(job, start, spool)
         reported = 0

@@ -11,6 +11,7 @@ import msgspec
 from higgs_image.errors import UsageError
 
 FILE = Path("deploy") / "template.toml"
+SSH = "22/tcp"
 
 Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w*\Z")]
 SecretName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w*\Z")]
@@ -61,6 +62,11 @@ class ContainerDescription(_Table, frozen=True):
     public: bool = False
     environment: dict[Variable, str] = {}
     secrets: dict[Variable, SecretName] = {}
+
+    @property
+    def published(self) -> list[str]:
+        """All ports, that of sshd included."""
+        return [*self.ports, *([SSH] if self.ssh else [])]
 
 
 class Storage(_Table, frozen=True):
@@ -160,6 +166,11 @@ class TemplateDescription(_Table, frozen=True):
     readme: Readme
     variant: dict[str, VariantDescription] = {}
 
+    @property
+    def whole_disk_gb(self) -> int:
+        """Size of the one disk where there is no volume: the weights lie on it, too."""
+        return self.container.disk_gb + self.storage.size_gb
+
     def for_variant(self, variant: str) -> TemplateDescription:
         """Return the description for a variant of the image; empty: for the default one.
 
@@ -217,8 +228,8 @@ def _contradictions(found: TemplateDescription) -> list[tuple[str, str]]:
     if secret := [x for x in container.environment if x.endswith(("_KEY", "_TOKEN", "_PASSWORD"))]:
         wrong.append((f"{secret[0]} is a secret: its value must not be in a file",
                       "name the account's secret in [container.secrets]"))  # fmt: skip
-    if "22/tcp" in container.ports:
-        wrong.append(("22/tcp is published by ssh = true", "set ssh, and remove the port"))
+    if SSH in container.ports:
+        wrong.append((f"{SSH} is published by ssh = true", "set ssh, and remove the port"))
     if sum(port.endswith("/http") for port in container.ports) > MOST_HTTP_PORTS:
         wrong.append((f"more than {MOST_HTTP_PORTS} http ports", "remove some"))
     generate = container.environment.get("HIGGS_GENERATE_PORT")

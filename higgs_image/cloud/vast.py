@@ -65,8 +65,8 @@ class OfferFilter:
 
 def filters(description: TemplateDescription) -> list[OfferFilter]:
     """Return what a machine must have; the API counts memory in MB, the search in GB."""
-    gpu, disk = description.gpu, _disk_gb(description)
-    ports = len(_ports(description))
+    gpu, disk = description.gpu, description.whole_disk_gb
+    ports = len(description.container.published)
     memory = round(gpu.memory_gb * DRIVER_SHARE, 1)
     cuda = float(description.cuda.minimum)
     known = sorted(100 * major + 10 * minor for major, minor in map(version, gpu.capabilities))
@@ -92,7 +92,8 @@ def template(description: TemplateDescription, image: str) -> VastTemplate:
     """
     tagged = re.fullmatch(r"(?P<name>[^@]+):(?P<tag>[\w.-]+(?:@.+)?)", image)
     container = description.container
-    flags = [f"-p {x}:{x}" for x in _ports(description)]
+    ports = [port.partition("/")[0] for port in container.published]
+    flags = [f"-p {x}:{x}" for x in ports]
     flags += [f"-e {shlex.quote(f'{k}={v}')}" for k, v in container.environment.items()]
     return VastTemplate(
         name=description.name,
@@ -102,7 +103,7 @@ def template(description: TemplateDescription, image: str) -> VastTemplate:
         runtype="args",
         args_str=container.arguments,
         extra_filters={x.field: {x.operator: x.value} for x in filters(description)},
-        recommended_disk_space=_disk_gb(description),
+        recommended_disk_space=description.whole_disk_gb,
         private=not container.public,
     )
 
@@ -111,13 +112,3 @@ def search(description: TemplateDescription) -> str:
     """Return a command that lists machines, the cheapest first."""
     query = " ".join(x.search for x in filters(description))
     return f"vastai search offers {shlex.quote(query)} --order dph_total"
-
-
-def _ports(description: TemplateDescription) -> list[str]:
-    container = description.container
-    return [*(x.partition("/")[0] for x in container.ports), *(["22"] if container.ssh else [])]
-
-
-def _disk_gb(description: TemplateDescription) -> int:
-    """An instance has one disk, for the container and for the weights."""
-    return description.container.disk_gb + description.storage.size_gb

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from device_code import library as device_library
 from device_code.elf import ElfFile
+from device_code.fatbin import Kind
 
 from higgs_image import lockfile, process
 from higgs_image.build import layers
@@ -18,8 +20,7 @@ from higgs_image.workspace import Workspace
 pytestmark = [pytest.mark.fork, pytest.mark.timeout(900)]
 
 CUOBJDUMP = "nvidia-cuda-cuobjdump==13.5.37"
-PACKAGES = ("nvidia-curand-cu12", "nvidia-nccl-cu12")
-"""Small enough to fetch for a test."""
+PACKAGES = ("nvidia-curand-cu12", "nvidia-nccl-cu12", "nvidia-cublas-cu12")
 
 
 @pytest.fixture(scope="module", params=["", "cuda12.8"])
@@ -79,3 +80,34 @@ def test_cuobjdump_agrees_before_and_after(
     assert set(after) < set(before)
     useless = re.compile(r"sm_(5|6|7)\d|sm_101|compute_")
     assert {x for x in before if not useless.match(x[0])} <= set(after)
+
+
+def test_cuobjdump_agrees_on_each_container_of_cublas(
+    wheels: Path, variant: str, tmp_path: Path
+) -> None:
+    """It ends where it takes a GPU's code for invalid, which one entry of NVIDIA's library is."""
+    path = wheels / "nvidia/cublas/lib/libcublas.so.12"
+    assert sum(differing(wheels, path, tmp_path)) <= 1
+    gpus = layers.load(Workspace.default().layers_file, variant).gpus
+    assert device_library.cut(path, [int(gpu.replace(".", "")) for gpu in gpus])
+    assert sum(differing(wheels, path, tmp_path)) <= 1
+
+
+def differing(wheels: Path, path: Path, folder: Path) -> Iterator[bool]:
+    """Say of each container whether cuobjdump refuses an entry; the other entries agree."""
+    [tool] = wheels.glob("nvidia/*/bin/cuobjdump")
+    tool.chmod(0o755)
+    elf = ElfFile.parse(path.read_bytes())
+    file = folder / "one.fatbin"
+    for container in device_library.containers(elf):
+        file.write_bytes(elf.read(container.offset, container.size))
+        done = subprocess.run([tool, "-lelf", "-lptx", file], capture_output=True, text=True)
+        found = [line.rsplit(".", 2)[1] for line in done.stdout.splitlines()]
+        code = [e.name for e in container.entries if e.kind is Kind.MACHINE_CODE]
+        ptx = [e.name.replace("compute", "sm") for e in container.entries if e.kind is Kind.PTX]
+        if refused := done.returncode != 0:
+            assert "Invalid ELF" in done.stderr
+            assert len(found) < len(code) and found == code[: len(found)]
+        else:
+            assert found == [*code, *ptx]
+        yield refused

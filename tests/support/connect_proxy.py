@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
 
-from tests.support.http_server import BusyHTTPServer
+from tests.support.http_server import QuietHandler, Served
 
 
-class ConnectProxy:
+class ConnectProxy(Served):
     """Leads every tunnel to one port of this machine, whatever host it is for.
 
     Args:
@@ -27,9 +25,7 @@ class ConnectProxy:
         self.hosts: list[str] = []
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None: ...
-
+        class Handler(QuietHandler):
             def do_CONNECT(self) -> None:
                 if self.headers.get("Proxy-Authorization") != proxy.LOGIN:
                     self.send_error(407)
@@ -41,16 +37,8 @@ class ConnectProxy:
                     _pass_on(self.connection, other)
                 self.close_connection = True
 
-        self._server = BusyHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://me:a%20b@127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
+        self.url = f"http://me:a%20b@127.0.0.1:{self.port}"
 
 
 def _pass_on(one: socket.socket, other: socket.socket) -> None:

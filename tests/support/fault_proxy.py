@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import http.client
-import re
-import socket
-import struct
 import threading
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+import time
+from dataclasses import dataclass
 
-from tests.support.http_server import BusyHTTPServer
+from tests.support.http_server import HOP, QuietHandler, RequestFault, Served
 
 CODES = {
     401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOOMANYREQUESTS",
 }  # fmt: skip
 """What registries name these errors (OCI distribution specification)."""
 
-HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}
-
 
 @dataclass
-class Fault:
-    """What to do with requests of one kind.
+class Fault(RequestFault):
+    """What to do with requests of one kind; a connection is reset after half of the body.
 
     Attributes:
-        method: of the request; a regular expression.
-        path: a regular expression that is searched for in the path.
-        status: answer with this status; 0: reset the connection (after half of the body);
-            -1: pass on (after the delay).
-        times: how often; later requests pass.
-        headers: of the answer.
+        body: of the answer; None: a registry's for its status.
     """
 
-    method: str
-    path: str
-    status: int
-    times: int = 1_000_000
-    headers: dict[str, str] = field(default_factory=dict)
-    delay: float = 0.0
     body: bytes | None = None
-    seen: int = 0
 
 
-class FaultProxy:
+class FaultProxy(Served):
     """Listens on a free loopback port and passes to `upstream` what no fault takes."""
 
     def __init__(self, upstream: str) -> None:
@@ -54,52 +36,26 @@ class FaultProxy:
         self._lock = threading.Lock()
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None: ...
-
+        class Handler(QuietHandler):
             def handle_any(self) -> None:
                 proxy.serve(self)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
-        self._server = BusyHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
+        self.address = f"127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _fault(self, method: str, path: str) -> Fault | None:
-        with self._lock:
-            for fault in self.faults:
-                if (
-                    fault.seen < fault.times
-                    and re.fullmatch(fault.method, method)
-                    and re.search(fault.path, path)
-                ):
-                    fault.seen += 1
-                    return fault
-        return None
-
-    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+    def serve(self, handler: QuietHandler) -> None:
         """Answer one request: by a fault, or by what the registry says."""
         method, path = handler.command, handler.path
         length = int(handler.headers.get("Content-Length") or 0)
-        fault = self._fault(method, path)
-        if fault and fault.delay:  # seconds
-            threading.Event().wait(fault.delay)
+        with self._lock:
+            fault = next((x for x in self.faults if x.takes(method, path)), None)
+        if fault:
+            time.sleep(fault.delay)
         if fault and fault.status == 0:
             handler.rfile.read(length // 2)
-            reset = struct.pack("ii", 1, 0)
-            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-            handler.connection.close()
-            handler.close_connection = True
+            handler.reset()
             return
         body = self._body(handler, length)
         with self._lock:
@@ -108,14 +64,7 @@ class FaultProxy:
             code = CODES.get(fault.status, "UNKNOWN")
             text = f'{{"errors":[{{"code":"{code}","message":"injected"}}]}}'.encode()
             text = text if fault.body is None else fault.body
-            handler.send_response(fault.status)
-            for name, value in fault.headers.items():
-                handler.send_header(name, value)
-            handler.send_header("Content-Type", "application/json")
-            handler.send_header("Content-Length", str(len(text)))
-            handler.end_headers()
-            if method != "HEAD":
-                handler.wfile.write(text)
+            handler.answer(fault.status, text, fault.headers | {"Content-Type": "application/json"})
             return
         upstream = http.client.HTTPConnection(self.upstream, timeout=60)
         upstream.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -138,7 +87,7 @@ class FaultProxy:
         upstream.close()
 
     @staticmethod
-    def _body(handler: BaseHTTPRequestHandler, length: int) -> bytes:
+    def _body(handler: QuietHandler, length: int) -> bytes:
         if "chunked" not in handler.headers.get("Transfer-Encoding", ""):
             return handler.rfile.read(length)
         data = b""

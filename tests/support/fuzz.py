@@ -17,7 +17,6 @@ import base64
 import collections
 import contextlib
 import http.client
-import http.server
 import json
 import re
 import socket
@@ -31,6 +30,7 @@ from urllib.parse import urlsplit
 from tests.support.attack import CHAT, SPEECH, Attack
 from tests.support.hostile import attacks
 from tests.support.hostile_audio import OWN_PATH
+from tests.support.http_server import QuietHandler, Served
 
 HEALTHY_WITHIN = 1.0
 """Seconds in which /health has to answer."""
@@ -83,31 +83,24 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-class Listener:
+class Listener(Served):
     """A server on this machine that nobody may be made to ask."""
 
     def __init__(self) -> None:
-        self.hits: list[str] = []
-        hits = self.hits
+        self.hits = hits = list[str]()
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 hits.append(self.path)
-                self.send_response(200)
-                self.end_headers()
+                self.answer(200, b"", {})
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer((own_address(), 0), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        host, port = self._server.server_address[:2]
-        self.address = f"{host!s}:{port}"
+        super().__init__(Handler, own_address())
+        self.address = f"{own_address()}:{self.port}"
+        self.__enter__()
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        self.__exit__()
 
 
 class Server:
@@ -404,17 +397,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="one family of requests")
     parser.add_argument("--api-key")
     parser.add_argument("--healthy-within", type=float, default=HEALTHY_WITHIN, help="seconds")
-    parser.add_argument("--quiet", action="store_true")
-    given = parser.parse_args(arguments)
-    report = fuzz(
-        given.url,
-        count=given.count,
-        seed=given.seed,
-        only=given.only,
-        api_key=given.api_key,
-        healthy_within=given.healthy_within,
-        say=not given.quiet,
-    )
+    parser.add_argument("--quiet", dest="say", action="store_false")
+    report = fuzz(**vars(parser.parse_args(arguments)))
     print(report.text())
     return 1 if report.findings else 0
 

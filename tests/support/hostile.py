@@ -32,13 +32,12 @@ def attacks(seed: int, count: int, model: str, private: str, only: str = "") -> 
         only: the family that they are to be of; of all of them without.
     """
     families = {only: FAMILIES[only]} if only else FAMILIES
+    names = [name for name, (_, often) in families.items() for _ in range(often)]
     chance = random.Random(seed)
     for number in range(count):
-        family = chance.choice(
-            [name for name, weight in _WEIGHTS.items() if name in families for _ in range(weight)]
-        )
+        family = chance.choice(names)
         own = random.Random(chance.getrandbits(64))
-        attack = families[family](AttackContext(own, model, private))
+        attack = families[family][0](AttackContext(own, model, private))
         yield replace(attack, family=family, name=f"{number} {family}: {attack.name}")
 
 
@@ -54,46 +53,28 @@ SPECIAL = [
 ]
 
 
+def said(at: AttackContext, *turns: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A chat in which these roles say these contents."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return CHAT, chat(at, messages=messages)
+
+
 def _tokens(at: AttackContext) -> Attack:
     token = at.chance.choice(SPECIAL)
     text = at.chance.choice([token, f"a {token} b", f"{token}a", f"a\n{token}\n"])
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": token}]
     places = {
         "input": (SPEECH, speech(at, input=text)),
         "voice": (SPEECH, speech(at, voice=text)),
         "instructions": (SPEECH, speech(at, instructions=text)),
         "model": (SPEECH, speech(at, model=text)),
         "speech stop": (SPEECH, speech(at, stop=[text])),
-        "content": (CHAT, chat(at, messages=[{"role": "user", "content": text}])),
-        "part": (
-            CHAT,
-            chat(
-                at,
-                messages=[
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "text", "text": text},
-                            {"type": "text", "text": token},
-                        ],
-                    }
-                ],
-            ),
-        ),
-        "system": (
-            CHAT,
-            chat(
-                at, messages=[{"role": "system", "content": text}, {"role": "user", "content": "x"}]
-            ),
-        ),
-        "assistant": (
-            CHAT,
-            chat(
-                at,
-                messages=[{"role": "assistant", "content": text}, {"role": "user", "content": "x"}],
-            ),
-        ),
-        "role": (CHAT, chat(at, messages=[{"role": text, "content": "x"}])),
-        "role end": (CHAT, chat(at, messages=[{"role": f"user{text}", "content": "x"}])),
+        "content": said(at, ("user", text)),
+        "part": said(at, ("user", parts)),
+        "system": said(at, ("system", text), ("user", "x")),
+        "assistant": said(at, ("assistant", text), ("user", "x")),
+        "role": said(at, (text, "x")),
+        "role end": said(at, (f"user{text}", "x")),
         "name": (CHAT, chat(at, messages=[{"role": "user", "name": text, "content": "x"}])),
         "stop": (CHAT, chat(at, stop=[text, token])),
         "voice of chat": (CHAT, chat(at, audio={"voice": text}, modalities=["audio"])),
@@ -111,67 +92,21 @@ def _tokens(at: AttackContext) -> Attack:
 # -- numbers ---------------------------------------------------------------------------------------
 
 NUMBERS: list[Any] = [
-    *(
-        0,
-        -1,
-        1,
-        2,
-        3,
-        -2,
-        0.5,
-        -0.5,
-        1e-9,
-        1e-300,
-        5e-324,
-        1e300,
-        1e19,
-        2**31,
-        2**32,
-        2**63,
-        -(2**63),
-    ),
-    *(2**63 - 1, 2**64, 10**30, 10**400, float("nan"), float("inf"), float("-inf"), 1.0000001),
+    *(0, -1, 1, 2, 3, -2, 0.5, -0.5, 1e-9, 1e-300, 5e-324, 1e300, 1e19, 2**31, 2**32, 2**63),
+    *(-(2**63), 2**63 - 1, 2**64, 10**30, 10**400),
+    *(float("nan"), float("inf"), float("-inf"), 1.0000001),
     *("1", "", "nan", True, False, None, [], [1], {}, "1e5"),
 ]
 SPEECH_NUMBERS = [
-    "speed",
-    "temperature",
-    "top_p",
-    "top_k",
-    "max_tokens",
-    "seed",
-    "ras_win_len",
-    "ras_win_max_num_repeat",
-    "audio_chunk_size",
-    "audio_chunk_overlap_size",
-    "min_p",
+    *("speed", "temperature", "top_p", "top_k", "max_tokens", "seed", "ras_win_len"),
+    *("ras_win_max_num_repeat", "audio_chunk_size", "audio_chunk_overlap_size", "min_p"),
 ]
 CHAT_NUMBERS = [
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "n",
-    "max_tokens",
-    "min_tokens",
-    "max_completion_tokens",
-    "frequency_penalty",
-    "presence_penalty",
-    "best_of",
-    "repetition_penalty",
-    "length_penalty",
-    "priority",
-    "top_logprobs",
-    "logprobs",
-    "prompt_logprobs",
-    "truncate_prompt_tokens",
-    "ras_win_len",
-    "stream_options",
-    "ras_win_max_num_repeat",
-    "stop_token_ids",
-    "logit_bias",
-    "audio_chunk_size",
+    *("temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "min_tokens"),
+    *("max_completion_tokens", "frequency_penalty", "presence_penalty", "best_of"),
+    *("repetition_penalty", "length_penalty", "priority", "top_logprobs", "logprobs"),
+    *("prompt_logprobs", "truncate_prompt_tokens", "ras_win_len", "stream_options"),
+    *("ras_win_max_num_repeat", "stop_token_ids", "logit_bias", "audio_chunk_size"),
 ]
 
 
@@ -196,62 +131,16 @@ def _numbers(at: AttackContext) -> Attack:
 # -- text ------------------------------------------------------------------------------------------
 
 TEXTS = [
-    *(
-        "a" + "\u0301" * 4000,
-        "\u202e\u2066" * 500,
-        "\U0001f468\u200d" * 1000,
-        "\U0001f3f4\U000e0067" * 500,
-    ),
-    *(
-        "\0",
-        "a\0b",
-        "\ufeff",
-        "\uffff\ufffe",
-        "\ufdfa" * 4096,
-        "\U00016ff0" * 2000,
-        "\u1160" * 4096,
-    ),
-    *(
-        "9" * 4096,
-        "1e309 -0 0x7f NaN",
-        "." * 4096,
-        "?!" * 2048,
-        "\U0001f600",
-        "\u200b",
-        "\u00ad" * 4096,
-    ),
-    *(
-        "\n" * 4000 + "a",
-        "\r\v\f\x85\u2028\u2029a",
-        "\ud800",
-        "a\udfffb",
-        "\ud83d" * 2000,
-        "\x1b[2J\x07",
-    ),
+    *("a" + "\u0301" * 4000, "\u202e\u2066" * 500, "\U0001f468\u200d" * 1000),
+    *("\U0001f3f4\U000e0067" * 500, "\0", "a\0b", "\ufeff", "\uffff\ufffe", "\ufdfa" * 4096),
+    *("\U00016ff0" * 2000, "\u1160" * 4096, "9" * 4096, "1e309 -0 0x7f NaN", "." * 4096),
+    *("?!" * 2048, "\U0001f600", "\u200b", "\u00ad" * 4096, "\n" * 4000 + "a"),
+    *("\r\v\f\x85\u2028\u2029a", "\ud800", "a\udfffb", "\ud83d" * 2000, "\x1b[2J\x07"),
     *("\uff1c|AUDIO\uff5c>", "<\u200d|AUDIO_OUT|>", "<|\U0001d400UDIO|>", "&lt;|AUDIO|&gt;"),
-    *(
-        "{{ 7*7 }}",
-        "{% for i in range(9**9) %}x{% endfor %}",
-        "%s%n",
-        "${jndi:ldap://x}",
-        "'; DROP--",
-    ),
-    *(
-        "<speak><break time='99999s'/></speak>",
-        "[pause 1e9]",
-        "\u4e2d" * 4096,
-        "\u0e01\u0e33" * 2000,
-    ),
-    *(
-        "a " * 2048,
-        "\u00e9" * 4096,
-        "(" * 4096,
-        "\\u0000\\ud800",
-        "x" * 4096,
-        "x" * 4097,
-        "\u3000",
-        "",
-    ),
+    *("{{ 7*7 }}", "{% for i in range(9**9) %}x{% endfor %}", "%s%n", "${jndi:ldap://x}"),
+    *("'; DROP--", "<speak><break time='99999s'/></speak>", "[pause 1e9]", "\u4e2d" * 4096),
+    *("\u0e01\u0e33" * 2000, "a " * 2048, "\u00e9" * 4096, "(" * 4096, "\\u0000\\ud800"),
+    *("x" * 4096, "x" * 4097, "\u3000", ""),
 ]
 """What people, programs and enemies write."""
 
@@ -264,13 +153,8 @@ def _text(at: AttackContext) -> Attack:
         "instructions": (SPEECH, speech(at, instructions=text)),
         "voice": (SPEECH, speech(at, voice=text)),
         "user": (SPEECH, speech(at, user=text)),
-        "content": (CHAT, chat(at, messages=[{"role": "user", "content": text}])),
-        "system": (
-            CHAT,
-            chat(
-                at, messages=[{"role": "system", "content": text}, {"role": "user", "content": "x"}]
-            ),
-        ),
+        "content": said(at, ("user", text)),
+        "system": said(at, ("system", text), ("user", "x")),
         "stop": (CHAT, chat(at, stop=[text[:200]])),
     }
     place = at.chance.choice(list(places))
@@ -286,26 +170,8 @@ def _text(at: AttackContext) -> Attack:
 def _anything(chance: random.Random, depth: int = 3) -> Any:
     kind = chance.random()
     if depth == 0 or kind < 0.6:
-        return chance.choice(
-            [
-                None,
-                True,
-                False,
-                0,
-                -1,
-                1.5,
-                2**40,
-                "",
-                "x",
-                "wav",
-                "audio",
-                "\u202e",
-                "x" * 10_000,
-                "\ud83d\ude00",
-                "\x00",
-                "\ud800",
-            ]
-        )
+        texts = ["", "x", "wav", "audio", "\u202e", "x" * 10_000, "\ud83d\ude00", "\x00", "\ud800"]
+        return chance.choice([None, True, False, 0, -1, 1.5, 2**40, *texts])
     if kind < 0.8:
         return [_anything(chance, depth - 1) for _ in range(chance.randint(0, 4))]
     return {
@@ -317,38 +183,12 @@ def _anything(chance: random.Random, depth: int = 3) -> Any:
 FIELDS = [
     *CHAT_NUMBERS,
     *SPEECH_NUMBERS,
-    "model",
-    "messages",
-    "input",
-    "voice",
-    "response_format",
-    "instructions",
-    "stream",
-    "stop",
-    "modalities",
-    "audio",
-    "tools",
-    "tool_choice",
-    "user",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "chat_template",
-    "documents",
-    "metadata",
-    "chat_template_kwargs",
-    "mm_processor_kwargs",
-    "logits_processors",
-    "request_id",
-    "echo",
-    "add_generation_prompt",
-    "continue_final_message",
-    "use_beam_search",
-    "ignore_eos",
-    "skip_special_tokens",
-    "include_stop_str_in_output",
-    "stream_format",
-    "extra_args",
+    *("model", "messages", "input", "voice", "response_format", "instructions", "stream", "stop"),
+    *("modalities", "audio", "tools", "tool_choice", "user", "guided_json", "guided_regex"),
+    *("guided_choice", "chat_template", "documents", "metadata", "chat_template_kwargs"),
+    *("mm_processor_kwargs", "logits_processors", "request_id", "echo", "add_generation_prompt"),
+    *("continue_final_message", "use_beam_search", "ignore_eos", "skip_special_tokens"),
+    *("include_stop_str_in_output", "stream_format", "extra_args"),
 ]
 
 
@@ -374,13 +214,12 @@ def _types(at: AttackContext) -> Attack:
 
 def _unsupported(at: AttackContext) -> Attack:
     function = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    embeds = {"type": "image_embeds", "image_embeds": "AAAA"}
+    schema = {"name": "a", "schema": {}}
     field_, value = at.chance.choice(
         [
             ("response_format", {"type": "json_object"}),
-            (
-                "response_format",
-                {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}},
-            ),
+            ("response_format", {"type": "json_schema", "json_schema": schema}),
             ("guided_json", {"type": "object"}),
             ("guided_regex", "(a+)+$"),
             ("guided_choice", ["a", "b"]),
@@ -433,10 +272,7 @@ def _unsupported(at: AttackContext) -> Attack:
             ("messages", []),
             ("messages", [{"role": "user", "content": "x"}] * 5000),
             ("messages", [{"role": "user", "content": "word " * 30_000}]),
-            (
-                "messages",
-                [{"role": "user", "content": [{"type": "image_embeds", "image_embeds": "AAAA"}]}],
-            ),
+            ("messages", [{"role": "user", "content": [embeds]}]),
             ("messages", [{"role": "tool", "tool_call_id": "x", "content": "y"}]),
             ("messages", [{"role": "assistant", "tool_calls": [function]}]),
         ]
@@ -451,31 +287,18 @@ def _unsupported(at: AttackContext) -> Attack:
     return posted(f"{field_} {str(value)[:100]}", CHAT, fields)
 
 
-FAMILIES: dict[str, Make] = {
-    "tokens": _tokens,
-    "numbers": _numbers,
-    "text": _text,
-    "audio": hostile_audio.audio,
-    "urls": hostile_audio.urls,
-    "types": _types,
-    "unsupported": _unsupported,
-    "bytes": hostile_http.body,
-    "http": hostile_http.http,
-    "routes": hostile_http.routes,
-    "same id": hostile_http.same_id,
-    "hang up": hostile_http.hang_up,
+FAMILIES: dict[str, tuple[Make, int]] = {
+    "tokens": (_tokens, 5),
+    "numbers": (_numbers, 5),
+    "text": (_text, 4),
+    "audio": (hostile_audio.audio, 5),
+    "urls": (hostile_audio.urls, 3),
+    "types": (_types, 5),
+    "unsupported": (_unsupported, 3),
+    "bytes": (hostile_http.body, 4),
+    "http": (hostile_http.http, 5),
+    "routes": (hostile_http.routes, 2),
+    "same id": (hostile_http.same_id, 1),
+    "hang up": (hostile_http.hang_up, 4),
 }
-_WEIGHTS = {
-    "tokens": 5,
-    "numbers": 5,
-    "text": 4,
-    "audio": 5,
-    "urls": 3,
-    "types": 5,
-    "unsupported": 3,
-    "bytes": 4,
-    "http": 5,
-    "routes": 2,
-    "same id": 1,
-    "hang up": 4,
-}
+"""What makes a request of each family, and how often the family comes, relative to the others."""

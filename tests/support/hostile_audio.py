@@ -35,16 +35,8 @@ def wav(
         "<HHIIHH", form, channels, rate % 2**32, rate * align % 2**32, align % 2**16, bits
     )
     riff, size = sizes or (36 + len(data), len(data))
-    return (
-        b"RIFF"
-        + struct.pack("<I", riff)
-        + b"WAVEfmt "
-        + struct.pack("<I", 16)
-        + head
-        + b"data"
-        + struct.pack("<I", size)
-        + data
-    )
+    parts = [b"RIFF", struct.pack("<I", riff), b"WAVEfmt ", struct.pack("<I", 16), head]
+    return b"".join([*parts, b"data", struct.pack("<I", size), data])
 
 
 def id3(kind: bytes, text: str) -> bytes:
@@ -60,13 +52,13 @@ def mp3(frames: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def bomb(form: str, seconds: int) -> bytes:
-    """A small file that is long and large when it is decoded: silence, well compressed."""
+def bomb(seconds: int) -> bytes:
+    """A small FLAC file that is long and large when it is decoded: silence, well compressed."""
     import numpy as np
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, np.zeros((seconds * 8000, 8), np.int16), 8000, format=form)
+    soundfile.write(file, np.zeros((seconds * 8000, 8), np.int16), 8000, format="FLAC")
     return file.getvalue()
 
 
@@ -115,8 +107,8 @@ def _sound(at: AttackContext) -> tuple[str, bytes]:
         "noise": lambda: noise,
         "png": lambda: b"\x89PNG\r\n\x1a\n" + noise,
         "nothing": lambda: b"",
-        "flac bomb": lambda: bomb("FLAC", 600),
-        "long flac": lambda: bomb("FLAC", 59),
+        "flac bomb": lambda: bomb(600),
+        "long flac": lambda: bomb(59),
         "a chunk too large": lambda: chunked_wav(b"LIST", 2**32 - 1, b"x" * 20),
         "a chunk of many": lambda: chunked_wav(b"LIST", 2 * 10**6, b"LIST\4\0\0\0abcd" * 166_666),
         "endless chunks": lambda: b"RIFF\xff\xff\xff\xffWAVE" + b"JUNK\0\0\0\0" * 50_000,
@@ -158,10 +150,8 @@ def audio(at: AttackContext) -> Attack:
         name, part["input_audio"]["format"] = f"{name} with an odd format", "wav;base64,AAAA"
     elif odd < 0.2:
         name = f"{name} by data URL"
-        fields["messages"][1]["content"][0] = {
-            "type": "audio_url",
-            "audio_url": {"url": f"data:audio/wav;base64,{text}"},
-        }
+        by_url = {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{text}"}}
+        fields["messages"][1]["content"][0] = by_url
     elif odd < 0.25:
         name = f"{name}, eight times"
         fields["messages"][1]["content"] *= 8
@@ -172,7 +162,10 @@ def audio(at: AttackContext) -> Attack:
 
 def urls(at: AttackContext) -> Attack:
     """A URL instead of audio: of private addresses, of files, of nothing."""
-    own = f"127.0.0.1:{OWN_PORT}{OWN_PATH}"
+    own = [
+        *("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"),
+        *("127.1", "0"),
+    ]
     url = at.chance.choice(
         [
             f"http://{at.private}/a.wav",
@@ -180,46 +173,17 @@ def urls(at: AttackContext) -> Attack:
             f"http://{at.private}\\@example.com/a",
             f"HTTP://{at.private}/a",
             f"https://{at.private}/a",
-            f"http://{own}",
-            f"http://localhost:{OWN_PORT}{OWN_PATH}",
-            f"http://[::1]:{OWN_PORT}{OWN_PATH}",
-            f"http://[::ffff:127.0.0.1]:{OWN_PORT}{OWN_PATH}",
-            f"http://2130706433:{OWN_PORT}{OWN_PATH}",
-            f"http://0x7f.1:{OWN_PORT}{OWN_PATH}",
-            f"http://127.1:{OWN_PORT}{OWN_PATH}",
-            f"http://0:{OWN_PORT}{OWN_PATH}",
+            *(f"http://{host}:{OWN_PORT}{OWN_PATH}" for host in own),
             "http://169.254.169.254/latest/meta-data/",
-            "http://10.0.0.1/a",
-            "http://[fd00::1]/a",
-            "file:///etc/passwd",
-            "file://localhost/etc/passwd",
-            "FILE:///etc/passwd",
-            "file:/etc/passwd",
-            "ftp://127.0.0.1/a",
-            "gopher://127.0.0.1/a",
-            "//127.0.0.1/a",
-            "",
-            " ",
-            "\x00",
-            "a" * 100_000,
-            "data:",
-            "data:,",
-            "data:;base64,",
-            "data:audio/wav;base64,%%%",
-            "data:audio/wav,abc",
-            "http://",
-            "http:///",
-            "http://[",
-            "https://\u2488",
-            "javascript:alert(1)",
+            *("http://10.0.0.1/a", "http://[fd00::1]/a"),
+            *("file:///etc/passwd", "file://localhost/etc/passwd", "FILE:///etc/passwd"),
+            *("file:/etc/passwd", "ftp://127.0.0.1/a", "gopher://127.0.0.1/a", "//127.0.0.1/a"),
+            *("", " ", "\x00", "a" * 100_000, "data:", "data:,", "data:;base64,"),
+            *("data:audio/wav;base64,%%%", "data:audio/wav,abc", "http://", "http:///", "http://["),
+            *("https://\u2488", "javascript:alert(1)"),
         ]
     )
     kind = at.chance.choice(["audio_url", "audio_url", "audio_url", "image_url", "video_url"])
     part = {"type": kind, kind: {"url": url}}
-    return posted(
-        f"{kind} {url[:60]!r}",
-        CHAT,
-        chat(
-            at, messages=[{"role": "user", "content": [part, {"type": "text", "text": "Hello."}]}]
-        ),
-    )
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "Hello."}]}]
+    return posted(f"{kind} {url[:60]!r}", CHAT, chat(at, messages=messages))

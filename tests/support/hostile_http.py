@@ -66,113 +66,94 @@ def body(at: AttackContext) -> Attack:
 # -- HTTP ------------------------------------------------------------------------------------------
 
 
+METHODS = ["GET", "PUT", "DELETE", "PATCH", "TRACE", "FOO"]
+PATHS = [
+    *("/v1//chat", "/v1/../health", "/%00", "/x", "/v1/audio/voices/../../etc/passwd"),
+    "/v1/models/x",
+]
+IDS = ["", " ", "a" * 5000, "\xff\xfe", "%0d%0a"]
+
+
 def http(at: AttackContext) -> Attack:
     """A request that is no HTTP, or odd HTTP."""
     path, fields = either(at)
     good = json.dumps(fields).encode()
-    end = b"Host: x\r\nContent-Type: application/json\r\n"
-    post = f"POST {path} HTTP/1.1\r\n".encode() + end
-    length = f"Content-Length: {len(good)}\r\n".encode()
-    chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+    post = f"POST {path} HTTP/1.1".encode()
+    host, json_type, close = b"Host: x", b"Content-Type: application/json", b"Connection: close"
+    length = b"Content-Length: %d" % len(good)
+    chunked = b"Transfer-Encoding: chunked"
+    health = b"GET /health HTTP/1.1"
+
+    def lines(*head: bytes, body: bytes = good) -> bytes:
+        return b"\r\n".join([*head, b"", body])
+
+    def sent(*headers: bytes, body: bytes = good) -> bytes:
+        return lines(post, host, json_type, *headers, body=body)
+
     raw = {
-        "long header": post + length + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n" + good,
-        "many headers": post
-        + length
-        + b"".join(b"X-%d: a\r\n" % i for i in range(20_000))
-        + b"\r\n"
-        + good,
-        "long path": b"GET /"
-        + b"a" * 200_000
-        + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "long header": sent(length, b"X-A: " + b"a" * 200_000),
+        "many headers": sent(length, *(b"X-%d: a" % i for i in range(20_000))),
+        "long path": lines(b"GET /%b HTTP/1.1" % (b"a" * 200_000), host, close, body=b""),
         "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
         + at.chance.randbytes(200)
         + b"\r\n\r\n",
-        "short body": post + b"Content-Length: 100000\r\n\r\n" + good,
-        "long body": post + b"Connection: close\r\nContent-Length: 5\r\n\r\n" + good,
-        "two lengths": post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + good,
-        "negative length": post + b"Content-Length: -5\r\n\r\n" + good,
-        "huge length": post + b"Content-Length: 99999999999999999999\r\n\r\n" + good,
-        "bad chunk": post + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n" + good,
-        "huge chunk": post + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n" + good,
-        "length and chunked": post + length + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "smuggled": post
-        + b"Content-Length: 0\r\nConnection: close\r\n\r\nGET /health HTTP/1.1\r\n\r\n",
+        "short body": sent(b"Content-Length: 100000"),
+        "long body": sent(close, b"Content-Length: 5"),
+        "two lengths": sent(b"Content-Length: 5", b"Content-Length: 6"),
+        "negative length": sent(b"Content-Length: -5"),
+        "huge length": sent(b"Content-Length: 99999999999999999999"),
+        "bad chunk": sent(chunked, body=b"ZZ\r\n" + good),
+        "huge chunk": sent(chunked, body=b"ffffffffffffffff\r\n" + good),
+        "length and chunked": sent(length, chunked, body=b"0\r\n\r\n"),
+        "smuggled": sent(b"Content-Length: 0", close, body=lines(health, body=b"")),
         "HTTP/0.9": b"GET /health\r\n\r\n",
         "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        "nul in header": post + length + b"X-A: a\0b\r\n\r\n" + good,
-        "HTTP/1.0": f"POST {path} HTTP/1.0\r\n".encode()
-        + b"Content-Type: application/json\r\n"
-        + length
-        + b"\r\n"
-        + good,
-        "no host": f"POST {path} HTTP/1.1\r\n".encode() + length + b"\r\n" + good,
-        "two hosts": post + b"Host: y\r\n" + length + b"\r\n" + good,
-        "no version": f"POST {path}\r\n".encode() + end + length + b"\r\n" + good,
-        "HTTP/3.7": post.replace(b"HTTP/1.1", b"HTTP/3.7") + length + b"\r\n" + good,
-        "line feeds": (post + length + b"\r\n").replace(b"\r\n", b"\n") + good,
-        "folded header": post + length + b"X-A: a\r\n  b\r\n\r\n" + good,
-        "no colon": post + length + b"X-A a\r\n\r\n" + good,
-        "space before colon": post + b"Content-Length : 5\r\n\r\n" + good,
-        "length with a sign": post + b"Content-Length: +5\r\n\r\n" + good,
-        "hexadecimal length": post + b"Content-Length: 0x10\r\n\r\n" + good,
-        "length of text": post + b"Content-Length: many\r\n\r\n" + good,
-        "gzip of chunks": post + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        "unknown coding": post + b"Transfer-Encoding: foo\r\n\r\n" + good,
-        "chunk too short": post
-        + b"Transfer-Encoding: chunked\r\n\r\n5\r\n"
-        + good
-        + b"\r\n0\r\n\r\n",
-        "negative chunk": post + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n" + good,
-        "chunk without an end": post + chunked + b"%x\r\n" % len(good) + good,
-        "long chunk extension": post + chunked + b"1;" + b"a" * 200_000 + b"\r\n{\r\n0\r\n\r\n",
-        "many small chunks": post + chunked + b"1\r\n{\r\n" * 50_000 + b"0\r\n\r\n",
-        "endless trailers": post + chunked + b"0\r\n" + b"X: a\r\n" * 50_000 + b"\r\n",
-        "connect": b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: x\r\n\r\n",
-        "whole address": b"GET http://[::1]:22/ HTTP/1.0\r\nConnection: close\r\n\r\n",
-        "star": b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "bytes in the path": b"GET /\xff\xfe\x80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "pipelined": 20 * b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-        + post
-        + b"Connection: close\r\n"
-        + length
-        + b"\r\n"
-        + good,
+        "nul in header": sent(length, b"X-A: a\0b"),
+        "HTTP/1.0": lines(f"POST {path} HTTP/1.0".encode(), json_type, length),
+        "no host": lines(post, length),
+        "two hosts": sent(b"Host: y", length),
+        "no version": lines(f"POST {path}".encode(), host, json_type, length),
+        "HTTP/3.7": lines(f"POST {path} HTTP/3.7".encode(), host, json_type, length),
+        "line feeds": sent(length, body=b"").replace(b"\r\n", b"\n") + good,
+        "folded header": sent(length, b"X-A: a\r\n  b"),
+        "no colon": sent(length, b"X-A a"),
+        "space before colon": sent(b"Content-Length : 5"),
+        "length with a sign": sent(b"Content-Length: +5"),
+        "hexadecimal length": sent(b"Content-Length: 0x10"),
+        "length of text": sent(b"Content-Length: many"),
+        "gzip of chunks": sent(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+        "unknown coding": sent(b"Transfer-Encoding: foo"),
+        "chunk too short": sent(chunked, body=b"5\r\n" + good + b"\r\n0\r\n\r\n"),
+        "negative chunk": sent(chunked, body=b"-5\r\n" + good),
+        "chunk without an end": sent(chunked, body=b"%x\r\n" % len(good) + good),
+        "long chunk extension": sent(chunked, body=b"1;%b\r\n{\r\n0\r\n\r\n" % (b"a" * 200_000)),
+        "many small chunks": sent(chunked, body=b"1\r\n{\r\n" * 50_000 + b"0\r\n\r\n"),
+        "endless trailers": sent(chunked, body=b"0\r\n" + b"X: a\r\n" * 50_000 + b"\r\n"),
+        "connect": lines(b"CONNECT 127.0.0.1:22 HTTP/1.1", host, body=b""),
+        "whole address": lines(b"GET http://[::1]:22/ HTTP/1.0", close, body=b""),
+        "star": lines(b"OPTIONS * HTTP/1.1", host, close, body=b""),
+        "bytes in the path": lines(b"GET /\xff\xfe\x80 HTTP/1.1", host, close, body=b""),
+        "pipelined": 20 * lines(health, host, body=b"") + sent(close, length),
         "nothing": b"",
         "empty lines": b"\r\n" * 1000,
     }
+    origin = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    in_chunks: dict[str, str | None] = {"Content-Length": None, "Transfer-Encoding": "chunked"}
     whole: dict[str, dict[str, Any]] = {
-        "wrong method": {
-            "method": at.chance.choice(["GET", "PUT", "DELETE", "PATCH", "TRACE", "FOO"])
-        },
+        "wrong method": {"method": at.chance.choice(METHODS)},
         "head": {"method": "HEAD", "body": b""},
         "options": {"method": "OPTIONS"},
-        "wrong path": {
-            "path": at.chance.choice(
-                [
-                    path + "/",
-                    "/v1//chat",
-                    "/v1/../health",
-                    "/%00",
-                    "/x",
-                    "/v1/audio/voices/../../etc/passwd",
-                    "/v1/models/x",
-                ]
-            )
-        },
+        "wrong path": {"path": at.chance.choice([path + "/", *PATHS])},
         "query": {"path": path + "?model=x&" + "a=b&" * 500},
         "no type": {"headers": {"Content-Type": ""}},
         "text": {"headers": {"Content-Type": "text/plain"}},
         "multipart": {"headers": {"Content-Type": "multipart/form-data; boundary=x"}},
         "charset": {"headers": {"Content-Type": "application/json; charset=utf-16"}},
         "gzip": {"headers": {"Content-Encoding": "gzip"}},
-        "odd id": {
-            "headers": {
-                "X-Request-Id": at.chance.choice(["", " ", "a" * 5000, "\xff\xfe", "%0d%0a"])
-            }
-        },
+        "odd id": {"headers": {"X-Request-Id": at.chance.choice(IDS)}},
         "slow": {"slowly": True},
         "in chunks": {
-            "headers": {"Content-Length": None, "Transfer-Encoding": "chunked"},
+            "headers": in_chunks,
             "body": b"".join(b"1\r\n%c\r\n" % byte for byte in good) + b"0\r\n\r\n",
         },
         "asked to go on": {"headers": {"Expect": "100-continue"}, "malformed": True},
@@ -183,9 +164,7 @@ def http(at: AttackContext) -> Attack:
         "cookie": {"headers": {"Cookie": "a=" + "b" * 4000}},
         "forwarded": {"headers": {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "a" * 500}},
         "override": {"headers": {"X-HTTP-Method-Override": "DELETE"}},
-        "origin": {
-            "headers": {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-        },
+        "origin": {"headers": origin},
         "upgrade": {"headers": {"Connection": "Upgrade", "Upgrade": "websocket"}},
         "expect": {"headers": {"Expect": "200-maybe"}},
         "range": {"headers": {"Range": "bytes=0-1"}},
@@ -196,16 +175,9 @@ def http(at: AttackContext) -> Attack:
     name = at.chance.choice([*raw, *whole])
     if name in raw:
         return Attack(f"{path[4:]} {name}", "", path, raw=raw[name], malformed=True, closes=True)
-    return replace(
-        Attack(
-            f"{path[4:]} {name}",
-            "",
-            path,
-            body=good,
-            malformed=name in ("head", "upgrade", "options", "odd id", "expect"),
-        ),
-        **whole[name],
-    )
+    malformed = name in ("head", "upgrade", "options", "odd id", "expect")
+    usual = Attack(f"{path[4:]} {name}", "", path, body=good, malformed=malformed)
+    return replace(usual, **whole[name])
 
 
 def same_id(at: AttackContext) -> Attack:
@@ -248,10 +220,8 @@ def routes(at: AttackContext) -> Attack:
     _, fields = either(at)
     path = at.chance.choice(ROUTES)
     method = at.chance.choice(["GET", "POST", "POST", "HEAD", "OPTIONS", "DELETE"])
-    odd: dict[str, Any] = {
-        "prompt": at.chance.choice(["a <|AUDIO_OUT|> b", [], [[2**40]], {}, None, -1])
-    }
-    content = json.dumps(fields | odd).encode() if at.chance.random() < 0.8 else b""
+    prompt: Any = at.chance.choice(["a <|AUDIO_OUT|> b", [], [[2**40]], {}, None, -1])
+    content = json.dumps(fields | {"prompt": prompt}).encode() if at.chance.random() < 0.8 else b""
     query = at.chance.choice(["", "", "?format=names", "?format=" + "x" * 3000, "?level=1&x=%ff"])
     malformed = method in ("HEAD", "OPTIONS")
     return Attack(

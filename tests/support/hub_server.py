@@ -12,10 +12,9 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.support.http_server import BusyHTTPServer
+from tests.support.http_server import BusyHTTPServer, QuietHandler
 
 LARGE = 100_000
 """Files of this size and more are stored as large files, as git-lfs has them."""
@@ -77,20 +76,10 @@ def blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._handle(body=False)
 
     def do_GET(self) -> None:
-        self._handle(body=True)
-
-    def _handle(self, body: bool) -> None:
         hub = self.server.hub
         path = self.path.partition("?")[0]
         hub.asked.append((self.command, path, self.headers.get("Range", "")))
@@ -98,30 +87,32 @@ class Handler(BaseHTTPRequestHandler):
         for failure in hub.failures:
             if failure.times > 0 and re.search(failure.path, path):
                 failure.times -= 1
-                self._send(failure.status, b"{}", failure.headers, body)
+                self._send(failure.status, b"{}", failure.headers)
                 return
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
-            self._metadata(match[1], match[2], body)
+            self._metadata(match[1], match[2])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._file(match[1], match[2], match[3], body)
+            self._file(match[1], match[2], match[3])
         elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/([^/]+)/(.+)", path):
-            self._content(self.server.hub.repos[match[1]][match[2]][match[3]], {}, body)
+            self._content(self.server.hub.repos[match[1]][match[2]][match[3]], {})
         else:
-            self._send(404, b"{}", {}, body)
+            self._send(404, b"{}", {})
 
-    def _find(self, repo: str, revision: str, body: bool) -> tuple[str, dict[str, bytes]] | None:
+    do_HEAD = do_GET
+
+    def _find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         hub = self.server.hub
         if repo not in hub.repos:  # the real hub hides private repositories
-            self._send(401, b'{"error": "Invalid username or password."}', {}, body)
+            self._send(401, b'{"error": "Invalid username or password."}', {})
             return None
         commit = hub.branches[repo].get(revision, revision)
         if commit not in hub.repos[repo]:
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             return None
         return commit, hub.repos[repo][commit]
 
-    def _metadata(self, repo: str, revision: str, body: bool) -> None:
-        if (found := self._find(repo, revision, body)) is None:
+    def _metadata(self, repo: str, revision: str) -> None:
+        if (found := self._find(repo, revision)) is None:
             return
         commit, files = found
         siblings = []
@@ -132,19 +123,19 @@ class Handler(BaseHTTPRequestHandler):
                 entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
             siblings.append(entry)
         value = {"id": repo, "sha": commit, "siblings": siblings}
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body)
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _file(self, repo: str, revision: str, name: str, body: bool) -> None:
-        if (found := self._find(repo, revision, body)) is None:
+    def _file(self, repo: str, revision: str, name: str) -> None:
+        if (found := self._find(repo, revision)) is None:
             return
         commit, files = found
         if name not in files:
-            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
             return
         data = files[name]
         headers = {"X-Repo-Commit": commit}
         if len(data) < LARGE:
-            self._content(data, headers | {"ETag": f'"{blob_id(data)}"'}, body)
+            self._content(data, headers | {"ETag": f'"{blob_id(data)}"'})
             return
         self._send(302, b"", headers | {
             "Location": f"http://localhost:{self.server.server_port}/cdn/{repo}/{commit}/{name}",
@@ -153,44 +144,34 @@ class Handler(BaseHTTPRequestHandler):
             "ETag": f'"{blob_id(data)}"',
             "X-Xet-Hash": hashlib.sha256(data).hexdigest(),  # offered by the real hub, too
             "X-Xet-Refresh-Route": f"{self.server.url}/api/models/{repo}/xet-read-token/{commit}",
-        }, body)  # fmt: skip
+        })  # fmt: skip
 
-    def _content(self, data: bytes, headers: dict[str, str], body: bool) -> None:
+    def _content(self, data: bytes, headers: dict[str, str]) -> None:
         hub = self.server.hub
         status, start = 200, 0
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             start = int(match[1])
             if start >= len(data):
-                self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"}, body)
+                self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return
             status = 206
             headers = headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
         chunk = data[start:]
-        large = len(data) >= LARGE and body
+        large = len(data) >= LARGE and self.command == "GET"
         if large and hub.damage > 0:
             hub.damage -= 1
             chunk = bytes([chunk[0] ^ 1]) + chunk[1:]
         if large and hub.cut > 0:
             hub.cut -= 1
-            self._send(status, chunk, headers, body, most=hub.cut_after)
+            self._send(status, chunk, headers, most=hub.cut_after)
             self.close_connection = True
         else:
-            self._send(status, chunk, headers, body)
+            self._send(status, chunk, headers)
 
     def _send(
-        self,
-        status: int,
-        data: bytes,
-        headers: dict[str, str],
-        body: bool,
-        most: int | None = None,
+        self, status: int, data: bytes, headers: dict[str, str], most: int | None = None
     ) -> None:
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(data))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data[:most])
+        self.answer(status, data[:most], {"Content-Length": str(len(data))} | headers)
 
 
 class Server(BusyHTTPServer):

@@ -11,13 +11,14 @@ import random
 import re
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.support.fault_proxy import FaultProxy
+from tests.support.http_server import QuietHandler
 
 TAG = re.compile(r"/v2/(?P<repository>.+)/manifests/(?P<tag>[^/:]+)$")
 LIST = re.compile(r"/v2/(?P<repository>.+)/tags/list")
+JSON = {"Content-Type": "application/json"}
 
 
 class LaggingProxy(FaultProxy):
@@ -34,10 +35,6 @@ class LaggingProxy(FaultProxy):
         self.stale = 0
         # For each tag: its digest (None: absent) before a write, and until when reads say so.
         self._before: dict[tuple[str, str], tuple[str | None, float]] = {}
-
-    def __enter__(self) -> LaggingProxy:
-        super().__enter__()
-        return self
 
     @classmethod
     def between(cls, upstream: str, least: float, most: float, seed: int = 1) -> LaggingProxy:
@@ -62,7 +59,7 @@ class LaggingProxy(FaultProxy):
                 if name == repository and now < until
             }
 
-    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+    def serve(self, handler: QuietHandler) -> None:
         """Answer one request: as the registry was, or as it is."""
         path = handler.path.partition("?")[0]
         if handler.command == "PUT" and (found := TAG.fullmatch(path)):
@@ -80,7 +77,8 @@ class LaggingProxy(FaultProxy):
                 self.stale += 1
                 before = lagging[found["tag"]]
                 if before is None:
-                    return self._reply(handler, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
+                    missing = b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'
+                    return handler.answer(404, missing, JSON)
                 handler.path = f"/v2/{found['repository']}/manifests/{before}"
         elif found := LIST.fullmatch(path):
             absent = {x for x, y in self._lagging(found["repository"]).items() if y is None}
@@ -89,18 +87,6 @@ class LaggingProxy(FaultProxy):
                 self.stale += 1
                 listed: dict[str, Any] = json.loads(body)
                 listed["tags"] = [x for x in listed["tags"] or [] if x not in absent]
-                return self._reply(handler, 200, json.dumps(listed).encode())
+                return handler.answer(200, json.dumps(listed).encode(), JSON)
         super().serve(handler)
         return None
-
-    @staticmethod
-    def _reply(handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(body)
-
-
-__all__ = ["LaggingProxy"]

@@ -13,7 +13,6 @@ import asyncio
 import base64
 import contextlib
 import functools
-import io
 import itertools
 import json
 import math
@@ -33,6 +32,7 @@ import uvloop
 from higgs_image.audio import SAMPLE_RATE
 from higgs_image.bench.worker import come_first
 from higgs_image.workspace import PROJECT
+from tests.support.sound import encoded
 
 TYPES = {"pcm": "audio/pcm", "wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac",
          "opus": "audio/ogg", "aac": "audio/aac"}  # fmt: skip
@@ -97,30 +97,7 @@ def sound(form: str, seconds: float, silent: bool) -> bytes:
         head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", size, b"WAVE", b"fmt ", 16, 1, 1,
                            SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16, b"data", size)  # fmt: skip
         return head + samples.tobytes()
-    return _encoded(form, samples)
-
-
-def _encoded(form: str, samples: np.ndarray[Any, Any]) -> bytes:
-    import av
-
-    codec, container = {"mp3": ("libmp3lame", "mp3"), "flac": ("flac", "flac"),
-                        "opus": ("libopus", "ogg"), "aac": ("aac", "adts")}[form]  # fmt: skip
-    out = io.BytesIO()
-    pages = {"page_duration": "40000"} if container == "ogg" else {}
-    with av.open(out, "w", format=container, options=pages) as file:
-        stream = cast(av.AudioStream, file.add_stream(codec, rate=SAMPLE_RATE, layout="mono"))
-        wanted = stream.codec_context.format.name if stream.codec_context.format else "s16"
-        resampler = av.AudioResampler(format=wanted, layout="mono", rate=stream.rate)
-        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        fifo = av.AudioFifo()
-        for part in resampler.resample(frame):
-            fifo.write(part)
-        size = stream.codec_context.frame_size or 1024
-        while piece := fifo.read(size, partial=True):
-            file.mux(stream.encode(piece))
-        file.mux(stream.encode(None))
-    return out.getvalue()
+    return encoded(form, samples.tobytes())
 
 
 @functools.cache

@@ -1,18 +1,12 @@
-"""A small speech server for tests of /generate: it records requests, and answers as it is told.
-
-    .venv/bin/python -m tests.support.speech_server --port 9000 [--speed 20]
-
-GET /requests returns what came; POST /behaviour sets what follows (fields of `Behaviour`).
-"""
+"""A small speech server for tests of /generate: it records requests, and answers as it is told."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,8 +76,6 @@ class SpeechServer:
         app.router.add_get("/v1/audio/voices", self._voices)
         app.router.add_post("/v1/audio/speech", self._speech)
         app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_get("/requests", self._seen)
-        app.router.add_post("/behaviour", self._behave)
         return app
 
     async def _ping(self, _: web.Request) -> web.Response:
@@ -99,13 +91,6 @@ class SpeechServer:
     async def _voices(self, _: web.Request) -> web.Response:
         return web.json_response({"voices": VOICES})
 
-    async def _seen(self, _: web.Request) -> web.Response:
-        return web.json_response({"requests": self.requests, "hung_up": self.hung_up})
-
-    async def _behave(self, request: web.Request) -> web.Response:
-        self.behaviour = replace(self.behaviour, **await request.json())
-        return web.json_response(asdict(self.behaviour))
-
     async def _speech(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         return await self._answer(request, body, body["input"], chat=False)
@@ -118,13 +103,8 @@ class SpeechServer:
         self, request: web.Request, body: dict[str, Any], text: str, *, chat: bool
     ) -> web.StreamResponse:
         now = self.behaviour
-        self.requests.append(
-            {
-                "path": request.path,
-                "headers": {k.lower(): v for k, v in request.headers.items()},
-                **body,
-            }
-        )
+        headers = {k.lower(): v for k, v in request.headers.items()}
+        self.requests.append({"path": request.path, "headers": headers, **body})
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return _error(401, "the API key is missing or wrong")
         if now.status != 200 and now.failing != 0:
@@ -189,19 +169,3 @@ def _error(
     error = {"message": message, "type": "Error", "param": param, "code": status}
     body = {"object": "error", **error, "error": error}
     return web.json_response(body, status=status, headers=headers)
-
-
-def main() -> None:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=9000)
-    parser.add_argument("--speed", type=float, default=0.0, help="seconds of sound in a second")
-    parser.add_argument("--first", type=float, default=0.0, help="seconds until the first sound")
-    parser.add_argument("--key", default="")
-    given = parser.parse_args()
-    server = SpeechServer(given.key, Behaviour(speed=given.speed, first=given.first))
-    web.run_app(server.app(), host="127.0.0.1", port=given.port, print=None)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from higgs_runtime import weights
 from higgs_runtime.cache import WeightsRepo
-from higgs_runtime.errors import (
-    StartError,
-)
+from higgs_runtime.errors import StartError
 
 MODEL = WeightsRepo("model", "bosonai/model", "1" * 40)
 TOKENIZER = WeightsRepo("audio tokenizer", "bosonai/tokenizer", "2" * 40)

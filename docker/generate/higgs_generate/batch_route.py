@@ -24,7 +24,7 @@ MOST_CHARACTERS = 20_000
 
 async def batch(call: Call) -> ASGIApp:
     """Answer with the sound of all texts, or the error of each."""
-    items = _items(await call.request.body())
+    items = _items(await call.body())
     call.service.places.require_room(len(items))
     tasks = [asyncio.create_task(_one(call, number, item)) for number, item in enumerate(items)]
     try:

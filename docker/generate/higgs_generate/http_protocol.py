@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from typing import cast
 
 from higgs_patches.lib.errors import error_body
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from higgs_generate.joined_writes import JoinedWrites
 
 LARGEST_HEAD = 64 * 1024
 """Bytes of a request's head: the parser itself keeps headers without a limit."""
@@ -28,6 +31,12 @@ class GenerateProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin a connection."""
+        connection = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        super().connection_made(connection)
+        self.transport = JoinedWrites(connection)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""

@@ -26,7 +26,7 @@ MOST_START = 1e7
 async def create(call: Call) -> ASGIApp:
     """Answer POST /generate/jobs."""
     settings = call.service.settings
-    fields = generate_request.read(await call.request.body(), settings.max_characters)
+    fields = generate_request.read(await call.body(), settings.max_characters)
     job = await call.service.new_job(await call.service.speech_of(fields))
     response = json_answer(job.as_json(), 202)
     response.headers["Location"] = f"/generate/jobs/{job.id}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator
 from http import HTTPStatus
 
 from higgs_generate.failures import RetryLaterError
@@ -15,7 +14,7 @@ WAIT_SECONDS = 60.0
 
 
 class Places:
-    """A bounded number of places with a bounded queue.
+    """A bounded number of places with a bounded queue; as a context it takes one.
 
     Args:
         running: places.
@@ -92,11 +91,10 @@ class Places:
                 return
         self.taken -= 1
 
-    @contextlib.asynccontextmanager
-    async def one(self) -> AsyncGenerator[None, None]:
-        """Hold a place."""
+    async def __aenter__(self) -> None:
+        """Take a place."""
         await self.take()
-        try:
-            yield
-        finally:
-            self.leave()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give it back."""
+        self.leave()

@@ -185,8 +185,11 @@ class ServerAnswer:
 
     async def json(self) -> Any:
         """Return the body's JSON, or None."""
+        body = b""
         try:
-            return json.loads(b"".join([chunk async for chunk in self._answered.chunks()]))
+            while chunk := await self._answered.read():
+                body += chunk
+            return json.loads(body)
         except (ValueError, OSError):
             return None
 
@@ -205,7 +208,7 @@ class ServerAnswer:
             ServerFailedError: it broke off.
         """
         try:
-            async for chunk in self._answered.chunks():
+            while chunk := await self._answered.read():
                 yield chunk
         except TimeoutError:
             raise self._late() from None

@@ -6,7 +6,7 @@ aiohttp's client takes as long for a request as all the rest of the service.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -66,26 +66,24 @@ class ServerConnection(asyncio.Protocol):
                 raise self._error
             await self._wait()
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Give the body as it comes.
+    async def read(self) -> bytes:
+        """Return what has come of the body, as soon as there is something; nothing at its end.
 
         Raises:
             TimeoutError: nothing came for too long.
             OSError: it broke off.
         """
-        while True:
-            if self._chunks:
-                chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-                self._chunks.clear()
-                self._held = 0
-                self._resume()
-                yield chunk
-            elif self._complete:
-                return
-            elif self._error:
+        while not self._chunks:
+            if self._complete:
+                return b""
+            if self._error:
                 raise self._error
-            else:
-                await self._wait()
+            await self._wait()
+        chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._held = 0
+        self._resume()
+        return chunk
 
     def close(self) -> None:
         """Close the connection at once."""

@@ -24,16 +24,9 @@ def _url(text: str) -> str:
 
 
 def _switch(text: str) -> bool:
-    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
-        text.lower()
-    ]
-
-
-def _checked_switch(text: str) -> bool:
-    try:
-        return _switch(text)
-    except KeyError:
-        raise ValueError(text) from None
+    if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true", "yes")
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -53,7 +46,7 @@ SERVER_KEY: PatchSetting[str] = PatchSetting(
 )  # fmt: skip
 OPEN: PatchSetting[bool] = PatchSetting(
     "HIGGS_GENERATE_OPEN", "0", "0 or 1",
-    "listen on all addresses of a public platform without an API key", _checked_switch,
+    "listen on all addresses of a public platform without an API key", _switch,
 )  # fmt: skip
 ORIGINS: PatchSetting[tuple[str, ...]] = PatchSetting(
     "HIGGS_GENERATE_ALLOWED_ORIGINS", "", "origins, separated by commas, or *",

@@ -81,14 +81,18 @@ class SampleCounter:
 
     def __init__(self) -> None:
         self.samples = 0
+        self._bytes = 0
+
+    def add(self, size: int, speed: float = 1.0) -> None:
+        """Count bytes of PCM as they are at a speed."""
+        self._bytes += size
+        self.samples = round(self._bytes // 2 / speed)
 
     async def through(
         self, pcm: AsyncGenerator[bytes, None], speed: float = 1.0
     ) -> AsyncGenerator[bytes, None]:
-        """Give the chunks unchanged; count them as they are at a speed."""
-        size = 0
+        """Give the chunks unchanged, and count them."""
         async with contextlib.aclosing(pcm):
             async for chunk in pcm:
-                size += len(chunk)
-                self.samples = round(size // 2 / speed)
+                self.add(len(chunk), speed)
                 yield chunk

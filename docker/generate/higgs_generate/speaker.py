@@ -33,16 +33,23 @@ class Speaker:
         Raises:
             RefusedError: it cannot be spoken.
         """
-        async with self._places.one():
-            sound: AsyncGenerator[bytes, None]
-            if passes_on(speech):
-                sound = self._client.file(speech, request_id)
-            else:
+        async with self._places:
+            header, plain = b"", _is_plain(speech)
+            if plain:
+                sound = self._client.pcm(speech, request_id)
+                if speech.response_format == "wav":
+                    header = containers.wav_header()
+            elif speech.needs_chat:
                 pcm = counter.through(self._client.pcm(speech, request_id), speech.speed)
                 sound = containers.stream(pcm, speech.response_format, speed=speech.speed)
+            else:
+                sound = self._client.file(speech, request_id)
             async with contextlib.aclosing(sound):
                 async for chunk in sound:
-                    yield chunk
+                    if plain:
+                        counter.add(len(chunk))
+                    yield header + chunk
+                    header = b""
 
     async def whole(self, speech: Speech, request_id: str) -> tuple[bytes, int]:
         """Return the whole file, and the samples in it.
@@ -50,7 +57,7 @@ class Speaker:
         Raises:
             RefusedError: it cannot be spoken.
         """
-        async with self._places.one():
+        async with self._places:
             pcm = bytearray()
             async with contextlib.aclosing(self._client.pcm(speech, request_id)) as chunks:
                 async for chunk in chunks:
@@ -59,7 +66,6 @@ class Speaker:
         return content, round(len(pcm) // 2 / speech.speed)
 
 
-def passes_on(speech: Speech) -> bool:
-    """Return whether the server's file is sent on as it is."""
-    plain = speech.response_format in ("pcm", "wav") and speech.speed == 1.0
-    return not speech.needs_chat and not plain
+def _is_plain(speech: Speech) -> bool:
+    """Return whether the file is the server's PCM, with a header at most."""
+    return speech.response_format in ("pcm", "wav") and speech.speed == 1.0

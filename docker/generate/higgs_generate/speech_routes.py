@@ -25,7 +25,7 @@ from higgs_generate.speech import SPEECH, Speech
 async def generate(call: Call) -> ASGIApp:
     """Answer POST /generate."""
     settings = call.service.settings
-    fields = generate_request.read(await call.request.body(), settings.max_characters)
+    fields = generate_request.read(await call.body(), settings.max_characters)
     speech = await call.service.speech_of(fields)
     as_json = _accepts_json(call)
     if as_json and speech.stream:
@@ -211,7 +211,7 @@ class LongSpeechRequest(SpeechRequest):
 
 async def speech(call: Call) -> ASGIApp:
     """Answer POST /v1/audio/speech: a long text in pieces, everything else as the server does."""
-    body = await call.request.body()
+    body = await call.body()
     try:
         data = json.loads(body)
     except ValueError:
@@ -261,7 +261,7 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
     service = call.service
     stack = contextlib.AsyncExitStack()
     try:
-        await stack.enter_async_context(service.places.one())
+        await stack.enter_async_context(service.places)
         answer = await stack.enter_async_context(service.client.post(SPEECH, body, call.id))
         if answer.status != 200:
             retry = answer.headers.get("retry-after")

@@ -26,6 +26,18 @@ class BadRequestError(CloudRefusedError):
     """RunPod answered 400: a rule is broken, or a GPU type has no free machine."""
 
 
+REFUSALS: dict[int, tuple[type[HiggsError], str]] = {
+    400: (BadRequestError, "correct what it names"),
+    401: (CloudAuthError,
+          "check RUNPOD_API_KEY: make a key in RunPod's console, Settings, API Keys"),
+    403: (CloudAuthError, "give the key write access to pods and templates in RunPod's console"),
+    404: (CloudNotFoundError, "check the id; ./inv pod-list shows the pods"),
+    409: (CloudRefusedError, "it is not possible in its state now; ./inv pod-list"),
+    422: (CloudRefusedError, "correct what it names in deploy/template.toml"),
+}  # fmt: skip
+"""Statuses that have one meaning, with its error and hint."""
+
+
 def explain(answer: http.Response, what: str) -> HiggsError:
     """Return the error that an answer means.
 
@@ -39,23 +51,9 @@ def explain(answer: http.Response, what: str) -> HiggsError:
     message = f"RunPod answered {what} with {answer.status}" + f": {detail}" * bool(detail)
     if answer.status == 402 or (answer.status in (400, 403) and CREDIT.search(detail)):
         return CreditError(message, "add credit at https://console.runpod.io/user/billing")
-    match answer.status:
-        case 400:
-            return BadRequestError(message, "correct what it names")
-        case 401:
-            return CloudAuthError(
-                message, "check RUNPOD_API_KEY: make a key in RunPod's console, Settings, API Keys"
-            )
-        case 403:
-            return CloudAuthError(
-                message, "give the key write access to pods and templates in RunPod's console"
-            )
-        case 404:
-            return CloudNotFoundError(message, "check the id; ./inv pod-list shows the pods")
-        case 409:
-            return CloudRefusedError(message, "it is not possible in its state now; ./inv pod-list")
-        case 422:
-            return CloudRefusedError(message, "correct what it names in deploy/template.toml")
+    if answer.status in REFUSALS:
+        kind, hint = REFUSALS[answer.status]
+        return kind(message, hint)
     if answer.status == 429:
         limited = CloudUnavailableError(message, "wait, or send fewer requests at once")
         limited.retry_after = max(1.0, wait_seconds(answer))

@@ -21,7 +21,6 @@ from higgs_image.cloud.runpod.schema import (
 )
 from higgs_image.oci.container_spec import PORT
 
-SSH = "22/tcp"
 WORKER_PORT = f"{PORT}/http"
 
 
@@ -60,17 +59,6 @@ def worker_environment(description: TemplateDescription) -> dict[str, str]:
     return found | {"PORT": str(PORT), "PORT_HEALTH": str(PORT)}
 
 
-def worker_disk_gb(description: TemplateDescription) -> int:
-    """Return the size of a worker's disk: it has no volume, so the weights lie on it."""
-    return description.container.disk_gb + description.storage.size_gb
-
-
-def ports(description: TemplateDescription) -> list[str]:
-    """Return the published ports."""
-    container = description.container
-    return [*container.ports, *([SSH] if container.ssh else [])]
-
-
 def template(
     description: TemplateDescription, image: str, *, serverless: bool = False
 ) -> CreateTemplateRequest:
@@ -92,9 +80,9 @@ def template(
             name=description.name + (" (serverless)" if serverless else ""),
             image=image,
             args=container.arguments,
-            disk=worker_disk_gb(description) if serverless else container.disk_gb,
+            disk=description.whole_disk_gb if serverless else container.disk_gb,
             env=worker_environment(description) if serverless else environment(description),
-            ports=[WORKER_PORT] if serverless else ports(description),
+            ports=[WORKER_PORT] if serverless else container.published,
             registry=description.image.registry_login or None,
             mounts=Mounts()
             if serverless
@@ -131,7 +119,7 @@ def endpoint(
             type="LOAD_BALANCER",
             image=image,
             args=container.arguments,
-            disk=worker_disk_gb(description),
+            disk=description.whole_disk_gb,
             env=worker_environment(description),
             ports=[WORKER_PORT],
             registry=description.image.registry_login or None,
@@ -173,7 +161,7 @@ def pod(
             args=container.arguments,
             disk=container.disk_gb,
             env=environment(description) | variables,
-            ports=ports(description),
+            ports=container.published,
             registry=description.image.registry_login or None,
             cloud=description.pod.cloud,
             gpu=CreateGpuConfig(

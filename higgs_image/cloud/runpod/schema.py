@@ -6,7 +6,6 @@ have more fields than these. tests/unit/cloud compares the types with RunPod's o
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -171,7 +170,6 @@ class Pod(Answer, frozen=True, kw_only=True):
     image: str
     env: dict[str, str]
     cost: float
-    created_at: datetime.datetime
     data_center_id: str | None
     cuda_version: str | None
     gpu: PodGpu | None = None

@@ -10,27 +10,20 @@ import http.client
 import json
 import re
 import secrets
-import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from higgs_image.oci.container_spec import PORT
-from tests.support.http_server import BusyHTTPServer
+from tests.support.http_server import HOP, QuietHandler, RequestFault, Served
 from tests.support.runpod import contract
 from tests.support.runpod.pods import CATALOGUE, FakePod, PodLife
 
 KEY, READ_ONLY = "rpa_TESTKEYTESTKEYTESTKEY", "rpa_READONLYREADONLY"
-
-HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "te", "upgrade",
-       "server", "date"}  # fmt: skip
-"""Headers of one hop, in lower case."""
 
 TITLES = {400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
           404: "Not Found", 409: "Conflict", 422: "Unprocessable Entity",
@@ -38,26 +31,18 @@ TITLES = {400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403:
 
 
 @dataclass
-class ApiFault:
+class ApiFault(RequestFault):
     """What to do with requests of one kind instead of what the contract says.
 
     Attributes:
-        method: regular expression.
-        path: regular expression that is searched for in the path.
-        status: of the answer; 0: cut the connection; -1: serve it (after the delay).
+        detail: of the answer.
+        errors: of the answer.
         lost: serve it, then cut the connection instead of answering.
-        times: how often.
     """
 
-    method: str
-    path: str
-    status: int = 0
     detail: str = "injected"
     errors: list[str] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
-    lost: bool = False
-    delay: float = 0.0
-    times: int = 1_000_000
+    lost: bool = field(default=False, kw_only=True)
 
 
 class Refusal(Exception):
@@ -68,7 +53,7 @@ class Refusal(Exception):
         self.status, self.detail, self.errors = status, detail, errors or []
 
 
-class FakeRunPod:
+class FakeRunPod(Served):
     """State of an account, and the server.
 
     Args:
@@ -118,23 +103,17 @@ class FakeRunPod:
         class Handler(_Handler):
             owner = fake
 
-        self._server = BusyHTTPServer(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         if tls:
             self._server.socket = tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        self.port = int(self._server.server_address[1])
         self.api = f"http{'s' * bool(tls)}://127.0.0.1:{self.port}"
         self.proxy = self.api + "/proxy/{pod}-{port}"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.closed = True
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__()
         for pod in self.pods.values():
             pod.end()
 
@@ -144,15 +123,7 @@ class FakeRunPod:
 
     def fault(self, method: str, path: str) -> ApiFault | None:
         with self._lock:
-            for fault in self.faults:
-                if (
-                    fault.times > 0
-                    and re.fullmatch(fault.method, method)
-                    and re.search(fault.path, path)
-                ):
-                    fault.times -= 1
-                    return fault
-        return None
+            return next((x for x in self.faults if x.takes(method, path)), None)
 
     def serve(
         self, method: str, path: str, query: dict[str, str], body: Any
@@ -168,12 +139,15 @@ class FakeRunPod:
     def _routes(self) -> list[tuple[str, str, Callable[..., tuple[int, str, Any]]]]:
         one = "/v2/templates/([^/]+)"
         return [
-            ("GET", "/v2/templates", self._list_templates),
+            ("GET", "/v2/templates",
+             lambda **_: (200, "ListTemplatesResponse", {"templates": [*self.templates.values()]})),
             ("POST", "/v2/templates", self._create_template),
             ("GET", one, lambda id, **_: (200, "Template", self._found(self.templates, id))),
             ("PATCH", one, self._update_template),
             ("DELETE", one, self._delete_template),
-            ("GET", "/v2/pods", self._list_pods),
+            ("GET", "/v2/pods",
+             lambda **_: (200, "ListPodsResponse",
+                          {"pods": [x.answer() for x in self.pods.values()]})),
             ("POST", "/v2/pods", self._create_pod),
             ("GET", "/v2/pods/([^/]+)",
              lambda id, **_: (200, "Pod", self._found(self.pods, id).answer())),
@@ -204,9 +178,6 @@ class FakeRunPod:
         return body
 
     # Templates
-
-    def _list_templates(self, **_: Any) -> tuple[int, str, Any]:
-        return 200, "ListTemplatesResponse", {"templates": list(self.templates.values())}
 
     def _create_template(self, body: Any, **_: Any) -> tuple[int, str, Any]:
         body = self._checked("CreateTemplateRequest", body)
@@ -276,9 +247,6 @@ class FakeRunPod:
 
     # Pods
 
-    def _list_pods(self, **_: Any) -> tuple[int, str, Any]:
-        return 200, "ListPodsResponse", {"pods": [x.answer() for x in self.pods.values()]}
-
     def _create_pod(self, body: Any, **_: Any) -> tuple[int, str, Any]:
         body = self._checked("CreatePodRequest", body)
         gpu = next((x for x in self.catalogue if x["id"] == body["gpu"]["id"]), None)
@@ -309,11 +277,8 @@ class FakeRunPod:
         return 200, "ListGpuTypesResponse", {"gpus": gpus}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     owner: FakeRunPod
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None: ...
 
     def _any(self) -> None:
         counts = not self.path.partition("?")[0].endswith("/logs")
@@ -329,10 +294,10 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(length)
         fake.watch("before", self.command, parts.path)
         fault = fake.fault(self.command, parts.path)
-        if fault and fault.delay:
+        if fault:
             time.sleep(fault.delay)
         if fault and fault.status == 0 and not fault.lost:
-            self._cut()
+            self.reset()
             return
         try:
             if fault and fault.status > 0:
@@ -348,15 +313,15 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(raw) if raw else None
             status, schema, value = fake.serve(self.command, parts.path, query, body)
         except Refusal as refusal:
-            problem = {"title": TITLES.get(refusal.status, "Error"), "status": refusal.status,
-                       "detail": refusal.detail} | (
-                           {"errors": refusal.errors} if refusal.errors else {})  # fmt: skip
+            title = TITLES.get(refusal.status, "Error")
+            problem = {"title": title, "status": refusal.status, "detail": refusal.detail}
+            problem |= {"errors": refusal.errors} if refusal.errors else {}
             headers = fault.headers if fault else {}
             self._send(refusal.status, "ErrorResponse", problem, headers)
             return
         fake.watch("after", self.command, parts.path)
         if fault and fault.lost:
-            self._cut()
+            self.reset()
             return
         self._send(status, schema, value, {})
 
@@ -369,24 +334,15 @@ class _Handler(BaseHTTPRequestHandler):
         if sent == READ_ONLY and self.command != "GET":
             raise Refusal(403, "access denied")
 
-    def _cut(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-        self.close_connection = True
-
     def _send(self, status: int, schema: str, value: Any, headers: dict[str, str]) -> None:
         if schema and (wrong := contract.faults(schema, value)):
             self.owner.violations.append(f"{self.command} {self.path}: {wrong}")
         data = b"" if value is None else json.dumps(value).encode()
-        self.send_response(status)
         kind = "application/problem+json" if schema == "ErrorResponse" else "application/json"
-        for name, text in ({
-            "Content-Type": kind, "Content-Length": str(len(data)),
-            "RateLimit": '"minute";r=59;t=12', "RateLimit-Policy": '"minute";q=60;w=60',
-        } | headers).items():  # fmt: skip
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer(status, data, {
+            "Content-Type": kind, "RateLimit": '"minute";r=59;t=12',
+            "RateLimit-Policy": '"minute";q=60;w=60',
+        } | headers)  # fmt: skip
 
     def _stream(self, id: str, query: dict[str, list[str]]) -> None:
         pod = self.owner.pods.get(id)
@@ -408,12 +364,8 @@ class _Handler(BaseHTTPRequestHandler):
                 name = f"{ts}/{sent:012}"
                 if name > last and source in ("", kind):
                     event = {"source": kind, "line": line, "ts": ts}
-                    if (
-                        wrong := contract.faults("LogEvent", event)
-                        if not contract.openapi()
-                        else []
-                    ):
-                        self.owner.violations.append(str(wrong))
+                    if not contract.openapi():  # which does not describe it
+                        self.owner.violations += contract.faults("LogEvent", event)
                     self.wfile.write(f"id: {name}\ndata: {json.dumps(event)}\n\n".encode())
                     self.wfile.flush()
                 sent += 1
@@ -453,7 +405,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
-                if name.lower() not in HOP:
+                if name.lower() not in HOP | {"server", "date"}:
                     self.send_header(name, value)
             self.send_header("CF-Ray", headers["CF-Ray"])
             chunked = answer.status != 204
@@ -465,14 +417,9 @@ class _Handler(BaseHTTPRequestHandler):
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
         except (OSError, http.client.HTTPException):
-            self._cut()
+            self.reset()
         finally:
             upstream.close()
 
     def _plain(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html")
-        if status != 204:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer(status, data, {"Content-Type": "text/html"})

@@ -9,25 +9,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import io
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from types import ModuleType
-from typing import Any
 
-import av
 import numpy as np
-import numpy.typing as npt
 
 from higgs_image.audio import SAMPLE_RATE
 from higgs_image.smoke import limits
+from higgs_image.smoke.sound import wav
 from higgs_image.workspace import PROJECT
-
-Samples = npt.NDArray[np.int16]
+from tests.support.sound import encoded
 
 
 @functools.cache
@@ -61,43 +56,12 @@ def _spoken(text: str, voice: str) -> bytes:
     return wav((5_000 * swell * harmonics).clip(-32_000, 32_000).astype("<i2"))
 
 
-def wav(samples: Samples) -> bytes:
-    """Return samples as a WAV file."""
-    data = samples.astype("<i2").tobytes()
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, SAMPLE_RATE,
-        2 * SAMPLE_RATE, 2, 16, b"data", len(data),
-    ) + data  # fmt: skip
-
-
-def _encode(codec: str, container: str, pcm: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as out:
-        stream: Any = out.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
-        resampler = av.AudioResampler(
-            format=stream.codec_context.format or "s16", layout="mono", rate=stream.rate
-        )
-        frame = av.AudioFrame.from_ndarray(
-            np.frombuffer(pcm, "<i2").reshape(1, -1), format="s16", layout="mono"
-        )
-        frame.sample_rate = SAMPLE_RATE
-        fifo = av.AudioFifo()
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            part.pts = None
-            fifo.write(part)
-        size = stream.codec_context.frame_size or 1024
-        while piece := fifo.read(size) or fifo.read(0, partial=True):
-            out.mux(stream.encode(piece))
-        out.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
 ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "pcm": ("audio/pcm", bytes),
-    "mp3": ("audio/mpeg", functools.partial(_encode, "libmp3lame", "mp3")),
-    "flac": ("audio/flac", functools.partial(_encode, "flac", "flac")),
-    "opus": ("audio/ogg", functools.partial(_encode, "libopus", "ogg")),
-    "aac": ("audio/aac", functools.partial(_encode, "aac", "adts")),
+    "mp3": ("audio/mpeg", functools.partial(encoded, "mp3")),
+    "flac": ("audio/flac", functools.partial(encoded, "flac")),
+    "opus": ("audio/ogg", functools.partial(encoded, "opus")),
+    "aac": ("audio/aac", functools.partial(encoded, "aac")),
 }
 
 

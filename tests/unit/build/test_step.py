@@ -129,9 +129,31 @@ def test_two_runs_give_the_same(step: ModuleType, root: Path) -> None:
 
 @pytest.mark.skipif(not os.path.ismount("/dev/pts"), reason="needs a mount to look at")
 def test_mounts_are_not_entered(step: ModuleType) -> None:
-    found = [str(path) for path in step.walk(Path("/dev"))]
+    found = [path for path, _ in step.walk(Path("/dev"))]
     assert "/dev/null" in found
     assert [path for path in found if path.startswith("/dev/pts")] == []
+
+
+# --- strip
+
+
+def test_all_libraries_are_stripped_or_the_build_fails(
+    step: ModuleType, gcc: None, tmp_path: Path
+) -> None:
+    libraries = [tmp_path / f"{name}.so" for name in "abc"]
+    code = "static int hidden(void) { return 1; } int shown(void) { return hidden(); }"
+    for path in libraries:
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-O0", "-x", "c", "-o", path, "-"],
+            input=code, text=True, check=True,
+        )  # fmt: skip
+        assert b"hidden" in path.read_bytes()
+    step.strip(libraries)
+    for path in libraries:
+        assert b"shown" in path.read_bytes() and b"hidden" not in path.read_bytes()
+    libraries[1].write_text("not a library")
+    with pytest.raises(subprocess.CalledProcessError):
+        step.strip(libraries)
 
 
 # --- overlay
