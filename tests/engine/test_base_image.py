@@ -135,7 +135,7 @@ def test_killed_or_damaged_base_is_made_again(
     assert mmdebstrap_ends(left)
     assert list(temporary.iterdir()) and mounts_below(temporary) == []
 
-    outputs = []
+    outputs: list[str] = []
 
     def run(*arguments: Any, **options: Any) -> process.Completed:
         done = real(*arguments, **options)
