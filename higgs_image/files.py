@@ -75,17 +75,33 @@ def _has_ended(pid: int) -> bool:
     return False
 
 
+@contextmanager
+def memory_file(data: bytes) -> Iterator[int]:
+    """Yield the descriptor, for a child to inherit, of an anonymous file that only memory holds.
+
+    A run that is killed leaves nothing behind.
+    """
+    fd = os.memfd_create("higgs-image", 0)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        os.set_inheritable(fd, True)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def replace_folder(new: Path, goal: Path) -> None:
     """Replace a folder with a finished one.
 
     A crash between the two renames leaves no folder at `goal`, never a part of one.
     """
     old = goal.with_name(f".{goal.name}.old")
-    _remove(old)
+    remove(old)
     if goal.exists() or goal.is_symlink():
         goal.rename(old)
     new.rename(goal)
-    _remove(old)
+    remove(old)
 
 
 @contextmanager
@@ -121,8 +137,9 @@ def temporary_folder(parent: Path, prefix: str, leftovers: str = "") -> Iterator
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    else:
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with everything in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

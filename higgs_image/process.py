@@ -107,11 +107,11 @@ def run(
                 out, err = (_text(x) for x in child.communicate(timeout=timeout))
                 code = child.returncode
         except subprocess.TimeoutExpired as expired:  # its own children may hold the pipes on
-            _end(child)
+            end(child)
             late = f"timed out after {expired.timeout:g} s"
             code, out, err = 124, _text(expired.output), f"{_text(expired.stderr)}\n{late}".strip()
         except BaseException:
-            _end(child)  # Ctrl-C or an error of ours: end the child before we go
+            end(child)  # Ctrl-C or an error of ours: end the child before we go
             raise
     return Completed(code, out, err)
 
@@ -166,12 +166,14 @@ def _text(data: bytes | None) -> str:
     return (data or b"").decode(errors="replace")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a program, and kill it if it does not end by itself."""
     child.terminate()
     try:
         child.wait(timeout=GRACE)
     except subprocess.TimeoutExpired:
         child.kill()
+        child.wait()
 
 
 def start(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:

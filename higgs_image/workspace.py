@@ -24,6 +24,13 @@ log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def free_disk(path: Path) -> tuple[Path, float]:
+    """Return the nearest existing parent of a path, and the GB (10^9 bytes) that are free there."""
+    while not path.exists():
+        path = path.parent
+    return path, shutil.disk_usage(path).free / 1e9
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folders of one product: the real image, or a fake fork's.
@@ -144,9 +151,7 @@ class Workspace:
         Raises:
             DiskFullError: less than this many GB (10^9 bytes) are free at `path`.
         """
-        while not path.exists():
-            path = path.parent
-        free = shutil.disk_usage(path).free / 1e9
+        path, free = free_disk(path)
         if free < gigabytes:
             raise DiskFullError(
                 f"{what} needs {gigabytes:.1f} GB free at {path}, {free:.1f} GB are",

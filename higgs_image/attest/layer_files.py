@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -66,9 +66,8 @@ def files(root: Path, image: layout.Image, wanted: Callable[[str], bool]) -> dic
     return found
 
 
-def members(root: Path, digest: str) -> list[Member]:
-    """Return every entry of one layer, in its order, with the hash of its content."""
-    found = []
+def members(root: Path, digest: str) -> Iterator[Member]:
+    """Yield every entry of one layer, in its order, with the hash of its content."""
     with open_layer(root, digest) as tar:
         for entry in tar:
             content = ""
@@ -79,13 +78,10 @@ def members(root: Path, digest: str) -> list[Member]:
                 "file" if entry.isreg() else "folder" if entry.isdir()
                 else "link" if entry.issym() or entry.islnk() else "other"
             )  # fmt: skip
-            found.append(
-                Member(
-                    member_path(entry), kind, entry.mode, f"{entry.uid}:{entry.gid}", entry.mtime,
-                    entry.size, entry.linkname, content,
-                )
+            yield Member(
+                member_path(entry), kind, entry.mode, f"{entry.uid}:{entry.gid}", entry.mtime,
+                entry.size, entry.linkname, content,
             )  # fmt: skip
-    return found
 
 
 def _remove(found: dict[str, bytes], prefix: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from higgs_image.labels import LABEL
-from higgs_image.lockfile import Lock, requirements
+from higgs_image.lockfile import Lock, versions
 from higgs_image.oci.layout import BuiltImage
 
 BUILD_TYPE = "urn:higgs-image:build:v1"
@@ -116,9 +116,8 @@ def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
     Returns:
         One line for each package that is missing, extra or of another version.
     """
-    entries = requirements(lock.file(lock.python.requirements).read_text())
-    locked = {name: {line.split("==")[1].split()[0].strip() for line in _pins(text)}
-              for name, text in entries.items()}  # fmt: skip
+    pinned = versions(lock.file(lock.python.requirements).read_text())
+    locked = {name: set(found.split(", ")) for name, found in pinned.items()}
     wheels = [(canonicalize_name(x.name), x.version) for x in lock.wheels]
     locked |= {name: {", ".join(sorted(v for n, v in wheels if n == name))} for name, _ in wheels}
     there = {x.removeprefix("pypi "): v for x, v in found.items() if x.startswith("pypi ")}
@@ -128,11 +127,6 @@ def package_disagreements(found: dict[str, str], lock: Lock) -> list[str]:
         for name in sorted(there.keys() | locked.keys())
         if there.get(name) not in locked.get(name, set())
     ]
-
-
-def _pins(text: str) -> list[str]:
-    return [line.replace(" ", "", 1) if " ==" in line else line
-            for line in text.splitlines() if "==" in line.split("--hash")[0]]  # fmt: skip
 
 
 def encode(document: dict[str, Any]) -> bytes:

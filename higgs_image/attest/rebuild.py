@@ -84,8 +84,8 @@ def first_difference(
         if before.digest == after.digest:
             continue
         file = _first_file(
-            layer_files.members(old_root, before.digest),
-            layer_files.members(new_root, after.digest),
+            list(layer_files.members(old_root, before.digest)),
+            list(layer_files.members(new_root, after.digest)),
         )
         return after.name, file or "the same files, compressed otherwise"
     return "configuration", _first_key(old_root, old, new_root, new)

@@ -11,16 +11,16 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from higgs_image import process, retry
 from higgs_image.errors import HiggsError, SigningError, UsageError
 from higgs_image.explain import Rule
 from higgs_image.explain import explain as first_match
-from higgs_image.files import sha256_bytes
+from higgs_image.files import memory_file, sha256_bytes
 from higgs_image.oci import certificates, credentials, skopeo
 from higgs_image.oci import reference as oci_reference
 
@@ -109,46 +109,22 @@ def sign(repository: str, digest: str, how: Signer, attestations: Mapping[str, b
         SigningError: cosign refused.
         HiggsError: the registry failed.
     """
-    reference = f"{repository}@{digest}"
-    with _environment(repository) as (env, fds, flags):
-        if not _verified(["verify", *_as_trust(how), *flags], reference, env, fds):
-            _cosign(["sign", *how.flags, *flags], reference, env, fds)
+    with _cosign(repository, digest) as cosign:
+        if not _is_signed(cosign, how):
+            cosign("sign", *how.flags)
         for kind, predicate in attestations.items():
-            with _memory_file(predicate) as fd:
-                _cosign(
-                    ["attest", "--replace", *how.flags, *flags, "--type", kind,
-                     "--predicate", f"/proc/self/fd/{fd}"],
-                    reference, env, [*fds, fd],
-                )  # fmt: skip
+            with memory_file(predicate) as fd:
+                cosign("attest", "--replace", *how.flags, "--type", kind,
+                       "--predicate", f"/proc/self/fd/{fd}", fd=fd)  # fmt: skip
 
 
-@contextlib.contextmanager
-def _memory_file(data: bytes) -> Iterator[int]:
-    """Yield the descriptor of an anonymous file: a killed run leaves nothing behind."""
-    fd = os.memfd_create("predicate", 0)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(data)
-        os.set_inheritable(fd, True)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _as_trust(how: Signer) -> list[str]:
-    """Return flags that verify what this signer signed; a keyless one makes a new key each time."""
+def _is_signed(cosign: Cosign, how: Signer) -> bool:
+    """Tell whether this signer signed it before; a keyless one makes a new key each time."""
     public = how.key.with_suffix(".pub") if how.key else None
-    return Trust(public).flags if public and public.is_file() else []
-
-
-def _verified(
-    command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]
-) -> bool:
-    if "--key" not in command:
-        return False
-    with contextlib.suppress(SigningError):
-        _cosign(command, reference, env, fds)
-        return True
+    if public and public.is_file():
+        with contextlib.suppress(SigningError):
+            cosign("verify", *Trust(public).flags)
+            return True
     return False
 
 
@@ -159,8 +135,8 @@ def verify(repository: str, digest: str, trust: Trust) -> None:
         SigningError: there is no such signature.
         HiggsError: the registry failed.
     """
-    with _environment(repository) as (env, fds, flags):
-        _cosign(["verify", *trust.flags, *flags], f"{repository}@{digest}", env, fds)
+    with _cosign(repository, digest) as cosign:
+        cosign("verify", *trust.flags)
 
 
 def attested(repository: str, digest: str, trust: Trust, kind: str) -> list[Any]:
@@ -170,11 +146,8 @@ def attested(repository: str, digest: str, trust: Trust, kind: str) -> list[Any]
         SigningError: there is none.
         HiggsError: the registry failed.
     """
-    with _environment(repository) as (env, fds, flags):
-        out = _cosign(
-            ["verify-attestation", *trust.flags, *flags, "--type", kind],
-            f"{repository}@{digest}", env, fds,
-        )  # fmt: skip
+    with _cosign(repository, digest) as cosign:
+        out = cosign("verify-attestation", *trust.flags, "--type", kind)
     return [_predicate(line, digest) for line in out.splitlines() if line.startswith("{")]
 
 
@@ -186,18 +159,6 @@ def _predicate(line: str, digest: str) -> Any:
     if subjects != {digest}:
         raise SigningError(f"an attestation of {digest} is about {subjects}", "it proves nothing")
     return statement["predicate"]
-
-
-def _cosign(command: Sequence[str], reference: str, env: dict[str, str], fds: Sequence[int]) -> str:
-    verb = command[0]
-
-    def call() -> str:
-        done = process.run(["cosign", *command, reference], env=env, pass_fds=fds, timeout=SECONDS)
-        if done.code != 0:
-            raise explain(done.err, verb, reference)
-        return done.out
-
-    return retry.attempts(f"cosign {verb}")(call)
 
 
 _FAILED = "cosign {verb} of {reference} failed: {last}"
@@ -227,18 +188,25 @@ def explain(output: str, verb: str, reference: str) -> HiggsError:
     return found or skopeo.explain(last, reference)
 
 
+class Cosign(Protocol):
+    """Runs cosign on one image, with the credentials for it; returns its output."""
+
+    def __call__(self, verb: str, *flags: str, fd: int | None = None) -> str:
+        """Run it; it inherits `fd`, too."""
+
+
 @contextlib.contextmanager
-def _environment(repository: str) -> Iterator[tuple[dict[str, str], Sequence[int], list[str]]]:
-    """Yield how cosign learns who we are and whom to trust: variables, descriptors, flags.
+def _cosign(repository: str, digest: str) -> Iterator[Cosign]:
+    """Yield cosign, which knows who we are and whom to trust.
 
     Credentials are a link to a memory file, or docker's own configuration.
     """
-    host = repository.split("/")[0]
-    flags: list[str] = []
+    host, reference = repository.split("/")[0], f"{repository}@{digest}"
+    trusted: list[str] = []
     if oci_reference.is_loopback(host):
-        flags = ["--allow-http-registry", "--allow-insecure-registry"]
+        trusted = ["--allow-http-registry", "--allow-insecure-registry"]
     elif authority := certificates.authority(host):
-        flags = ["--registry-cacert", str(authority)]
+        trusted = ["--registry-cacert", str(authority)]
     with (
         credentials.credentials(repository) as auth,
         tempfile.TemporaryDirectory(prefix="higgs-cosign-") as folder,
@@ -247,4 +215,17 @@ def _environment(repository: str) -> Iterator[tuple[dict[str, str], Sequence[int
         if auth.fds:
             (Path(folder) / "config.json").symlink_to(f"/proc/self/fd/{auth.fds[0]}")
             env["DOCKER_CONFIG"] = folder
-        yield env, auth.fds, flags
+
+        def run(verb: str, *flags: str, fd: int | None = None) -> str:
+            command = ["cosign", verb, *flags, *trusted, reference]
+            fds = [*auth.fds, *([] if fd is None else [fd])]
+
+            def once() -> str:
+                done = process.run(command, env=env, pass_fds=fds, timeout=SECONDS)
+                if done.code != 0:
+                    raise explain(done.err, verb, reference)
+                return done.out
+
+            return retry.attempts(f"cosign {verb}")(once)
+
+        yield run

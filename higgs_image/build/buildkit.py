@@ -207,7 +207,8 @@ _RULES = (
     Rule(
         r"failed to resolve source metadata", RegistryUnavailableError,
         "the base image's registry did not answer: {last}",
-        "run again when it does, or give another with --base-image (./inv base makes one)",
+        "run again when it does, or give another with --base-image (made by ./inv "
+        "build-base-image)",
     ),
     Rule(
         r"cannot connect to the docker daemon|closing transport|error reading from server: eof",

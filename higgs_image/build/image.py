@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from higgs_image import checkout, lockfile, process
 from higgs_image.build import budget, buildkit, context, stages
@@ -83,7 +82,8 @@ def build(
     with workspace.exclusive(f"build-{product}"):
         found = checkout.inspect(workspace.root)
         state = workspace.read_state(f"build-{product}")
-        recorded = _recorded_checkout(state)
+        changed = () if state.get("clean") else ("unknown",)
+        recorded = Checkout(state.get("commit"), changed, state.get("url"))  # of the last build
         provenance = workspace.build / f"provenance-{product}.json"
         # What an unclean work tree built is built again once it is clean.
         usable = (
@@ -126,12 +126,6 @@ def build(
         recorded,
         provenance,
     )
-
-
-def _recorded_checkout(state: Mapping[str, Any]) -> Checkout:
-    """Return the state of the project's checkout when the last build was made."""
-    changed = () if state.get("clean") else ("unknown",)
-    return Checkout(state.get("commit"), changed, state.get("url"))
 
 
 def current(workspace: Workspace, compression: str, key: str | None = None) -> Image | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import traceback
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from higgs_image import lockfile
@@ -33,32 +34,28 @@ def compute(
     def text(path: str, content: str) -> None:
         files[path] = (content.encode(), 0o644)
 
+    def lines(path: str, entries: Iterable[str]) -> None:
+        if content := "".join(f"{entry}\n" for entry in entries):
+            text(path, content)
+
     def package_layer(
         layer: layers.Layer | layers.WheelLayer, name: str, entries: list[str]
     ) -> None:
-        text(f"layers/{name}/requirements.txt", "\n".join(entries) + "\n")
+        lines(f"layers/{name}/requirements.txt", entries)
         for key in ("remove", "stub", "strip"):
-            patterns: list[str] = getattr(layer, key)
-            if patterns:
-                text(f"layers/{name}/{key}.txt", "\n".join(patterns) + "\n")
-        if gpus:
-            text(f"layers/{name}/gpus.txt", "\n".join(gpus) + "\n")
+            lines(f"layers/{name}/{key}.txt", getattr(layer, key))
+        lines(f"layers/{name}/gpus.txt", gpus)
 
     used = [layer for layer in plan.layer if layer.name in spread]
     for layer in used:
         package_layer(layer, layer.name, spread[layer.name])
-        if layer.links:
-            text(
-                f"layers/{layer.name}/links.txt",
-                "".join(f"{name} {pattern}\n" for name, pattern in layer.links.items()),
-            )
+        links = (f"{name} {pattern}" for name, pattern in layer.links.items())
+        lines(f"layers/{layer.name}/links.txt", links)
     package_layer(plan.wheel, layers.WHEEL, [lockfile.wheel_entry(lock.wheel)])
     if lock.kernels:
-        text(
-            f"layers/{layers.WHEEL}/kernels/requirements.txt",
-            lockfile.wheel_entry(lock.kernels) + "\n",
-        )
-        text(f"layers/{layers.WHEEL}/kernels/files.txt", "\n".join(plan.kernels) + "\n")
+        folder_of_kernels = f"layers/{layers.WHEEL}/kernels"
+        lines(f"{folder_of_kernels}/requirements.txt", [lockfile.wheel_entry(lock.kernels)])
+        lines(f"{folder_of_kernels}/files.txt", plan.kernels)
     for wheel in lock.wheels:
         if workspace.wheels and (workspace.wheels / wheel.filename).exists():
             data = (workspace.wheels / wheel.filename).read_bytes()
@@ -101,7 +98,7 @@ def compute(
     for path in lockfile.recipe_files(build_steps):
         files[f"build/{path.relative_to(build_steps).as_posix()}"] = (path.read_bytes(), 0o644)
     if lock.debian:
-        text("build/snapshot.list", "".join(f"{line}\n" for line in lock.debian.snapshot))
+        lines("build/snapshot.list", lock.debian.snapshot)
     text("build/constraints.txt", lock.file(lock.python.build).read_text())
     text("installer/requirements.txt", lock.file(lock.python.installer).read_text())
     overlays = [x for x in ("assets", "code") if any(p.startswith(f"layers/{x}/") for p in files)]

@@ -24,7 +24,9 @@ from higgs_image.errors import DemoError, EngineError, RegistryConflictError, To
 from higgs_image.files import write_atomically
 from higgs_image.host import base_image, docker_install
 from higgs_image.host.local_registry import LocalRegistry
-from higgs_image.oci import credentials, layout, skopeo
+from higgs_image.oci import layout, skopeo
+from higgs_image.oci.artifacts import open_repository
+from higgs_image.oci.reference import split
 from higgs_image.release import publish
 from higgs_image.smoke import report as smoke_report
 from higgs_image.smoke import session
@@ -67,37 +69,30 @@ def run(
     if extra_ca is None and (extra_ca := environment_ca(os.environ)):
         notes.append(f"the build trusts the certificates of {extra_ca}, as the environment says")
     with place.exclusive("demo", timeout=600):
-        _step(1, "the machine: engine, buildx, skopeo, registry, mmdebstrap")
-        with _timed(seconds, "machine"):
+        machine = "1/6 the machine: engine, buildx, skopeo, registry, mmdebstrap"
+        with _timed(seconds, "machine", machine):
             notes += _converge(workspace)
-        _step(2, "a local registry and a base image")
         with contextlib.ExitStack() as stack:
-            with _timed(seconds, "registry"):
+            with _timed(seconds, "registry", "2/6 a local registry and a base image"):
                 local = stack.enter_context(_registry(place, folder))
             with _timed(seconds, "base"):
                 base = _base(workspace, local)
-            _step(3, "the fake fork: git repositories, wheel and lock")
-            with _timed(seconds, "fake fork"):
+            with _timed(
+                seconds, "fake fork", "3/6 the fake fork: git repositories, wheel and lock"
+            ):
                 fake_fork.make(folder, base, root=workspace.root)
-            _step(4, "the pipeline: source, render, build, push")
-            with _timed(seconds, "pipeline"):
-                report = _pipeline(
-                    pipeline.BuildRequest(
-                        place,
-                        NAME,
-                        registry=local.address,
-                        overrides=Overrides(extra_ca=extra_ca),
-                        load=False,
-                    )
-                )
+            with _timed(seconds, "pipeline", "4/6 the pipeline: source, render, build, push"):
+                request = pipeline.BuildRequest(
+                    place, NAME, registry=local.address,
+                    overrides=Overrides(extra_ca=extra_ca), load=False,
+                )  # fmt: skip
+                report = _pipeline(request)
             assert report.pushed is not None  # noqa: S101 (a registry was given)
             reference = report.pushed.by_digest
-            _step(5, f"pull {reference}")
-            with _timed(seconds, "pull"):
+            with _timed(seconds, "pull", f"5/6 pull {reference}"):
                 pull(reference, report)
                 _keep_one(place, reference)
-            _step(6, "start it and let it speak")
-            with _timed(seconds, "run"):
+            with _timed(seconds, "run", "6/6 start it and let it speak"):
                 record, evidence = run_image(place, reference)
         audio = folder / "speech.wav"
         write_atomically(audio, (evidence / audio.name).read_bytes())
@@ -173,15 +168,11 @@ def _pipeline(request: pipeline.BuildRequest) -> pipeline.BuildReport:
         return publish.build_and_push(request)
     except RegistryConflictError as conflict:
         reference = pipeline.plan(request).reference
-        assert request.registry and reference  # noqa: S101 (else there is no conflict)
+        assert reference  # noqa: S101 (else there is no conflict)
         log.info("registry: %s; removing the old one", conflict.message)
-        with credentials.credentials(request.registry) as auth:
-            done = process.run(
-                ["skopeo", "delete", *auth.flags(""), f"docker://{reference}"],
-                env=auth.env, pass_fds=auth.fds,
-            )  # fmt: skip
-        if done.code != 0:
-            raise skopeo.explain(done.err, reference) from conflict
+        name, tag = split(reference)
+        with open_repository(name) as repository:
+            repository.delete(repository.find(tag)[0])
         return publish.build_and_push(request)
 
 
@@ -243,12 +234,10 @@ def run_image(place: Workspace, reference: str) -> tuple[Record, Path]:
     return record, folder
 
 
-def _step(number: int, what: str) -> None:
-    log.info("demo: %d/6 %s", number, what)
-
-
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], name: str, step: str = "") -> Iterator[None]:
+    if step:
+        log.info("demo: %s", step)
     started = time.monotonic()
     try:
         yield

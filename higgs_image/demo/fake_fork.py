@@ -8,23 +8,20 @@ the same bytes on every machine.
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tomlkit
 
 from higgs_image import lockfile
-from higgs_image.files import (
-    files_below,
-    new_folder,
-    sha256_file,
-    write_atomically,
-)
+from higgs_image.files import files_below, new_folder, sha256_file, write_atomically
 from higgs_image.smoke.sound import wav
 from higgs_image.workspace import PROJECT, Workspace
 
@@ -88,7 +85,9 @@ def make(
     parts, pins = root / "fakes" / "upstream", root / "fakes" / "upstream" / "pins"
     with workspace.exclusive("fake-fork"):
         with new_folder(folder / "repositories") as new:
-            submodule = _make_submodule(new / "higgs-audio", parts / "submodule")
+            with _init(new / "higgs-audio") as repo:
+                _copy(parts / "submodule", new / "higgs-audio")
+                submodule = _commit(repo, "submodule", "Make sound")
             fork = _make_fork(new / "fork", parts, submodule["commit"], changes or {})
         for name, part in ((WHEEL, "base"), (KERNELS, "kernels")):
             write_atomically(folder / "wheels" / name, _wheel(parts / part, name.split("-")[1]))
@@ -100,12 +99,6 @@ def make(
         text = _lock(folder, base, fork, submodule, root)
         write_atomically(folder / "versions.lock", text.encode())
     return workspace
-
-
-def _make_submodule(path: Path, files: Path) -> dict[str, str]:
-    with _init(path) as repo:
-        _copy(files, path)
-        return _commit(repo, "submodule", "Make sound")
 
 
 def _make_fork(
@@ -178,8 +171,9 @@ def _wheel(base: Path, version: str) -> bytes:
         b"Wheel-Version: 1.0\nGenerator: higgs-image\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
     record = "".join(
-        f"{name},sha256={_urlsafe(hashlib.sha256(data).digest())},{len(data)}\n"
+        f"{name},sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')},{len(data)}\n"
         for name, data in files.items()
+        for digest in [hashlib.sha256(data).digest()]
     )
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     with tempfile.TemporaryFile() as file:
@@ -192,98 +186,59 @@ def _wheel(base: Path, version: str) -> bytes:
         return file.read()
 
 
-def _urlsafe(digest: bytes) -> str:
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def _wheel_pin(folder: Path, wheel: str) -> str:
+def _wheel_pin(folder: Path, wheel: str) -> dict[str, str]:
     name, version, *_ = wheel.split("-")
-    return f"""requirement = "{name}=={version}"
-name = "{name}"
-version = "{version}"
-filename = "{wheel}"
-sha256 = "{sha256_file(folder / "wheels" / wheel)}\""""
+    sha256 = sha256_file(folder / "wheels" / wheel)
+    return {"requirement": f"{name}=={version}", "name": name, "version": version,
+            "filename": wheel, "sha256": sha256}  # fmt: skip
+
+
+def _packages(folder: Path, *more: str) -> dict[str, str]:
+    """Return the pins of requirements files, each with its hash."""
+    asked = folder / "requirements.in"
+    pins = {"input": asked.name, "input_sha256": lockfile.input_sha256(asked)}
+    for name in ("requirements", *more):
+        pins |= {name: f"{name}.txt", f"{name}_sha256": sha256_file(folder / f"{name}.txt")}
+    return pins
 
 
 def _lock(
     folder: Path, base: str, fork: dict[str, str], submodule: dict[str, str], root: Path
 ) -> str:
     image, _, digest = base.partition("@")
-    urls = {name: (folder / "repositories" / name).as_uri() for name in ("fork", "higgs-audio")}
-    sha256 = {
-        name: sha256_file(folder / f"{name}")
-        for name in ("requirements.txt", "build.txt", "installer.txt")
-    }
-    trees = "\n".join(f'"{name}" = "{fork[f"tree:{name}"]}"' for name in COMPILED)
-    recipe = ", ".join(f'"{path}"' for path in _RECIPE)
-    recipe_sha256 = lockfile.recipe_sha256([root / path for path in _RECIPE], root)
-    return f"""\
-# Every pin of a fake fork. Written by higgs_image/demo/fake_fork.py each time.
-schema = 1
-date = {_DATES["fork"][:10]}
-
-[fork]
-url = "{urls["fork"]}"
-ref = "main"
-commit = "{fork["commit"]}"
-tree = "{fork["tree"]}"
-date = {_DATES["fork"]}
-
-[vllm]
-ref = "{RELEASE}"
-commit = "{fork["base"]}"
-
-[vllm.trees]
-{trees}
-
-[submodule]
-path = "{SUBMODULE}"
-url = "{urls["higgs-audio"]}"
-commit = "{submodule["commit"]}"
-tree = "{submodule["tree"]}"
-
-[wheel]
-{_wheel_pin(folder, WHEEL)}
-
-[base]
-image = "{image}"
-digest = "{digest}"
-
-[python]
-version = "{PYTHON}"
-input = "requirements.in"
-input_sha256 = "{lockfile.input_sha256(folder / "requirements.in")}"
-requirements = "requirements.txt"
-requirements_sha256 = "{sha256["requirements.txt"]}"
-build = "build.txt"
-build_sha256 = "{sha256["build.txt"]}"
-installer = "installer.txt"
-installer_sha256 = "{sha256["installer.txt"]}"
-
-[[variant]]
-name = "{VARIANT}"
-input = "requirements.in"
-input_sha256 = "{lockfile.input_sha256(folder / "requirements.in")}"
-requirements = "requirements.txt"
-requirements_sha256 = "{sha256["requirements.txt"]}"
-
-[variant.kernels]
-{_wheel_pin(folder, KERNELS)}
-
-[variant.kernels.unchanged]
-"{CALLS_KERNELS}" = "{fork[f"tree:{CALLS_KERNELS}"]}"
-
-[[weights]]
-role = "generation"
-repo = "fake-fork/generation"
-unpinned = "the fake fork loads no weights"
-
-[[weights]]
-role = "audio-tokenizer"
-repo = "fake-fork/tokenizer"
-unpinned = "the fake fork loads no weights"
-
-[recipe]
-paths = [{recipe}]
-sha256 = "{recipe_sha256}"
-"""
+    repositories = folder / "repositories"
+    date = datetime.datetime.fromisoformat(_DATES["fork"])
+    why = "the fake fork loads no weights"
+    replaced = {CALLS_KERNELS: fork[f"tree:{CALLS_KERNELS}"]}
+    document: dict[str, Any] = {
+        "schema": 1,
+        "date": date.date(),
+        "fork": {
+            "url": (repositories / "fork").as_uri(), "ref": "main",
+            "commit": fork["commit"], "tree": fork["tree"], "date": date,
+        },
+        "vllm": {
+            "ref": RELEASE, "commit": fork["base"],
+            "trees": {name: fork[f"tree:{name}"] for name in COMPILED},
+        },
+        "submodule": {
+            "path": SUBMODULE, "url": (repositories / "higgs-audio").as_uri(), **submodule,
+        },
+        "wheel": _wheel_pin(folder, WHEEL),
+        "base": {"image": image, "digest": digest},
+        "python": {"version": PYTHON, **_packages(folder, "build", "installer")},
+        "variant": [{
+            "name": VARIANT, **_packages(folder),
+            "kernels": {**_wheel_pin(folder, KERNELS), "unchanged": replaced},
+        }],
+        "weights": [
+            {"role": role, "repo": f"fake-fork/{name}", "unpinned": why}
+            for role, name in (("generation", "generation"), ("audio-tokenizer", "tokenizer"))
+        ],
+        "recipe": {
+            "paths": _RECIPE,
+            "sha256": lockfile.recipe_sha256([root / path for path in _RECIPE], root),
+        },
+    }  # fmt: skip
+    note = "# Every pin of a fake fork. Written by higgs_image/demo/fake_fork.py each time.\n"
+    return note + tomlkit.dumps(document)

@@ -96,14 +96,13 @@ def _settings() -> str:
         flag = f"`{x.flag}`" if x.flag else ""
         row = [f"`{x.name}`", flag, x.default, x.allowed, x.meaning]
         groups.setdefault(x.group, []).append(row)
-    groups["Requests"] = [
-        [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
-        for x in _from_image("higgs_patches.patch_settings").SETTINGS
-    ]
-    groups["POST /generate"] = [
-        [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
-        for x in _from_image("higgs_generate.settings").SETTINGS
-    ]
+    for group, module in (
+        ("Requests", "higgs_patches.patch_settings"), ("POST /generate", "higgs_generate.settings"),
+    ):  # fmt: skip
+        groups[group] = [
+            [f"`{x.variable}`", "", x.default or "none", x.values, x.meaning]
+            for x in _from_image(module).SETTINGS
+        ]
     heads = ("variable", "flag", "default", "allowed", "meaning")
     return "\n\n".join(
         f"### {name}\n\n{table.markdown(heads, rows)}" for name, rows in groups.items()

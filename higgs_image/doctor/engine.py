@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from higgs_image.doctor.model import (
 from higgs_image.host import install_plan
 from higgs_image.host.facts import file_system, shown, store_of, version_in
 from higgs_image.process import ask
+from higgs_image.workspace import free_disk
 
 MIN_SKOPEO_CLASSIC = (1, 14, 2)
 """The first skopeo that negotiates the API version; Docker 25 refuses older ones."""
@@ -119,16 +119,13 @@ def check_git(_: Subject) -> Result:
 
 
 def enough_disk(path: Path, built: bool) -> Result:
-    """Compare the free space with the space that a build needs.
+    """Compare the free space at a path with the space that a build needs.
 
     Args:
-        name: name of the check.
-        path: measured at its nearest existing parent.
+        path: need not exist.
         built: whether an image was built already; another one needs less.
     """
-    while not path.exists():
-        path = path.parent
-    free = shutil.disk_usage(path).free / 1e9
+    path, free = free_disk(path)
     least = 5.0 if built else image.DISK_GB
     found = f"{free:.1f} GB free at {path}, a build needs {least:.0f}"
     if free < least:

@@ -10,17 +10,7 @@ import threading
 import time
 
 from higgs_image import lockfile
-from higgs_image.doctor.engine import (
-    check_builder,
-    check_buildx,
-    check_disk,
-    check_engine,
-    check_engine_disk,
-    check_git,
-    check_gpu,
-    check_gpu_toolkit,
-    check_skopeo,
-)
+from higgs_image.doctor import engine, network, pins, rented
 from higgs_image.doctor.model import (
     DEADLINE_SECONDS,
     INFO_SECONDS,
@@ -30,9 +20,6 @@ from higgs_image.doctor.model import (
     Subject,
     one,
 )
-from higgs_image.doctor.network import check_base, check_hub, check_registry
-from higgs_image.doctor.pins import check_fork, check_lock, check_packages, check_submodule
-from higgs_image.doctor.rented import check_template
 from higgs_image.errors import HiggsError
 from higgs_image.host.facts import engine_info
 from higgs_image.verdict import Verdict
@@ -90,23 +77,23 @@ def late(name: str, seconds: float) -> Finding:
 
 
 CHECKS: dict[str, Check] = {
-    "engine": check_engine,
-    "buildx": check_buildx,
-    "builder": check_builder,
-    "skopeo": check_skopeo,
-    "git": check_git,
-    "disk": check_disk,
-    "engine disk": check_engine_disk,
-    "lock": check_lock,
-    "fork": check_fork,
-    "submodule": check_submodule,
-    "packages": check_packages,
-    "base image": check_base,
-    "registry": check_registry,
-    "gpu": check_gpu,
-    "gpu toolkit": check_gpu_toolkit,
-    "hub": check_hub,
-    "template": check_template,
+    "engine": engine.check_engine,
+    "buildx": engine.check_buildx,
+    "builder": engine.check_builder,
+    "skopeo": engine.check_skopeo,
+    "git": engine.check_git,
+    "disk": engine.check_disk,
+    "engine disk": engine.check_engine_disk,
+    "lock": pins.check_lock,
+    "fork": pins.check_source("fork"),
+    "submodule": pins.check_source("submodule"),
+    "packages": pins.check_packages,
+    "base image": network.check_base,
+    "registry": network.check_registry,
+    "gpu": engine.check_gpu,
+    "gpu toolkit": engine.check_gpu_toolkit,
+    "hub": network.check_hub,
+    "template": rented.check_template,
 }
 """All checks, in the order of the report."""
 

@@ -113,12 +113,8 @@ def one(name: str, check: Check, subject: Subject) -> Finding:
         verdict, found, remedy = failed(error.message, error.hint)
     except OSError as error:
         verdict, found, remedy = undecided(f"could not be checked: {error}")
-    return Finding(name, verdict, without_secrets(found), remedy)
-
-
-def without_secrets(text: str) -> str:
-    """Remove user names and passwords from the URLs in a text."""
-    return re.sub(r"://[^/@\s'\"]+@(?!sha256:)", "://***@", text)
+    secrets = r"://[^/@\s'\"]+@(?!sha256:)"  # user names and passwords in URLs
+    return Finding(name, verdict, re.sub(secrets, "://***@", found), remedy)
 
 
 def last_line(text: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
+from typing import Literal
 
 from higgs_image import lockfile
 from higgs_image.doctor.model import (
     ANSWER_SECONDS,
     DEADLINE_SECONDS,
+    Check,
     Result,
     Subject,
     failed,
@@ -33,39 +34,28 @@ def no_lock() -> Result:
     return undecided("versions.lock cannot be read")
 
 
-def check_fork(subject: Subject) -> Result:
-    """Check that the fork is fetched or can be."""
-    lock = subject.lock
-    if lock is None:
-        return no_lock()
-    links = {lock.submodule.path: lock.submodule.commit}
-    fork = lock.fork
-    return _repository(fork.url, subject.workspace.source / "fork", fork.commit, fork.tree, links)
+def check_source(name: Literal["fork", "submodule"]) -> Check:
+    """Return the check that the fork or its submodule is fetched or can be."""
 
+    def check(subject: Subject) -> Result:
+        lock, checkout = subject.lock, subject.workspace.source / name
+        if lock is None:
+            return no_lock()
+        pin = lock.fork if name == "fork" else lock.submodule
+        links = {lock.submodule.path: lock.submodule.commit} if name == "fork" else {}
+        if (checkout / ".git").exists() and git_tree_ids(checkout, links).get("") == pin.tree:
+            return passed(f"{pin.commit[:7]} is fetched and verified, works offline")
+        asked = ask("git", "ls-remote", pin.url, "HEAD", timeout=ANSWER_SECONDS, env=_GIT_ENV)
+        if asked.code == 0:
+            return passed(f"{pin.url} answers")
+        why = f"no answer in {ANSWER_SECONDS:.0f} s" if asked.code == 124 else last_line(asked.err)
+        return failed(
+            f"{pin.url} cannot be read: {why}",
+            "check the network and the proxy; a mirror can be set with "
+            "git config --global url.MIRROR.insteadOf PREFIX",
+        )
 
-def check_submodule(subject: Subject) -> Result:
-    """Check that the submodule is fetched or can be."""
-    lock = subject.lock
-    if lock is None:
-        return no_lock()
-    part = lock.submodule
-    return _repository(part.url, subject.workspace.source / "submodule", part.commit, part.tree, {})
-
-
-def _repository(
-    url: str, checkout: Path, commit: str, tree: str, gitlinks: dict[str, str]
-) -> Result:
-    if (checkout / ".git").exists() and git_tree_ids(checkout, gitlinks).get("") == tree:
-        return passed(f"{commit[:7]} is fetched and verified, works offline")
-    asked = ask("git", "ls-remote", url, "HEAD", timeout=ANSWER_SECONDS, env=_GIT_ENV)
-    if asked.code == 0:
-        return passed(f"{url} answers")
-    why = f"no answer in {ANSWER_SECONDS:.0f} s" if asked.code == 124 else last_line(asked.err)
-    return failed(
-        f"{url} cannot be read: {why}",
-        "check the network and the proxy; a mirror can be set with "
-        "git config --global url.MIRROR.insteadOf PREFIX",
-    )
+    return check
 
 
 _GIT_ENV = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import logging
 import re
 import time
@@ -66,15 +67,8 @@ def parse_deb822(text: str) -> list[AptSource]:
     found = []
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for stanza in re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines)):
-        fields: dict[str, str] = {}
-        name = ""
-        for line in stanza.splitlines():
-            if line[:1] in (" ", "\t") and name:
-                fields[name] += "\n" + line.rstrip()
-            elif ":" in line:
-                name, _, value = line.partition(":")
-                name = name.strip().lower()
-                fields[name] = value.strip()
+        header = email.message_from_string(stanza.lstrip("\n"))
+        fields = {name.lower(): value for name, value in header.items()}
         uris = tuple(x for x in fields.get("uris", "").split() if not x.startswith("cdrom:"))
         enabled = fields.get("enabled", "yes").lower() not in ("no", "false", "off", "0")
         if uris and enabled and "deb" in fields.get("types", "").split():

@@ -10,7 +10,6 @@ import logging
 import os
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 from higgs_image import http, process
 from higgs_image.errors import EngineError, NetworkError, RegistryUnavailableError, ToolMissingError
@@ -40,6 +39,7 @@ class LocalRegistry:
 
     def __init__(self, folder: Path, port: int = 0, htpasswd: Path | None = None) -> None:
         self.folder = folder.resolve()
+        self.config, self.log_file = self.folder / "config.yml", self.folder / "registry.log"
         self.port = port
         self._htpasswd = htpasswd.resolve() if htpasswd else None
         self._child: subprocess.Popen[bytes] | None = None
@@ -51,26 +51,11 @@ class LocalRegistry:
         """Host and port, as in an image's name."""
         return f"{HOST}:{self.port}"
 
-    @property
-    def config(self) -> Path:
-        """Its configuration file."""
-        return self.folder / "config.yml"
-
-    @property
-    def log_file(self) -> Path:
-        """Its log file."""
-        return self.folder / "registry.log"
-
     def __enter__(self) -> LocalRegistry:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -100,15 +85,9 @@ class LocalRegistry:
 
     def stop(self) -> None:
         """Stop it; its storage is kept."""
-        if self._child is None:
-            return
-        self._child.terminate()
-        try:
-            self._child.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._child = None
+        if self._child is not None:
+            process.end(self._child)
+            self._child = None
 
     def _command(self) -> list[str]:
         """Write the configuration and return the command that starts it."""

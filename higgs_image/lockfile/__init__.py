@@ -13,13 +13,12 @@ from higgs_image.lockfile.hashes import (
 from higgs_image.lockfile.load import load
 from higgs_image.lockfile.requirements import requirements, versions, wheel_entry
 from higgs_image.lockfile.schema import ForkPin, Lock, SubmodulePin
-from higgs_image.lockfile.values import Digest, GitUrl, Sha256
+from higgs_image.lockfile.values import Digest, Sha256
 
 __all__ = [
     "Difference",
     "Digest",
     "ForkPin",
-    "GitUrl",
     "Lock",
     "Sha256",
     "SubmodulePin",

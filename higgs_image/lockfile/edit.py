@@ -44,16 +44,13 @@ def write(path: Path, values: Mapping[str, Value | None], *, comments: bool = Tr
         else:
             _append(table, name, value)
         if value is not None and not comments and name in table and isinstance(table, Table):
-            _drop_comment(table.value.item(name))
+            changed: Any = table.value.item(name)
+            changed.trivia.comment_ws = changed.trivia.comment = ""
     document["date"] = datetime.datetime.now(datetime.UTC).date()
     data = tomlkit.dumps(document).encode()
     lock = parse(path, data)
     write_atomically(path, data)
     return lock
-
-
-def _drop_comment(item: Any) -> None:
-    item.trivia.comment_ws = item.trivia.comment = ""
 
 
 def _append(table: Table, name: str, value: Value) -> None:

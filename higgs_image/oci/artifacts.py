@@ -27,17 +27,10 @@ from higgs_image.files import sha256_bytes
 from higgs_image.oci import credentials, read_back, skopeo
 from higgs_image.oci import reference as oci_reference
 from higgs_image.oci.layout import MANIFEST, descriptor
-from higgs_image.oci.registry import CONNECTIONS, RegistryClient
+from higgs_image.oci.registry import CONNECTIONS, DAMAGED, RegistryClient
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
-
-INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-
-_DAMAGED = "the registry, or a proxy in front of it, is damaged: nothing was done"
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -99,14 +92,7 @@ class Repository:
         if what in self._known:
             return self._known[what]
         found = self._read(what)
-        if found is None:
-            return None
-        digest, document = found
-        if what.startswith("sha256:") and digest != what:
-            raise RegistryConflictError(
-                f"{self.reference(what)} was answered with another manifest, {digest}", _DAMAGED
-            )
-        return document
+        return None if found is None else found[1]
 
     def find(self, what: str) -> tuple[str, dict[str, Any]]:
         """Return digest and manifest of a tag or digest.
@@ -178,10 +164,6 @@ class Repository:
             raise RegistryNotFoundError(
                 f"{self.reference(digest)} was not found", "check the name and the digest"
             )
-        if f"sha256:{sha256_bytes(found[0])}" != digest:
-            raise RegistryConflictError(
-                f"{self.reference(digest)} was answered with another manifest", _DAMAGED
-            )
         media_type = json.loads(found[0]).get("mediaType") or found[1]
         self._client.put_manifest(tag, found[0], media_type)
         self._require(tag, digest, "somebody else moved it at the same time: see ./inv history")
@@ -252,7 +234,7 @@ class Repository:
                 if wrong := re.search(r"Digest did not match, expected (\S+), got", done.err):
                     raise RegistryConflictError(
                         f"{self.name} answered with other content than {wrong[1].rstrip(',')}",
-                        _DAMAGED,
+                        DAMAGED,
                     )
                 if done.code != 0:
                     raise skopeo.explain(done.err, self.reference(digest))

@@ -19,6 +19,7 @@ from typing import Any
 
 from higgs_image import process
 from higgs_image.errors import RegistryAuthError, ToolMissingError, UsageError
+from higgs_image.files import memory_file
 from higgs_image.oci import certificates
 from higgs_image.oci.reference import is_loopback
 
@@ -169,10 +170,5 @@ def credentials(target: str) -> Iterator[Credentials]:
         return
     user, secret = found
     token = base64.b64encode(f"{user}:{secret}".encode()).decode()
-    fd = os.memfd_create("registry-auth", 0)
-    try:
-        os.write(fd, json.dumps({"auths": {host: {"auth": token}}}).encode())
-        os.set_inheritable(fd, True)
+    with memory_file(json.dumps({"auths": {host: {"auth": token}}}).encode()) as fd:
         yield Credentials(host, fd, found)
-    finally:
-        os.close(fd)

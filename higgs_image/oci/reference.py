@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
+from higgs_image import http
 from higgs_image.errors import UsageError
 
 _REPOSITORY = re.compile(
@@ -44,13 +44,7 @@ def repository(registry: str, name: str) -> str:
 
 def is_loopback(registry: str) -> bool:
     """Tell whether a registry is on this machine, where plain HTTP is usual (as in Docker)."""
-    host = re.sub(r":\d+$", "", registry.split("/")[0]).strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return http.is_local(re.sub(r":\d+$", "", registry.split("/")[0]).strip("[]"))
 
 
 def split(image: str) -> tuple[str, str]:

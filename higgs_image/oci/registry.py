@@ -6,6 +6,7 @@ per request would need minutes for the thousands of tags that a cleanup looks at
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -17,8 +18,9 @@ from typing import Any
 
 import urllib3
 
-from higgs_image import retry
+from higgs_image import http, retry
 from higgs_image.errors import (
+    HiggsError,
     RegistryConflictError,
     RegistryError,
     RegistryNotFoundError,
@@ -28,7 +30,7 @@ from higgs_image.files import sha256_bytes
 from higgs_image.oci import certificates
 from higgs_image.oci.credentials import Credentials
 from higgs_image.oci.reference import is_loopback
-from higgs_image.oci.registry_errors import RegistryResponse, document, explain_status
+from higgs_image.oci.registry_errors import document, explain_status
 
 TIMEOUT = 120.0
 """Seconds that a registry may take for what is small: a manifest, a list of tags, a deletion."""
@@ -36,11 +38,16 @@ TIMEOUT = 120.0
 CONNECTIONS = 16
 """Requests at the same time."""
 
+DAMAGED = "the registry, or a proxy in front of it, is damaged: nothing was done"
+
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
+    *INDEX_TYPES,
 )
 
 _VERBS = {"GET": "read", "HEAD": "read", "PUT": "write", "DELETE": "delete"}
@@ -64,12 +71,21 @@ class RegistryClient:
         """Return the bytes of a tag's or digest's manifest and their media type.
 
         None where the registry does not have it.
+
+        Raises:
+            RegistryConflictError: it is not what its digest says.
         """
         answer = self._call("GET", f"manifests/{what}", {"Accept": ", ".join(MANIFEST_TYPES)})
         if answer is None:
             return None
         document(answer, what, self._host)  # a proxy's page must not pass for a manifest
-        return answer.body, answer.headers.get("Content-Type", "").partition(";")[0]
+        digest = f"sha256:{sha256_bytes(answer.body)}"
+        if what.startswith("sha256:") and digest != what:
+            raise RegistryConflictError(
+                f"{self._host}/{self._path}@{what} was answered with another manifest, {digest}",
+                DAMAGED,
+            )
+        return answer.body, answer.headers.get("content-type", "").partition(";")[0]
 
     def blob(self, digest: str) -> bytes:
         """Return a blob, compared with its digest.
@@ -86,7 +102,7 @@ class RegistryClient:
         if f"sha256:{sha256_bytes(answer.body)}" != digest:
             raise RegistryConflictError(
                 f"{self._host}/{self._path} answered with other content than {digest}",
-                "the registry, or a proxy in front of it, is damaged: nothing was done",
+                DAMAGED,
             )
         return answer.body
 
@@ -94,12 +110,12 @@ class RegistryClient:
         """Send a blob, unless the registry has it."""
         for attempt in retry.attempts("write"):
             with attempt:
-                if self._send("HEAD", f"blobs/{digest}").status == 200:
+                with contextlib.suppress(HiggsError):  # of a new repository it may be refused
+                    self._checked("HEAD", f"blobs/{digest}")
                     return
                 started = self._checked("POST", "blobs/uploads/", body=b"")
-                goal = urllib.parse.urljoin(
-                    f"{self._root}/v2/", started.headers.get("Location", "")
-                )
+                location = started.headers.get("location", "")
+                goal = urllib.parse.urljoin(f"{self._root}/v2/", location)
                 goal += f"{'&' if '?' in goal else '?'}digest={urllib.parse.quote(digest)}"
                 self._checked("PUT", goal, {"Content-Type": "application/octet-stream"}, data)
 
@@ -120,7 +136,7 @@ class RegistryClient:
             if answer is None:
                 return None
             found += document(answer, "the list of tags", self._host).get("tags") or []
-            link = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("Link", ""))
+            link = re.search(r'<([^>]+)>\s*;\s*rel="?next', answer.headers.get("link", ""))
             path = urllib.parse.urljoin(self._url(path), link[1]) if link else ""
         return found
 
@@ -130,7 +146,7 @@ class RegistryClient:
         path: str,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-    ) -> RegistryResponse | None:
+    ) -> http.Response | None:
         """Send a request until it succeeds or fails permanently; None for a 404 of a read."""
         try:
             return retry.attempts(_VERBS[method])(self._checked, method, path, headers, body)
@@ -145,8 +161,23 @@ class RegistryClient:
         path: str,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-    ) -> RegistryResponse:
-        answer = self._send(method, path, headers, body)
+    ) -> http.Response:
+        access = "pull" if method in ("GET", "HEAD") else "push"
+
+        def once() -> http.Response:
+            token = self._authorization.get(access)
+            more = {"Authorization": token} if token else {}
+            return _request(method, self._url(path), self._host, {**(headers or {}), **more}, body)
+
+        answer = once()
+        if answer.status == 400 and b"HTTPS server" in answer.body and self._scheme == "http":
+            self._scheme = "https"
+            answer = once()
+        if answer.status == 401:
+            challenge = answer.headers.get("www-authenticate", "")
+            if authorization := self._authorize(challenge):
+                self._authorization[access] = authorization
+                answer = once()
         if answer.status < 300:
             return answer
         what = urllib.parse.urlsplit(path).path.rpartition("/v2/")[2]
@@ -159,31 +190,6 @@ class RegistryClient:
 
     def _url(self, path: str) -> str:
         return path if "://" in path else f"{self._root}/v2/{self._path}/{path}"
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> RegistryResponse:
-        access = "pull" if method in ("GET", "HEAD") else "push"
-
-        def once() -> RegistryResponse:
-            token = self._authorization.get(access)
-            more = {"Authorization": token} if token else {}
-            return _request(method, self._url(path), self._host, {**(headers or {}), **more}, body)
-
-        answer = once()
-        if answer.status == 400 and b"HTTPS server" in answer.body and self._scheme == "http":
-            self._scheme = "https"
-            answer = once()
-        if answer.status == 401:
-            challenge = answer.headers.get("WWW-Authenticate", "")
-            if authorization := self._authorize(challenge):
-                self._authorization[access] = authorization
-                answer = once()
-        return answer
 
     def _authorize(self, challenge: str) -> str:
         """Return the header that answers a challenge; empty if none can be given."""
@@ -227,7 +233,7 @@ def _pool(host: str, _process: int) -> urllib3.PoolManager:
 
 def _request(
     method: str, url: str, host: str, headers: Mapping[str, str], body: bytes | None = None
-) -> RegistryResponse:
+) -> http.Response:
     shown = url.partition("?")[0]
     try:
         answer = _pool(host, os.getpid()).request(
@@ -235,7 +241,10 @@ def _request(
             timeout=urllib3.Timeout(TIMEOUT),
             retries=urllib3.Retry(None, connect=0, read=0, redirect=5, status=0, other=0),
         )  # fmt: skip
-        return RegistryResponse(answer.status, answer.headers, answer.data)
+        return http.Response(
+            answer.status, answer.reason or "", answer.data,
+            {name.lower(): value for name, value in answer.headers.itermerged()},
+        )  # fmt: skip
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
         if "certificate verify failed" in str(reason).lower():

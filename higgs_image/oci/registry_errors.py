@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import email.utils
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import urllib3
 
 from higgs_image.errors import (
     HiggsError,
@@ -17,6 +15,7 @@ from higgs_image.errors import (
     RegistryNotFoundError,
     RegistryUnavailableError,
 )
+from higgs_image.http import Response
 
 FINAL = frozenset({400, 405, 406, 409, 410, 411, 413, 414, 415, 422, 431, 451, 501})
 """Answers that another attempt does not change; 401, 403 and 404 have errors of their own."""
@@ -25,22 +24,7 @@ _UPLOAD_CODES = re.compile(r"BLOB_UPLOAD_(UNKNOWN|INVALID)|BLOB_UNKNOWN|MANIFEST
 """A part of an upload is not (or not yet) known: sent again from the start it can succeed."""
 
 
-@dataclass(frozen=True)
-class RegistryResponse:
-    """The answer to one request.
-
-    Attributes:
-        status: HTTP status code.
-        headers: without regard to case.
-        body: all of it.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError:
+def explain_status(answer: Response, what: str, host: str) -> HiggsError:
     """Turn an error status into an error: refused, unavailable, or a definitive answer."""
     text = answer.body.decode(errors="replace")[:2000]
     try:
@@ -49,7 +33,7 @@ def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         detail = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
     summary = f"{what}: {answer.status}" + (f" {detail}" if detail else "")
-    limited = "Retry-After" in answer.headers or "TOOMANYREQUESTS" in text
+    limited = "retry-after" in answer.headers or "TOOMANYREQUESTS" in text
     if answer.status in (401, 403) and not limited:
         return RegistryAuthError(f"{host} refused the login for {summary}", login_hint(host))
     if _UPLOAD_CODES.search(text) and answer.status in (400, 404):
@@ -62,11 +46,11 @@ def explain_status(answer: RegistryResponse, what: str, host: str) -> HiggsError
         f"{host} did not answer as expected to {summary}",
         "run again when it does: what has arrived is not sent again",
     )
-    error.retry_after = seconds_of(answer.headers.get("Retry-After", ""))
+    error.retry_after = seconds_of(answer.headers.get("retry-after", ""))
     return error
 
 
-def document(answer: RegistryResponse, what: str, host: str) -> dict[str, Any]:
+def document(answer: Response, what: str, host: str) -> dict[str, Any]:
     """Return the JSON object in an answer.
 
     Raises:
@@ -95,10 +79,7 @@ def login_hint(host: str) -> str:
 
 def seconds_of(retry_after: str) -> float:
     """Return the seconds in a Retry-After header, which is a number or a date; 0 without one."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
     try:
-        when = email.utils.parsedate_to_datetime(retry_after)
-    except (TypeError, ValueError):
+        return float(urllib3.Retry().parse_retry_after(retry_after))
+    except urllib3.exceptions.InvalidHeader:
         return 0.0
-    return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())

@@ -153,21 +153,15 @@ def digest_of(reference: str, auth: Credentials) -> str | None:
 
     The digest is computed from the manifest's bytes, not taken from a header.
     """
-    found = manifest_of(reference, auth)
-    return None if found is None else f"sha256:{sha256_bytes(found)}"
 
-
-def manifest_of(reference: str, auth: Credentials) -> bytes | None:
-    """Return a manifest's bytes; None if there is none."""
-
-    def read() -> bytes:
+    def read() -> str:
         found = process.run(
             ["skopeo", "inspect", "--raw", *auth.flags(""), f"docker://{reference}"],
             env=auth.env, pass_fds=auth.fds, timeout=registry.TIMEOUT,
         )  # fmt: skip
         if found.code != 0:
             raise explain(found.err, reference)
-        return found.out.encode()
+        return f"sha256:{sha256_bytes(found.out.encode())}"
 
     try:
         return retry.attempts("read")(read)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import tarfile
 from pathlib import Path
 
-from higgs_image.files import new_folder
+from higgs_image.files import new_folder, remove
 from higgs_image.oci.layer_archive import OPAQUE, WHITEOUT, member_path, open_layer
 from higgs_image.oci.layout import Image
 
@@ -43,19 +42,12 @@ def _apply(tar: tarfile.TarFile, entry: tarfile.TarInfo, root: Path) -> None:
     place = root / member_path(entry)
     if place.name == OPAQUE:
         for below in place.parent.iterdir():
-            _remove(below)
+            remove(below)
     elif place.name.startswith(WHITEOUT):
-        _remove(place.with_name(place.name.removeprefix(WHITEOUT)))
+        remove(place.with_name(place.name.removeprefix(WHITEOUT)))
     elif not (entry.ischr() or entry.isblk() or entry.isfifo()):  # /dev is mounted
         if os.path.lexists(place) and not (entry.isdir() and place.is_dir()):
-            _remove(place)
+            remove(place)
         if entry.isdir():
             entry.mode |= 0o700  # else an owner who is not root could not write into it
         tar.extract(entry, root, filter="tar")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

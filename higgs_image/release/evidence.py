@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from higgs_image.errors import UsageError
 from higgs_image.files import sha256_bytes
 from higgs_image.release import records
@@ -97,9 +95,9 @@ def record_smoke(history: Journal, data: bytes) -> Entry:
 
 def figures(record: smoke_record.Record) -> dict[str, float]:
     """Return every number that was measured, by check and name."""
-    found: dict[str, Any] = {}
-    for check in record.checks:
-        for name, value in check.measured.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found[f"{check.name}.{name}"] = value
-    return found
+    return {
+        f"{check.name}.{name}": value
+        for check in record.checks
+        for name, value in check.measured.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -21,15 +21,7 @@ from higgs_image.oci import read_back
 from higgs_image.oci.artifacts import Artifact, Repository
 from higgs_image.release import records
 from higgs_image.release.record_tags import disagreement, event_of, outcomes, tag_for
-from higgs_image.release.records import (
-    DONE,
-    KIND,
-    RECORD_SHA256,
-    Entry,
-    Promote,
-    Record,
-    Rollback,
-)
+from higgs_image.release.records import DONE, KIND, RECORD_SHA256, Entry, Promote, Record, Rollback
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from higgs_image.build.image import COMPRESSIONS
 from higgs_image.errors import UsageError
 from higgs_image.labels import ONLY_GPUS, VARIANT
 from higgs_image.oci import read_back
-from higgs_image.oci.artifacts import INDEX_TYPES, Repository, is_zstd
+from higgs_image.oci.artifacts import Repository, is_zstd
+from higgs_image.oci.registry import INDEX_TYPES
 from higgs_image.release import journal, lease, record_tags
 from higgs_image.release.actor import actor
 from higgs_image.release.journal import Journal

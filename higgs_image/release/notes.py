@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from higgs_image.attest import sbom
 from higgs_image.build.layers import PlainBuild
 from higgs_image.labels import LABEL, VARIANT
 from higgs_image.oci.layout import MB, Image, ImageLayer
 from higgs_image.release.evidence import figures
 from higgs_image.release.policy import Known
-from higgs_image.release.publish import LOCK, SBOM
 from higgs_image.release.records import Promote, Push
 from higgs_image.release.speed import last_bench
 from higgs_image.smoke.record import Record
@@ -65,25 +62,6 @@ class Release:
     def size(self) -> int:
         """Compressed size of all layers in bytes."""
         return sum(layer.size for layer in self.layers)
-
-
-def release(
-    digest: str,
-    push: Push | None,
-    image: Image | None,
-    files: Mapping[str, bytes],
-) -> Release:
-    """Join what is known of an image.
-
-    Args:
-        digest: of the image.
-        push: the record of its push.
-        image: its layers and labels.
-        files: those that are kept with that record.
-    """
-    lock = tomllib.loads(files[LOCK].decode()) if LOCK in files else {}
-    versions = sbom.versions(files[SBOM]) if SBOM in files else {}
-    return Release(digest, push, image, lock, versions)
 
 
 def pins(release: Release) -> dict[str, str]:

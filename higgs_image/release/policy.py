@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from higgs_image.labels import LABEL
@@ -103,110 +103,89 @@ def refusals(known: Known, device_class: str) -> list[Refusal]:
         known: what is known of the image.
         device_class: type of device on which a smoke test must have passed: gpu or cpu.
     """
-    found = [*_origin(known), *_overrides(known), *_smoke(known, device_class)]
-    if device_class != "gpu":
-        found.append(
-            Refusal(
-                f"a smoke test on a {device_class} says nothing about kernels and sound",
-                f"test it on a GPU: ./inv smoke-pushed {known.digest} --device-class gpu",
-                rehearsable=True,
-            )
-        )
-    return found
+    return [*_origin(known), *_overrides(known), *_smoke(known, device_class)]
 
 
-def _origin(known: Known) -> list[Refusal]:
-    found = []
+def _origin(known: Known) -> Iterator[Refusal]:
     source = known.labels.get(FORK) or known.labels.get(SOURCE, "")
     if source.startswith("file://"):
-        found.append(
-            Refusal(
-                "it is built from a fake fork, not the speech server: its source is a local folder",
-                "build the real image; a fake fork can be promoted on loopback, with --rehearsal",
-                forcible=known.local,
-                rehearsable=True,
-            )
+        yield Refusal(
+            "it is built from a fake fork, not the speech server: its source is a local folder",
+            "build the real image; a fake fork can be promoted on loopback, with --rehearsal",
+            forcible=known.local,
+            rehearsable=True,
         )
     push = known.push
     again = "push it with ./inv build --push from a clean checkout"
     if push is None:
-        return [*found, Refusal("no record says who built it, and from what", again)]
+        yield Refusal("no record says who built it, and from what", again)
+        return
     if push.commit is None:
-        found.append(Refusal("it was built outside git, so it cannot be traced to a commit", again))
+        yield Refusal("it was built outside git, so it cannot be traced to a commit", again)
     elif not push.clean:
-        found.append(
-            Refusal(
-                f"it was built from a work tree that differed from its commit {push.commit[:7]}",
-                "commit or remove the changes, then build and push again",
-            )
+        yield Refusal(
+            f"it was built from a work tree that differed from its commit {push.commit[:7]}",
+            "commit or remove the changes, then build and push again",
         )
     if known.tagged != known.digest:
-        found.append(
-            Refusal(
-                f"its immutable tag {push.tag} now points to {known.tagged or 'nothing'}",
-                "check who moved it (./inv history), then point it back at this digest",
-            )
+        yield Refusal(
+            f"its immutable tag {push.tag} now points to {known.tagged or 'nothing'}",
+            "check who moved it (./inv history), then point it back at this digest",
         )
     if known.labels.get(LOCK) != push.lock_sha256:
-        found.append(
-            Refusal(
-                f"its label names the lock {known.labels.get(LOCK, 'none')[:7]}, the record of "
-                f"its push {push.lock_sha256[:7]}",
-                again,
-            )
+        yield Refusal(
+            f"its label names the lock {known.labels.get(LOCK, 'none')[:7]}, the record of "
+            f"its push {push.lock_sha256[:7]}",
+            again,
         )
-    return found
 
 
-def _overrides(known: Known) -> list[Refusal]:
+def _overrides(known: Known) -> Iterator[Refusal]:
     remedy = "build it without overrides, on a machine that reaches what versions.lock names"
-    found = []
-    for name in known.labels.get(LABEL + "overrides", "").split():
+    names = known.labels.get(LABEL + "overrides", "").split()
+    for name in names:
         words = _OF_THE_MACHINE.get(name) or (
             f"the patch {name.removeprefix('without-')} was left out"
             if name.startswith("without-")
             else f"it was built with the override {name}"
         )
-        found.append(Refusal(words, remedy, rehearsable=name in _OF_THE_MACHINE))
+        yield Refusal(words, remedy, rehearsable=name in _OF_THE_MACHINE)
     if LABEL + "extra-ca-sha256" in known.labels:
         words = "it was built behind a proxy that the build was told to trust"
-        found.append(Refusal(words, remedy, rehearsable=True))
-    if not found and known.push and "-dev-" in known.push.tag:
-        found.append(Refusal(f"its tag {known.push.tag} marks it as overridden", remedy))
-    return found
+        yield Refusal(words, remedy, rehearsable=True)
+    elif not names and known.push and "-dev-" in known.push.tag:
+        yield Refusal(f"its tag {known.push.tag} marks it as overridden", remedy)
 
 
-def _smoke(known: Known, device_class: str) -> list[Refusal]:
+def _smoke(known: Known, device_class: str) -> Iterator[Refusal]:
     records = [x for x in known.smokes if x.device.kind == device_class]
     how = f"on a machine with one: ./inv smoke-pushed {known.digest} --device-class {device_class}"
     if not records:
         others = sorted({x.device.kind for x in known.smokes})
         more = f", only on {', '.join(others)}" if others else ""
-        return [Refusal(f"no smoke test on a {device_class} is recorded for it{more}", how)]
-    last = records[-1]
-    if not last.passed:
-        return [
-            Refusal(
-                f"its last smoke test on a {device_class} ended with {last.verdict}: {last.reason}",
-                how,
-            )
-        ]
-    if last.place == "pod":
-        return _engine_checks(known)
-    return []
+        yield Refusal(f"no smoke test on a {device_class} is recorded for it{more}", how)
+    elif not (last := records[-1]).passed:
+        yield Refusal(
+            f"its last smoke test on a {device_class} ended with {last.verdict}: {last.reason}", how
+        )
+    elif last.place == "pod":
+        yield from _engine_checks(known)
+    if device_class != "gpu":
+        yield Refusal(
+            f"a smoke test on a {device_class} says nothing about kernels and sound",
+            f"test it on a GPU: ./inv smoke-pushed {known.digest} --device-class gpu",
+            rehearsable=True,
+        )
 
 
-def _engine_checks(known: Known) -> list[Refusal]:
+def _engine_checks(known: Known) -> Iterator[Refusal]:
     """Refuse a test in a pod alone: no engine has shown yet what a pod cannot."""
     here = [x for x in known.smokes if x.place == "engine"]
     shown = {x.name for x in here[-1].checks if x.verdict is Verdict.PASS} if here else set()
     if missing := sorted(ENGINE_ONLY - shown):
-        return [
-            Refusal(
-                "its smoke test on a GPU ran in a pod, and no container on an engine has passed "
-                f"{', '.join(missing)}, which a pod cannot show",
-                f"test it with Docker, a CPU is enough: ./inv smoke-pushed {known.digest} "
-                "--device-class cpu",
-            )
-        ]
-    return []
+        yield Refusal(
+            "its smoke test on a GPU ran in a pod, and no container on an engine has passed "
+            f"{', '.join(missing)}, which a pod cannot show",
+            f"test it with Docker, a CPU is enough: ./inv smoke-pushed {known.digest} "
+            "--device-class cpu",
+        )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from higgs_image.attest import sbom
 from higgs_image.build import layers
-from higgs_image.build.layers import PlainBuild
 from higgs_image.errors import ReleaseRefusedError, UsageError
 from higgs_image.files import write_atomically
 from higgs_image.labels import VARIANT
@@ -17,6 +17,7 @@ from higgs_image.release import evidence, move_plan, notes, policy, records, spe
 from higgs_image.release.actor import actor
 from higgs_image.release.journal import Journal
 from higgs_image.release.move_plan import Moved, MovePlan, TagState
+from higgs_image.release.publish import LOCK, SBOM
 from higgs_image.release.records import Promote, Push
 from higgs_image.workspace import Workspace
 
@@ -145,7 +146,7 @@ def _slower(
         return []
     last = _earlier(before, known.digest)
     old = evidence.gather(history, last)[0].smokes if last else ()
-    return speed.refusals(known.smokes, old, share)
+    return list(speed.refusals(known.smokes, old, share))
 
 
 def _earlier(before: TagState, digest: str) -> str | None:
@@ -165,7 +166,10 @@ def promote_with_notes(
     move_plan.settle(history)
     plan = plan_promotion(history, what, conditions)
     plain = layers.load(workspace.layers_file).plain_of(plan.known.labels.get(VARIANT, ""))
-    manifest = release_manifest(history, plan, plain)
+    earlier = _earlier(plan.before, plan.record.digest)
+    new = _release(history, plan.record.digest)
+    old = _release(history, earlier) if earlier else None
+    manifest = notes.document(history.repository.name, plan.record, plan.known, new, old, plain)
     text = notes.render(manifest)
     folder = workspace.build / "release" / (manifest["tag"] or plan.record.digest[7:19])
     write_atomically(folder / notes.NOTES, text.encode())
@@ -177,17 +181,6 @@ def promote_with_notes(
     return move_plan.apply(history, plan.steps, files), folder / notes.NOTES
 
 
-def release_manifest(
-    history: Journal, plan: PromotionPlan, plain: PlainBuild | None
-) -> dict[str, Any]:
-    """Return the manifest of a planned release, with the differences to the last one."""
-    record = plan.record
-    earlier = _earlier(plan.before, record.digest)
-    old = _release(history, earlier) if earlier else None
-    new = _release(history, record.digest)
-    return notes.document(history.repository.name, record, plan.known, new, old, plain)
-
-
 def _release(history: Journal, digest: str) -> notes.Release:
     repository = history.repository
     pushed = [x for x in history.of(digest) if isinstance(x.record, Push)]
@@ -196,4 +189,6 @@ def _release(history: Journal, digest: str) -> notes.Release:
     manifest = repository.manifest(digest)
     image = layout.describe(digest, manifest, repository.config(digest)) if manifest else None
     assert push is None or isinstance(push, Push)  # noqa: S101 (filtered above)
-    return notes.release(digest, push, image, files)
+    lock = tomllib.loads(files[LOCK].decode()) if LOCK in files else {}
+    versions = sbom.versions(files[SBOM]) if SBOM in files else {}
+    return notes.Release(digest, push, image, lock, versions)

@@ -79,10 +79,10 @@ def pushed_at(tags: Iterable[str]) -> dict[str, str]:
 def outcomes(tags: Iterable[str]) -> dict[str, OutcomeName | None]:
     """Return each announced move in a list of tags with its outcome; None: it is under way."""
     all_tags = set(tags)
-    found: dict[str, OutcomeName | None] = {}
-    for tag in sorted(filter(is_move, all_tags)):
-        found[tag] = next((x for x in OUTCOMES if f"{tag}.{x}" in all_tags), None)
-    return found
+    return {
+        tag: next((x for x in OUTCOMES if f"{tag}.{x}" in all_tags), None)
+        for tag in sorted(filter(is_move, all_tags))
+    }
 
 
 def disagreement(tag: str, record: Record) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
@@ -39,16 +39,23 @@ class _Event(
     forbid_unknown_fields=True,
     tag_field="event",
 ):
-    """What every record has; its options hold for all of them."""
+    """What every record has; its options hold for all of them.
+
+    Attributes:
+        digest: of the image manifest.
+        at: when, UTC.
+        by: who.
+    """
+
+    digest: Digest
+    at: Utc
+    by: Actor
 
 
 class Push(_Event, frozen=True, tag="push"):
     """An image was pushed under its immutable tag.
 
     Attributes:
-        digest: of the image manifest.
-        at: when, UTC.
-        by: who.
         tag: the immutable tag.
         compression: gzip or zstd.
         lock_sha256: hash of the versions.lock that it was built from.
@@ -58,9 +65,6 @@ class Push(_Event, frozen=True, tag="push"):
         size: compressed size of all layers in bytes.
     """
 
-    digest: Digest
-    at: Utc
-    by: Actor
     tag: Tag
     compression: Literal["gzip", "zstd"]
     lock_sha256: Sha256
@@ -88,9 +92,6 @@ class Smoke(_Event, frozen=True, tag="smoke"):
         summary: one line.
     """
 
-    digest: Digest
-    at: Utc
-    by: Actor
     device_class: Literal["gpu", "cpu"]
     verdict: Verdict
     device: str = ""
@@ -109,8 +110,7 @@ class _Move(_Event, frozen=True):
     """A floating tag is to name another image.
 
     Attributes:
-        digest: what it will name.
-        moving: the tag.
+        moving: the tag; it will name `digest`.
         previous: what it named before; None if it did not exist.
         immutable: the immutable tag of the image.
         lock_sha256: hash of the versions.lock that the image was built from.
@@ -120,9 +120,8 @@ class _Move(_Event, frozen=True):
         evidence: tags of the records that it relies on.
     """
 
-    digest: Digest
-    at: Utc
-    by: Actor
+    WORDS: ClassVar = ""
+
     moving: Tag
     previous: Digest | None
     immutable: str = ""
@@ -132,29 +131,26 @@ class _Move(_Event, frozen=True):
     rehearsal: bool = False
     evidence: list[str] = []
 
-    def _describe(self, what: str) -> str:
+    def describe(self) -> str:
+        """Return a human-readable description."""
         before = f", before: {self.previous[7:19]}" if self.previous else ", for the first time"
         notes = [f"reason: {self.reason}"] if self.reason else []
         notes += [f"FORCED although {'; '.join(self.forced)}"] if self.forced else []
         notes += ["a rehearsal, not a release"] if self.rehearsal else []
         image = self.immutable or self.digest[7:19]
-        return "; ".join([f"{what} {self.moving} to {image}{before}", *notes])
+        return "; ".join([f"{self.WORDS} {self.moving} to {image}{before}", *notes])
 
 
 class Promote(_Move, frozen=True, tag="promote"):
     """A floating tag goes to a tested image."""
 
-    def describe(self) -> str:
-        """Return a human-readable description."""
-        return self._describe("promotes")
+    WORDS = "promotes"
 
 
 class Rollback(_Move, frozen=True, tag="rollback"):
     """A floating tag goes back to an image that it named before."""
 
-    def describe(self) -> str:
-        """Return a human-readable description."""
-        return self._describe("rolls back")
+    WORDS = "rolls back"
 
 
 class Outcome(_Event, frozen=True, tag="outcome"):
@@ -166,9 +162,6 @@ class Outcome(_Event, frozen=True, tag="outcome"):
         why: in plain words.
     """
 
-    digest: Digest
-    at: Utc
-    by: Actor
     of: Tag
     outcome: OutcomeName
     why: str = ""
@@ -188,33 +181,29 @@ class _ProviderUpdate(_Event, frozen=True):
         fields: that were changed; empty: it was made.
     """
 
-    digest: Digest
-    at: Utc
-    by: Actor
+    WORD: ClassVar = ""
+
     provider: str
     id: str
     image: str
     fields: list[str] = []
 
-    def _describe(self, word: str) -> str:
+    def describe(self) -> str:
+        """Return a human-readable description."""
         what = f"changes {', '.join(self.fields)} of" if self.fields else "makes"
-        return f"{what} the {word} {self.id} at {self.provider}: {self.image}"
+        return f"{what} the {self.WORD} {self.id} at {self.provider}: {self.image}"
 
 
 class TemplateUpdate(_ProviderUpdate, frozen=True, tag="template"):
     """The template of a GPU provider was written."""
 
-    def describe(self) -> str:
-        """Return a human-readable description."""
-        return self._describe("template")
+    WORD = "template"
 
 
 class EndpointUpdate(_ProviderUpdate, frozen=True, tag="endpoint"):
     """The load-balanced endpoint of a GPU provider was written."""
 
-    def describe(self) -> str:
-        """Return a human-readable description."""
-        return self._describe("endpoint")
+    WORD = "endpoint"
 
 
 Move = Promote | Rollback

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from higgs_image import variants
 from higgs_image.errors import PromotionConflictError, RegistryError, UsageError
-from higgs_image.oci.artifacts import INDEX_TYPES
+from higgs_image.oci.registry import INDEX_TYPES
 from higgs_image.release import lease, record_tags
 from higgs_image.release.image_store import ImageStore, StoredManifest
 from higgs_image.release.journal import Journal
@@ -192,7 +192,8 @@ def apply(history: Journal, store: ImageStore, planned: CleanupPlan) -> list[Sto
         lease.RegistryTagStore(history).propagate()  # a promotion may be older than the plan
     interval = 0.0 if history.repository.is_local else CHECK_SECONDS
     due = time.monotonic()
-    for batch in _batches(planned.delete, store.at_once):
+    for start in range(0, len(planned.delete), store.at_once):
+        batch = planned.delete[start : start + store.at_once]
         if time.monotonic() >= due:
             _require_quiet(history, planned)
             due = time.monotonic() + interval
@@ -219,8 +220,3 @@ def _require_quiet(history: Journal, planned: CleanupPlan) -> None:
         raise PromotionConflictError(
             f"a promotion came after the plan was made: {min(new)}", "run again"
         )
-
-
-def _batches(versions: Sequence[StoredManifest], size: int) -> Iterator[Sequence[StoredManifest]]:
-    for start in range(0, len(versions), size):
-        yield versions[start : start + size]

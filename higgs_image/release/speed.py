@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from higgs_image.release.policy import Refusal
 from higgs_image.smoke.record import Measured, Record
@@ -24,8 +24,8 @@ def last_bench(smokes: Sequence[Record]) -> tuple[str, Measured] | None:
     return None
 
 
-def refusals(now: Sequence[Record], before: Sequence[Record], share: float) -> list[Refusal]:
-    """Return what stands against an image that must not be slower than the last release.
+def refusals(now: Sequence[Record], before: Sequence[Record], share: float) -> Iterator[Refusal]:
+    """Yield what stands against an image that must not be slower than the last release.
 
     Args:
         now: its smoke records, oldest first.
@@ -35,22 +35,20 @@ def refusals(now: Sequence[Record], before: Sequence[Record], share: float) -> l
     again = "test it on the card of the last release: ./inv smoke-pushed DIGEST --bench"
     new, old = last_bench(now), last_bench(before)
     if new is None:
-        return [Refusal("no benchmark on a GPU is recorded for it", again)]
-    if not before:
-        return []
-    if old is None:
-        return [Refusal("no benchmark on a GPU is recorded for the last release",
-                        again.replace("it on the card of ", ""))]  # fmt: skip
+        yield Refusal("no benchmark on a GPU is recorded for it", again)
+    elif before and old is None:
+        yield Refusal("no benchmark on a GPU is recorded for the last release",
+                      again.replace("it on the card of ", ""))  # fmt: skip
+    if new is None or old is None:
+        return
     (card, measured), (old_card, old_measured) = new, old
     if (card, measured.get("at_once")) != (old_card, old_measured.get("at_once")):
-        return [
-            Refusal(
-                f"its benchmark ran on {card} with {measured.get('at_once')} at once, that of the "
-                f"last release on {old_card} with {old_measured.get('at_once')}",
-                again,
-            )
-        ]
-    found = []
+        yield Refusal(
+            f"its benchmark ran on {card} with {measured.get('at_once')} at once, that of the "
+            f"last release on {old_card} with {old_measured.get('at_once')}",
+            again,
+        )
+        return
     for name, more_is_better in FIGURES.items():
         value, former = float(measured[name]), float(old_measured[name])
         worse = (
@@ -60,5 +58,4 @@ def refusals(now: Sequence[Record], before: Sequence[Record], share: float) -> l
             words = (
                 f"its {name} is {value:g}, {100 * worse:.0f} % worse than {former:g} of the last"
             )
-            found.append(Refusal(f"{words} release; {100 * share:g} % is allowed", again))
-    return found
+            yield Refusal(f"{words} release; {100 * share:g} % is allowed", again)

@@ -77,10 +77,10 @@ def _same_lock(subject: VerifiedImage) -> bool:
 _ANOTHER = (Verdict.INCONCLUSIVE, "not compared: it was built from another lock than this one")
 
 
-def _some(lines: Sequence[str], most: int = 5) -> str:
-    """Join lines; of many only the first."""
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "; ".join([*lines[:most], *more])
+def _some(lines: Sequence[str]) -> str:
+    """Join lines; of many only the first five."""
+    more = [f"and {len(lines) - 5} more"] if len(lines) > 5 else []
+    return "; ".join([*lines[:5], *more])
 
 
 def _pins(subject: VerifiedImage) -> tuple[Verdict, str]:

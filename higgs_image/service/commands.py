@@ -18,14 +18,7 @@ from higgs_image import retry
 from higgs_image.errors import EngineError, ServiceError, UsageError
 from higgs_image.oci.container_spec import PORT
 from higgs_image.oci.daemon import docker_client
-from higgs_image.service.state import (
-    DEVICE,
-    GENERATE_PORT,
-    IMAGE,
-    ServiceState,
-    inspect,
-    tail,
-)
+from higgs_image.service.state import DEVICE, GENERATE_PORT, IMAGE, ServiceState, inspect, tail
 from higgs_image.smoke.device import CACHE, choose_device, spec_for
 from higgs_image.smoke.image import identify, last_built
 from higgs_image.workspace import Workspace

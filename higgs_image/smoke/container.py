@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
-from testcontainers.core.waiting_utils import WaitStrategy, WaitStrategyTarget
 
 from higgs_image.errors import EngineError
 from higgs_image.oci.container_spec import PORT, ContainerSpec
@@ -19,7 +18,7 @@ from higgs_image.smoke import diagnosis
 from higgs_image.smoke.client import TimedClient
 from higgs_image.smoke.record import Measured
 from higgs_image.smoke.runner import Launch
-from higgs_image.smoke.server import RunningServer, not_ready, wait_until_healthy
+from higgs_image.smoke.server import INTERVAL, RunningServer, not_ready, wait_until_healthy
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -61,7 +60,7 @@ class ServerContainer(RunningServer):
     def logs(self, tail: int) -> str:
         """Return the last lines of its log, without control characters."""
         text = self.container.logs(tail=tail).decode(errors="replace")
-        return "\n".join(diagnosis.printable(line) for line in text.splitlines())
+        return "\n".join(map(diagnosis.printable, text.splitlines()))
 
     def save_log(self, path: Path) -> None:
         """Write all of its log to a file, block by block."""
@@ -119,19 +118,6 @@ class ServerContainer(RunningServer):
         return done.output.decode(errors="replace").strip() if done.exit_code == 0 else None
 
 
-class HealthyWait(WaitStrategy):
-    """Wait until the server is healthy, with testcontainers' own timing."""
-
-    def wait_until_ready(self, container: WaitStrategyTarget) -> None:
-        """Wait, and log progress.
-
-        Raises:
-            NotReadyError: it cannot become healthy.
-        """
-        server = ServerContainer(container.get_wrapped_container())
-        wait_until_healthy(server, self._startup_timeout, self._poll_interval)
-
-
 @contextlib.contextmanager
 def created(spec: ContainerSpec, *, keep: bool = False) -> Iterator[DockerContainer]:
     """Yield a container that is not started yet, and remove it afterwards.
@@ -182,9 +168,9 @@ def start(container: DockerContainer, timeout: float) -> tuple[ServerContainer, 
         if found := diagnosis.find(error.explanation or str(error)):
             raise not_ready(found[1], f"{found[1].what} ({found[0][:300]})") from None
         raise EngineError(f"the engine refused: {error}", "see ./inv doctor") from None
-    wait = HealthyWait().with_startup_timeout(int(timeout)).with_poll_interval(0.25)
-    wait.wait_until_ready(container)
-    return ServerContainer(container.get_wrapped_container()), time.monotonic() - begun
+    server = ServerContainer(container.get_wrapped_container())
+    wait_until_healthy(server, timeout, INTERVAL)
+    return server, time.monotonic() - begun
 
 
 class ContainerLaunch(Launch):

@@ -46,7 +46,19 @@ def maker(revisions: list[str]) -> list[str]:
 
 
 class NoWeightsError(EngineError):
-    """The image cannot make weights, as it lacks what its server needs, too."""
+    """The image cannot make weights, as it lacks what its server needs, too.
+
+    Args:
+        image: its name or digest.
+        output: of the script that makes them; its last line is the reason.
+    """
+
+    def __init__(self, image: str, output: str) -> None:
+        last = (output.strip().splitlines() or ["no output"])[-1]
+        super().__init__(
+            f"cannot make weights in {image}: {last[:300]}",
+            "use an image that this project built; see fakes/cpu_device/README.md",
+        )
 
 
 def package(workspace: Workspace) -> Path:
@@ -135,15 +147,13 @@ def make_weights(
         raise EngineError(
             f"there is no image {image}: {error.explanation}", "build it: ./inv build"
         ) from None
-    hint = "use an image that this project built; see fakes/cpu_device/README.md"
     try:
         container.start()
         if container.wait(timeout=TIMEOUT)["StatusCode"] != 0:
             said = container.logs(tail=20).decode(errors="replace").strip()
             log.info("%s", said)
-            last = (said.splitlines() or ["no output"])[-1]
-            raise NoWeightsError(f"cannot make weights in {image}: {last[:300]}", hint)
+            raise NoWeightsError(image, said)
     except APIError as error:  # it has no python3
-        raise NoWeightsError(f"cannot make weights in {image}: {error.explanation}", hint) from None
+        raise NoWeightsError(image, str(error.explanation)) from None
     finally:
         container.remove(force=True, v=True)

@@ -113,11 +113,7 @@ def spec_for(
         with workspace.scratch("weights") as scratch:
             done = unpacked.run(place, cpu_device.maker(revisions), scratch, cpu_device.TIMEOUT)
         if done.code != 0:
-            last = ((done.out + done.err).strip().splitlines() or ["no output"])[-1]
-            raise cpu_device.NoWeightsError(
-                f"cannot make weights in {digest}: {last[:300]}",
-                "use an image that this project built; see fakes/cpu_device/README.md",
-            )
+            raise cpu_device.NoWeightsError(digest, done.out + done.err)
 
     weights = cpu_device.kept_weights(workspace, lockfile.load(workspace.lock_file), make)
     return ContainerSpec(digest, environment=cpu_device.ENVIRONMENT,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from higgs_image.build import image as build_image
 from higgs_image.errors import EngineError, UsageError
-from higgs_image.labels import LABEL
 from higgs_image.smoke.record import SmokeImage
 from higgs_image.workspace import Workspace
 
@@ -53,13 +52,8 @@ def identify(client: DockerClient, reference: str) -> SmokeImage:
             f"there is no image {reference}: {error.explanation or error}",
             "build it, load it, or log in to the registry that has it",
         ) from None
-    labels = found.labels or {}
-    return SmokeImage(
-        reference=reference,
-        digest=registry_digest(reference, str(found.id), found.attrs.get("RepoDigests") or []),
-        tag=str(labels.get("org.opencontainers.image.version", "")),
-        lock_sha256=labels.get(LABEL + "lock-sha256") or None,
-    )
+    digest = registry_digest(reference, str(found.id), found.attrs.get("RepoDigests") or [])
+    return SmokeImage.of(reference, digest, found.labels or {})
 
 
 def registry_digest(reference: str, identity: str, known: list[str]) -> str | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from higgs_image.build import image as build_image
 from higgs_image.errors import UsageError
-from higgs_image.labels import LABEL
 from higgs_image.oci import artifacts, layout
 from higgs_image.oci.layout import Image
 from higgs_image.oci.reference import split
@@ -43,13 +42,7 @@ class LayersOnDisk:
     @property
     def identity(self) -> SmokeImage:
         """The image as a record names it."""
-        labels = self.image.labels
-        return SmokeImage(
-            reference=self.reference,
-            digest=self.image.digest,
-            tag=labels.get("org.opencontainers.image.version", ""),
-            lock_sha256=labels.get(LABEL + "lock-sha256") or None,
-        )
+        return SmokeImage.of(self.reference, self.image.digest, self.image.labels)
 
 
 def find(workspace: Workspace, reference: str) -> LayersOnDisk:

@@ -36,9 +36,6 @@ OWNER = LABEL + "smoke-owner"
 LIFETIME = LABEL + "smoke-lifetime"
 """Label with the seconds after which the container is a leftover, even one of another machine."""
 
-DEFAULT_LIFETIME = 24 * 3600.0
-"""Seconds for a container without that label, which an older version started."""
-
 
 def owner_labels(folder: Path, *, lifetime: float, keep: bool = False) -> dict[str, str]:
     """Return the labels of a container that this process starts.
@@ -78,13 +75,13 @@ def is_expired(lifetime: str, created: str, now: str) -> bool:
     """Tell whether a container is older than its lifetime.
 
     Args:
-        lifetime: seconds, as in the label; empty: DEFAULT_LIFETIME.
+        lifetime: seconds, as in the label.
         created: time of its creation by the engine's clock (RFC 3339).
         now: the engine's present time.
     """
     try:
         age = datetime.datetime.fromisoformat(now) - datetime.datetime.fromisoformat(created)
-        return age.total_seconds() > float(lifetime or DEFAULT_LIFETIME)
+        return age.total_seconds() > float(lifetime)
     except ValueError:
         return False
 

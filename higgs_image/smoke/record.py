@@ -7,14 +7,15 @@ It is written as JSON beside the recordings, and a promotion reads it. The file 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 
 from higgs_image.errors import UsageError
 from higgs_image.files import write_atomically
+from higgs_image.labels import LABEL
 from higgs_image.lockfile import Digest, Sha256
 from higgs_image.verdict import Verdict
 
@@ -66,6 +67,12 @@ class SmokeImage(_Table, frozen=True):
     digest: Digest | None
     tag: str = ""
     lock_sha256: Sha256 | None = None
+
+    @classmethod
+    def of(cls, reference: str, digest: str | None, labels: Mapping[str, str]) -> Self:
+        """Return the image with these labels."""
+        tag = labels.get("org.opencontainers.image.version", "")
+        return cls(reference, digest, tag, labels.get(LABEL + "lock-sha256") or None)
 
 
 class SmokeDevice(_Table, frozen=True):

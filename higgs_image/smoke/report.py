@@ -13,6 +13,7 @@ MARKS = {Verdict.PASS: "pass", Verdict.FAIL: "FAIL", Verdict.INCONCLUSIVE: "?"}
 LOG = "server.log"
 TAIL, LONGEST = 40, 300
 """Lines of the log that a report shows, and characters of each."""
+_LOG_END = "<details><summary>End of the server's log</summary><pre>\n{}\n</pre></details>\n"
 DECLARATION = b'<?xml version="1.0" encoding="utf-8"?>\n'
 
 
@@ -77,11 +78,12 @@ def markdown(record: Record, log: str = "") -> str:
         log: the end of the server's log, shown if the verdict is not pass.
     """
     rows = [
-        f"| {MARKS[check.verdict]} | {check.name}{'' if check.required else ' (optional)'} "
-        f"| {check.seconds:.1f} | {_cell(check.reason or _figures(check))} |"
+        (MARKS[check.verdict], check.name + ("" if check.required else " (optional)"),
+         f"{check.seconds:.1f}", _cell(check.reason or _figures(check)))
         for check in record.checks
-    ]
+    ]  # fmt: skip
     device = record.device
+    escaped = log.replace("&", "&amp;").replace("<", "&lt;")
     return "\n".join([
         f"## Smoke test: {record.verdict}",
         "",
@@ -89,18 +91,11 @@ def markdown(record: Record, log: str = "") -> str:
         f"`{record.image.reference}` on {device.kind} ({device.count} x {device.name}), "
         f"{record.seconds:.0f} s, digest `{record.image.digest}`",
         "",
-        "| | check | s | result |",
-        "|---|---|---|---|",
-        *rows,
+        table.markdown(("", "check", "s", "result"), rows),
         *(["", f"Not decided on a {device.kind}: {_undecided(record)}"] * bool(_undecided(record))),
         "",
-        *([_details("End of the server's log", log)] if log and not record.passed else []),
+        *([_LOG_END.format(escaped)] if log and not record.passed else []),
     ])  # fmt: skip
-
-
-def _details(title: str, text: str) -> str:
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    return f"<details><summary>{title}</summary><pre>\n{escaped}\n</pre></details>\n"
 
 
 def junit(record: Record) -> bytes:
@@ -129,4 +124,4 @@ def _figures(check: CheckResult) -> str:
 
 
 def _cell(value: str) -> str:
-    return printable(value).replace("|", "\\|").replace("<", "&lt;")
+    return printable(value).replace("<", "&lt;")

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -18,16 +18,12 @@ from higgs_image.smoke import report
 from higgs_image.smoke.checks import CHECKS, START, SmokeCheck
 from higgs_image.smoke.checks.model import CheckFailedError, ImageUnderTest, UndecidedError
 from higgs_image.smoke.client import BrokenAnswerError, HangingAnswerError
-from higgs_image.smoke.record import (
-    CheckResult,
-    DeviceType,
-    Measured,
-    Place,
-    SmokeDevice,
-    required,
-)
+from higgs_image.smoke.record import CheckResult, DeviceType, Measured, Place, SmokeDevice, required
 from higgs_image.smoke.server import NotReadyError, RunningServer
 from higgs_image.verdict import Verdict
+
+if TYPE_CHECKING:
+    from higgs_image.smoke.session import SmokeOptions
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +71,7 @@ class Launch(ABC):
 
 
 def observe(
-    launch: Launch,
-    device: DeviceType,
-    folder: Path,
-    *,
-    start_timeout: float,
-    answer_timeout: float,
-    only: frozenset[str],
-    keep: bool = False,
-    more: tuple[SmokeCheck, ...] = (),
+    launch: Launch, device: DeviceType, folder: Path, timeout: float, options: SmokeOptions
 ) -> Observation:
     """Start the image, run the checks, and end it.
 
@@ -91,11 +79,8 @@ def observe(
         launch: how it is run.
         device: type of its device.
         folder: takes recordings and log.
-        start_timeout: seconds until it has to be healthy.
-        answer_timeout: seconds without a byte after which an answer is hanging.
-        only: names of checks; empty: all.
-        keep: whether `launch` leaves the container behind, stopped.
-        more: checks of other packages.
+        timeout: seconds until it has to be healthy.
+        options: of the test.
 
     Raises:
         EngineError: it cannot be run here.
@@ -103,22 +88,22 @@ def observe(
     with launch.created():
         begun = time.monotonic()
         try:
-            server = launch.start(start_timeout)
+            server = launch.start(timeout)
         except NotReadyError as error:
             verdict = Verdict.INCONCLUSIVE if error.of_machine else Verdict.FAIL
             found = not_started(verdict, error.reason, device, time.monotonic() - begun)
             log.info("%s", error.tail)
-            return found._replace(container=_end(launch.started(), folder, kept=keep))
+            return found._replace(container=_end(launch.started(), folder, kept=options.keep))
         seconds = time.monotonic() - begun
         log.info("smoke: healthy after %.1f s", seconds)
-        server.client = dataclasses.replace(server.client, timeout=answer_timeout)
+        server.client = dataclasses.replace(server.client, timeout=options.answer_timeout)
         measured: Measured = {"health_s": round(seconds, 1)}
         with contextlib.suppress(KeyError):  # independent of other load on the machine
             measured["cpu_s"] = round(server.cpu_seconds(), 1)
         tested = _device(server, device)
         checks = [start_result(Verdict.PASS, "", seconds, measured)]
-        checks += run_checks(ImageUnderTest(server, folder, device), only, more)
-        return Observation(checks, tested, _end(server, folder, kept=keep))
+        checks += run_checks(ImageUnderTest(server, folder, device), options.only, options.more)
+        return Observation(checks, tested, _end(server, folder, kept=options.keep))
 
 
 def start_result(

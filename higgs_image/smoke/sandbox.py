@@ -62,7 +62,8 @@ class Sandbox:
         Raises:
             EngineError: this machine allows no sandbox.
         """
-        mounts = {**self.mounts, **_network_files()}
+        network = ("/etc/resolv.conf", "/etc/hosts")
+        mounts = {**self.mounts, **{x: x for x in network if Path(x).is_file()}}
         if has_namespaces():
             spec = scratch / "sandbox.json"
             spec.write_text(json.dumps(self._spec(arguments, mounts)))
@@ -109,10 +110,6 @@ class Sandbox:
 def has_namespaces() -> bool:
     """Return whether this user can make the namespaces of a container."""
     return subprocess.run([sys.executable, ENTER], capture_output=True).returncode == 0
-
-
-def _network_files() -> dict[str, str]:
-    return {x: x for x in ("/etc/resolv.conf", "/etc/hosts") if Path(x).is_file()}
 
 
 def gpu_nodes() -> list[str]:

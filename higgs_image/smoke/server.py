@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 LOG_LINES = 400
 """Lines of the log in which a reason is looked for: a few tracebacks."""
+INTERVAL = 0.25
+"""Seconds between two looks at a server that starts."""
 PROGRESS = 5.0
 """Seconds between two lines of progress."""
 
@@ -65,7 +67,7 @@ class RunningServer(ServerUnderTest):
     def logs(self, tail: int) -> str:
         """Return the last lines of its log, without control characters."""
         text = self.all_logs().decode(errors="replace")
-        return "\n".join(diagnosis.printable(line) for line in text.splitlines()[-tail:])
+        return "\n".join(map(diagnosis.printable, text.splitlines()[-tail:]))
 
     def tail(self) -> str:
         """Return the end of its log as a report shows it."""

@@ -128,18 +128,18 @@ def run_with(
         device: that it runs on.
     """
     started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
-    folder = empty_folder(workspace, image, device)
+    name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
+    folder = workspace.build / "smoke" / f"{name}-{device}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this image
+    folder.mkdir(parents=True)
     log.info("smoke: %s on %s", image.reference, device)
     try:
         launched = launch(folder)
     except cpu_device.NoWeightsError as error:
         found = runner.not_started(Verdict.FAIL, error.message, device)
     else:
-        found = runner.observe(
-            launched, device, folder, start_timeout=options.timeout or START_SECONDS[device],
-            only=options.only, answer_timeout=options.answer_timeout, keep=options.keep,
-            more=options.more,
-        )  # fmt: skip
+        timeout = options.timeout or START_SECONDS[device]
+        found = runner.observe(launched, device, folder, timeout, options)
     return written(found, image, started, time.monotonic() - begun, folder), folder
 
 
@@ -168,15 +168,6 @@ def written(
     record.save(done, folder / "record.json")
     report.save(done, folder)
     return done
-
-
-def empty_folder(workspace: Workspace, image: SmokeImage, device: DeviceType) -> Path:
-    """Return an empty folder for the evidence, in place of an earlier run's of this image."""
-    name = image.digest.removeprefix("sha256:")[:12] if image.digest else "unknown"
-    folder = workspace.build / "smoke" / f"{name}-{device}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def tested_spec(
@@ -210,18 +201,16 @@ def tested_spec(
 
 
 def with_voice(spec: ContainerSpec, options: SmokeOptions, folder: Path) -> ContainerSpec:
-    """Add OWN_VOICE, written to a folder, and the variables of a test."""
-    write_voice(folder)
+    """Add OWN_VOICE and the variables of a test.
+
+    The voice is written to a folder as a user of the image would: a WAV file and config.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "voice.wav").write_bytes(wav(syllables()))
+    voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
+    (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))
     return dataclasses.replace(
         spec,
         environment={**spec.environment, "HIGGS_VOICES_DIR": VOICES, **options.environment},
         mounts={**spec.mounts, str(folder): VOICES},
     )
-
-
-def write_voice(folder: Path) -> None:
-    """Write a folder with one voice, as a user of the image would: a WAV file and config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "voice.wav").write_bytes(wav(syllables()))
-    voice = {"audio_file": "voice.wav", "transcript": "One two three four, and on and on."}
-    (folder / "config.json").write_text(json.dumps({OWN_VOICE: voice}))

@@ -18,10 +18,8 @@ from higgs_image.smoke.client import TimedClient
 from higgs_image.smoke.record import Measured
 from higgs_image.smoke.runner import Launch
 from higgs_image.smoke.sandbox import Sandbox
-from higgs_image.smoke.server import RunningServer, wait_until_healthy
+from higgs_image.smoke.server import INTERVAL, RunningServer, wait_until_healthy
 
-INTERVAL = 0.25
-"""Seconds between two looks at a server that starts."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -18,21 +18,20 @@ VARIANT_HELP = {
 def current_workspace(variant: str = "") -> Workspace:
     """Return the workspace of the real image; with HIGGS_FAKE_FORK, of a fake fork.
 
-    HIGGS_FAKE_FORK (before: HIGGS_STANDIN) names the folder of one that was made
-    (higgs_image/demo/fake_fork.py), so that every task can be tried on it. Its images say what they
-    are, and none is released.
+    HIGGS_FAKE_FORK names the folder of one that was made (higgs_image/demo/fake_fork.py), so that
+    every task can be tried on it. Its images say what they are, and none is released.
 
     Raises:
         UsageError: there is no fake fork in that folder.
     """
-    for name in ("HIGGS_FAKE_FORK", "HIGGS_STANDIN"):
-        if folder := os.environ.get(name):
-            from higgs_image.demo import fake_fork
+    workspace = Workspace.default()
+    if folder := os.environ.get("HIGGS_FAKE_FORK"):
+        from higgs_image.demo import fake_fork
 
-            if not (Path(folder) / "versions.lock").is_file():
-                raise UsageError(
-                    f"{name}={folder}: there is no versions.lock in it",
-                    "make the fake fork first, or unset the variable",
-                )
-            return replace(fake_fork.workspace_in(Path(folder)), variant=variant)
-    return replace(Workspace.default(), variant=variant)
+        if not (Path(folder) / "versions.lock").is_file():
+            raise UsageError(
+                f"HIGGS_FAKE_FORK={folder}: there is no versions.lock in it",
+                "make the fake fork first, or unset the variable",
+            )
+        workspace = fake_fork.workspace_in(Path(folder))
+    return replace(workspace, variant=variant)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json as json_text
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import JSON_HELP, output
+from higgs_image.tasks.output import Output
 from higgs_image.tasks.values import (
     FILE,
     PATH,
@@ -30,32 +31,32 @@ if TYPE_CHECKING:
     from higgs_image.bench.workload import VoiceMix
 
 
-def _json_object(text: str) -> str:
+def _json_object(text: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         raise ValueError
-    json_text.loads(text)
-    return text
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 _VALUES = {
     "url": matching(r"\S+", "the URL of a server"),
-    "at": several(whole_number(1, 100_000)),
-    "rate": several(number(0, 100_000, above=True)),
+    "at": replace(several(whole_number(1, 100_000)), blank=True),
+    "rate": replace(several(number(0, 100_000, above=True)), blank=True),
     "burstiness": number(0, 1000, above=True),
     "slo": matching(r"[\w=.,]+", "limits, such as first=0.5,smooth=0.99"),
     "most": whole_number(1, 100_000),
-    "compare": FILE,
+    "compare": replace(FILE, blank=True),
     "against": matching(r"\S+", "the URL of a server"),
     "margin": number(0, 10),
     "route": one_of("speech", "chat", "generate"),
     "model": matching(r"\S+", "the name of a model"),
     "form": one_of("pcm", "wav", "mp3", "flac", "opus", "aac"),
-    "extra": Value("a JSON object", _json_object),
+    "extra": Value("a JSON object", _json_object, blank=True),
     "texts": PATH,
     "languages": matching(r"[a-z]{2,3}(,[a-z]{2,3})*", "languages, such as en,zh"),
     "voices": one_of("one", "many", "cloned"),
     "voice": WORDS,
-    "reference": FILE,
+    "reference": replace(FILE, blank=True),
     "reference_text": TEXT,
     "warmup": number(0, 3600),
     "seconds": number(0, 86_400, above=True),
@@ -64,7 +65,7 @@ _VALUES = {
     "seed": whole_number(0),
     "buffer": number(0, 60),
     "timeout": number(0, 3600, above=True),
-    "price": number(0, 10_000, above=True),
+    "price": replace(number(0, 10_000, above=True), blank=True),
     "gpu": TEXT,
     "note": TEXT,
     "out": PATH,
@@ -111,46 +112,45 @@ _VALUES = {
         "records": "keep every request in the JSON file",
         "arrivals": "as --records, with the arrival time of each chunk",
         "out": "folder for the files of each run (default: build/bench)",
-        "json": JSON_HELP,
     },
 )
 def bench(
     _: Context,
+    shown: Output,
     url: str,
-    at: str = "",
-    rate: str = "",
-    burstiness: str = "1",
+    at: tuple[int, ...] | None = None,
+    rate: tuple[float, ...] | None = None,
+    burstiness: float = 1,
     slo: str = "",
     find: bool = False,
     most: int = 512,
-    compare: str = "",
+    compare: Path | None = None,
     against: str = "",
-    margin: str = "0.05",
+    margin: float = 0.05,
     route: str = "speech",
     model: str = "",
     form: str = "pcm",
     whole: bool = False,
-    extra: str = "",
+    extra: dict[str, Any] | None = None,
     texts: str = "mixed",
     languages: str = "",
     voices: str = "one",
     voice: str = "belinda",
-    reference: str = "",
+    reference: Path | None = None,
     reference_text: str = "",
-    warmup: str = "5",
-    seconds: str = "30",
+    warmup: float = 5,
+    seconds: float = 30,
     requests: int = 0,
     rounds: int = 1,
     seed: int = 1,
-    buffer: str = "0.2",
-    timeout: str = "300",
-    price: str = "",
+    buffer: float = 0.2,
+    timeout: float = 300,
+    price: float | None = None,
     gpu: str = "",
     note: str = "",
     records: bool = False,
     arrivals: bool = False,
     out: str = "",
-    json: bool = False,
 ) -> None:
     """Load a server with speech: how many can listen, how soon they hear, what it costs."""
     from higgs_image.bench import command
@@ -160,49 +160,34 @@ def bench(
     from higgs_image.bench.target import Target, base_url
     from higgs_image.bench.workload import read_reference
 
-    code = 0
-    with output(json) as shown:
-        split = tuple(filter(None, languages.split(",")))
-        options = BenchOptions(
-            target=Target(
-                base_url(url),
-                cast("Route", route),
-                model,
-                form,
-                not whole,
-                json_text.loads(extra or "{}"),
-            ),
-            loads=levels(
-                tuple(int(x) for x in at.split(",") if x),
-                tuple(float(x) for x in rate.split(",") if x),
-                float(burstiness),
-            ),
-            find=find,
-            most=most,
-            slo=limits.parse(slo),
-            warmup_s=float(warmup),
-            seconds=float(seconds),
-            count=requests,
-            rounds=rounds,
-            seed=seed,
-            texts=mix(texts, split),
-            voices=cast("VoiceMix", voices),
-            voice=voice,
-            reference=read_reference(Path(reference), reference_text) if reference else None,
-            buffer_s=float(buffer),
-            timeout_s=float(timeout),
-            records=records or arrivals,
-            arrivals=arrivals,
-            price=float(price) if price else None,
-            facts=ServerFacts(gpu=gpu, note=note),
-        )
-        done = command.run(
-            options,
-            Path(out) if out else current_workspace().build / "bench",
-            baseline=Path(compare) if compare else None,
-            against=base_url(against) if against else "",
-            margin=float(margin),
-        )
-        shown.result(done.as_json(), done.text(), done.markdown())
-        code = done.exit_code
-    sys.exit(code)
+    options = BenchOptions(
+        target=Target(base_url(url), cast("Route", route), model, form, not whole, extra or {}),
+        loads=levels(at or (), rate or (), burstiness),
+        find=find,
+        most=most,
+        slo=limits.parse(slo),
+        warmup_s=warmup,
+        seconds=seconds,
+        count=requests,
+        rounds=rounds,
+        seed=seed,
+        texts=mix(texts, tuple(filter(None, languages.split(",")))),
+        voices=cast("VoiceMix", voices),
+        voice=voice,
+        reference=read_reference(reference, reference_text) if reference else None,
+        buffer_s=buffer,
+        timeout_s=timeout,
+        records=records or arrivals,
+        arrivals=arrivals,
+        price=price,
+        facts=ServerFacts(gpu=gpu, note=note),
+    )
+    done = command.run(
+        options,
+        Path(out) if out else current_workspace().build / "bench",
+        baseline=compare,
+        against=base_url(against) if against else "",
+        margin=margin,
+    )
+    shown.result(done.as_json(), done.text(), done.markdown())
+    sys.exit(done.exit_code)

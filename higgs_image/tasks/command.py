@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
 
 import invoke.main
 import invoke.tasks
@@ -15,14 +16,30 @@ from invoke.parser.argument import Argument
 from invoke.program import Program
 
 from higgs_image.errors import UsageError
-from higgs_image.tasks.output import output
+from higgs_image.tasks.output import JSON_HELP, Output, output
 from higgs_image.tasks.values import VALUES, Value
 
 Body = Callable[..., None]
 
 
+@dataclass(frozen=True)
+class FlagGroup:
+    """Flags that several tasks share: one for each field of a subclass.
+
+    A task has them by a parameter whose default is an instance.
+
+    Attributes:
+        HELP: name of the field to the help of the flag.
+    """
+
+    HELP: ClassVar[Mapping[str, str]] = {}
+
+
 def task(*, values: Mapping[str, Value] | None = None, **options: Any) -> Callable[[Body], Task]:
     """Turn a function into a task whose values are checked before it runs.
+
+    A parameter of the type `Output` is where the task puts its result. It gives the task the flag
+    --json, unless a parameter of that name stands for something else.
 
     Args:
         values: what parameters accept that mean something else here than in VALUES.
@@ -32,9 +49,18 @@ def task(*, values: Mapping[str, Value] | None = None, **options: Any) -> Callab
     def decorate(body: Body) -> Task:
         made = cast(Task, invoke.tasks.task(body, klass=Task, **options))
         made.values = {**VALUES, **(values or {})}
+        for parameter in inspect.signature(body).parameters.values():
+            if isinstance(parameter.default, FlagGroup):
+                made.help = {**parameter.default.HELP, **made.help}
+        if "json" in made.argspec(body).parameters:
+            made.help.setdefault("json", JSON_HELP)
         return made
 
     return decorate
+
+
+def _is_output(parameter: inspect.Parameter) -> bool:
+    return parameter.annotation in (Output, Output.__name__)
 
 
 class Task(invoke.tasks.Task[Body]):
@@ -42,29 +68,52 @@ class Task(invoke.tasks.Task[Body]):
 
     values: Mapping[str, Value]
 
+    def argspec(self, body: Body) -> inspect.Signature:
+        """Return the flags: those of a group in its place, and --json for an `Output`."""
+        flags: dict[str, inspect.Parameter] = {}
+        signature = super().argspec(body)
+        for parameter in signature.parameters.values():
+            if isinstance(parameter.default, FlagGroup):
+                for x in fields(parameter.default):
+                    flags[x.name] = parameter.replace(name=x.name, default=x.default)
+            elif not _is_output(parameter):
+                flags[parameter.name] = parameter
+        if any(map(_is_output, signature.parameters.values())):
+            kind = inspect.Parameter.KEYWORD_ONLY
+            flags.setdefault("json", inspect.Parameter("json", kind, default=False))
+        return signature.replace(parameters=list(flags.values()))
+
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        """Return the arguments for Invoke's parser; numbers stay text until they are checked."""
+        """Return the arguments for Invoke's parser; values stay text until they are checked."""
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
         for argument in arguments:
-            argument.kind = str if argument.kind is int else argument.kind
+            argument.kind = str if argument.kind in (int, float) else argument.kind
             argument.names = tuple(x for x in argument.names if x != "-")  # of an underscore
         return arguments
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the values, then run the body with what they mean."""
-        signature = inspect.signature(self.body)
-        bound = signature.bind(*args, **kwargs)
-        context, *names = signature.parameters
-        with output(json=bound.arguments.get("json") is True):
-            for name in names:
-                default = signature.parameters[name].default
-                given = bound.arguments.get(name)
-                value = self._checked(bound.arguments[context], name, given, default)
+        context, *given = args
+        signature = self.argspec(self.body)
+        flags: dict[str, Any] = signature.bind(*given, **kwargs).arguments
+        with output(json=flags.get("json") is True) as out:
+            for name, parameter in signature.parameters.items():
+                value = self._checked(context, name, flags.get(name), parameter.default)
                 if value is not None:
-                    bound.arguments[name] = value
-                elif default is not inspect.Parameter.empty:
-                    bound.arguments[name] = default
-        return super().__call__(*bound.args, **bound.kwargs)
+                    flags[name] = value
+                elif parameter.default is not inspect.Parameter.empty:
+                    flags[name] = parameter.default
+            return super().__call__(context, **self._for_body(flags, out))
+
+    def _for_body(self, flags: dict[str, Any], out: Output) -> dict[str, Any]:
+        """Return what the body takes: groups of flags as one value, and the output."""
+        parameters = inspect.signature(self.body).parameters
+        for name, parameter in parameters.items():
+            if isinstance(group := parameter.default, FlagGroup):
+                flags[name] = type(group)(**{x.name: flags.pop(x.name) for x in fields(group)})
+            elif _is_output(parameter):
+                flags[name] = out
+        return {name: value for name, value in flags.items() if name in parameters}
 
     def _checked(self, context: Context, name: str, given: Any, default: Any) -> Any:
         """Return the value of a parameter; None if nothing gives it one."""
@@ -93,7 +142,7 @@ class CheckedProgram(Program):
     def parse_tasks(self) -> None:
         """Parse the tasks and their flags."""
         words = self.core.unparsed
-        if len(words) > 1 and words[1] in ("--help", "-h") and words[0] in self._task_names():
+        if len(words) > 1 and words[1] in ("--help", "-h") and words[0] in self.collection:
             # Else a task with a positional argument would take it for that one's value.
             self.args["help"].value, self.core.unparsed = words[0], []
         try:
@@ -101,10 +150,6 @@ class CheckedProgram(Program):
         except ParseError as error:
             hint = "./inv --list shows the tasks, ./inv --help TASK its flags"
             raise Exit(f"error: {error}\n  hint: {hint}", UsageError.exit_code) from None
-
-    def _task_names(self) -> set[str]:
-        known: Mapping[str, list[str]] = self.collection.task_names
-        return {*known, *(alias for aliases in known.values() for alias in aliases)}
 
 
 def install() -> None:

@@ -6,7 +6,7 @@ from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import JSON_HELP, output
+from higgs_image.tasks.output import Output
 
 
 @task(
@@ -20,35 +20,31 @@ def test(_: Context, suite: list[str], match: str | None = None) -> None:
     """Run the static checks and the tests; install what the tests need (Debian, root)."""
     from higgs_image.dev import lint
 
-    with output():
-        lint.run(suite, ["-k", match] if match else [])
+    lint.run(suite, ["-k", match] if match else [])
 
 
-@task(help={"check": "change nothing; fail if a page is out of date", "json": JSON_HELP})
-def docs(_: Context, check: bool = False, json: bool = False) -> None:
+@task(help={"check": "change nothing; fail if a page is out of date"})
+def docs(_: Context, out: Output, check: bool = False) -> None:
     """Render the tables of docs/ from the code."""
     from higgs_image.dev import docs as rendering
 
-    with output(json) as out:
-        done = rendering.render(current_workspace().root, check=check)
-        out.result(done, f"changed: {', '.join(done.changed) or 'nothing'}")
+    done = rendering.render(current_workspace().root, check=check)
+    out.result(done, f"changed: {', '.join(done.changed) or 'nothing'}")
 
 
-@task(help={"json": JSON_HELP})
-def workflows(_: Context, json: bool = False) -> None:
+@task()
+def workflows(_: Context, out: Output) -> None:
     """Check .github/workflows with zizmor and actionlint."""
     from higgs_image.dev import workflow_lint
 
-    with output(json) as out:
-        done = workflow_lint.check(current_workspace().root)
-        out.result(done, "zizmor and actionlint found nothing")
+    done = workflow_lint.check(current_workspace().root)
+    out.result(done, "zizmor and actionlint found nothing")
 
 
-@task(help={"yes": "do it; without it the steps are only shown", "json": JSON_HELP})
-def free_disk(_: Context, yes: bool = False, json: bool = False) -> None:
+@task(help={"yes": "do it; without it the steps are only shown"})
+def free_disk(_: Context, out: Output, yes: bool = False) -> None:
     """Free disk space on a GitHub Actions runner."""
     from higgs_image.github import runner
 
-    with output(json) as out:
-        done = runner.free(current_workspace().root, dry_run=not yes)
-        out.result(done, done.text())
+    done = runner.free(current_workspace().root, dry_run=not yes)
+    out.result(done, done.text())

@@ -8,7 +8,7 @@ from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import JSON_HELP, Output, output
+from higgs_image.tasks.output import Output
 
 
 @task(
@@ -21,51 +21,49 @@ from higgs_image.tasks.output import JSON_HELP, Output, output
         "pull_request": "with --update, in a workflow: open or renew a pull request",
         "check": "change nothing: check that versions.lock matches the files it covers, and that "
         "the locked packages have no known vulnerability that is not accepted with a reason",
-        "json": JSON_HELP,
     },
 )
 def lock(
     _: Context,
+    out: Output,
     update: str | None = None,
     min_age: int = 14,
     dry_run: bool = False,
     pull_request: bool = False,
     check: bool = False,
-    json: bool = False,
 ) -> None:
     """Record changed requirements and recipe files in versions.lock (which gives a new tag)."""
     from higgs_image import lockfile
     from higgs_image.errors import UsageError
     from higgs_image.lockfile import audit
 
-    with output(json) as out:
-        if check and update:
-            raise UsageError("--check and --update were both given", "give one of them")
-        if not update and (dry_run or pull_request):
-            flag = "--dry-run" if dry_run else "--pull-request"
-            raise UsageError(f"{flag} needs --update", "./inv --help lock")
-        if update:
-            names = [x.strip() for x in update.split(",")] if isinstance(update, str) else []
-            _update(out, names, min_age, dry_run=dry_run, pull_request=pull_request)
-            return
-        workspace = current_workspace()
-        loaded = lockfile.load(workspace.lock_file)
-        if check:
-            lockfile.require_consistent(loaded, workspace.root)
-            report = audit.audit(workspace, loaded)
-            report.require_accepted()
-            out.result(
-                {"tag": loaded.tag, "sha256": loaded.sha256, "changed": [], "audit": report},
-                f"versions.lock is consistent: {loaded.tag}\n{report.text()}",
-            )
-            return
-        changed = lockfile.refresh(loaded, workspace.root)
-        loaded = lockfile.load(workspace.lock_file)
-        text = "\n".join(f"{d.key}: {d.locked[:12]} -> {d.actual[:12]}" for d in changed)
+    if check and update:
+        raise UsageError("--check and --update were both given", "give one of them")
+    if not update and (dry_run or pull_request):
+        flag = "--dry-run" if dry_run else "--pull-request"
+        raise UsageError(f"{flag} needs --update", "./inv --help lock")
+    if update:
+        names = [x.strip() for x in update.split(",")] if isinstance(update, str) else []
+        _update(out, names, min_age, dry_run=dry_run, pull_request=pull_request)
+        return
+    workspace = current_workspace()
+    loaded = lockfile.load(workspace.lock_file)
+    if check:
+        lockfile.require_consistent(loaded, workspace.root)
+        report = audit.audit(workspace, loaded)
+        report.require_accepted()
         out.result(
-            {"tag": loaded.tag, "sha256": loaded.sha256, "changed": changed},
-            f"{text}\n{loaded.tag}" if text else f"versions.lock is consistent: {loaded.tag}",
+            {"tag": loaded.tag, "sha256": loaded.sha256, "changed": [], "audit": report},
+            f"versions.lock is consistent: {loaded.tag}\n{report.text()}",
         )
+        return
+    changed = lockfile.refresh(loaded, workspace.root)
+    loaded = lockfile.load(workspace.lock_file)
+    text = "\n".join(f"{d.key}: {d.locked[:12]} -> {d.actual[:12]}" for d in changed)
+    out.result(
+        {"tag": loaded.tag, "sha256": loaded.sha256, "changed": changed},
+        f"{text}\n{loaded.tag}" if text else f"versions.lock is consistent: {loaded.tag}",
+    )
 
 
 def _update(

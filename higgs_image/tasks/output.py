@@ -14,13 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgs_image.errors import (
-    INTERRUPTED,
-    DiskFullError,
-    FileAccessError,
-    HiggsError,
-    UsageError,
-)
+from higgs_image.errors import INTERRUPTED, DiskFullError, FileAccessError, HiggsError
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -134,17 +128,3 @@ def fail(error: HiggsError, *, as_json: bool) -> None:
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
     sys.exit(error.exit_code)
-
-
-def existing_file(path: str | None, flag: str) -> Path | None:
-    """Return the absolute path of a file that a flag names.
-
-    Raises:
-        UsageError: it is not there.
-    """
-    if not path:
-        return None
-    found = Path(path).expanduser().resolve()
-    if not found.is_file():
-        raise UsageError(f"{flag} {path}: no such file", "name an existing file")
-    return found

@@ -9,42 +9,23 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from higgs_image.tasks._image import (
-    CONDITIONS_HELP,
+    BUILD_FLAGS,
     IMAGE_HELP,
-    REGISTRY_HELP,
-    journal_of,
-    open_image,
-    open_journal,
-    target_of,
+    PLACE,
+    PROMOTION,
+    BuildFlags,
+    ImagePlace,
+    PromotionFlags,
 )
 from higgs_image.tasks._workspace import VARIANT_HELP, current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import existing_file, output, setting
+from higgs_image.tasks.output import Output
 
 if TYPE_CHECKING:
     from higgs_image.cloud.promotion import TemplateTarget
-    from higgs_image.release.promote import PromotionConditions
 
 _DRY_RUN = "show what would be done, change nothing"
-_NOT_WORSE = {
-    "not_worse_than": "share, such as 0.1: require a benchmark on a GPU (./inv smoke-pushed "
-    "--bench) that is at most that much worse than the last release's"
-}
 _TEMPLATE = "let RunPod's template name the image, too (docs/runpod.md)"
-
-
-def _conditions(
-    c: Context,
-    device_class: str | None,
-    force: bool,
-    reason: str,
-    rehearsal: bool,
-    share: str = "",
-) -> PromotionConditions:
-    from higgs_image.release.promote import PromotionConditions
-
-    chosen = setting(c, "device_class", device_class)
-    return PromotionConditions(chosen, force, reason, rehearsal, float(share) if share else None)
 
 
 def _template_target() -> TemplateTarget:
@@ -67,86 +48,61 @@ def _template_target() -> TemplateTarget:
         "dry_run": _DRY_RUN,
     }
     | VARIANT_HELP
-    | CONDITIONS_HELP
-    | _NOT_WORSE
-    | REGISTRY_HELP
 )
 def release(
-    c: Context,
-    registry: str | None = None,
-    name: str | None = None,
-    compression: str | None = None,
-    base_image: str | None = None,
-    extra_ca: str | None = None,
+    _: Context,
+    out: Output,
+    place: ImagePlace = PLACE,
+    compression: str = "",
+    build: BuildFlags = BUILD_FLAGS,
     variant: str = "",
     promote: bool = True,
     smoke: bool = True,
     bench: bool = False,
-    device_class: str | None = None,
-    force: bool = False,
-    reason: str = "",
-    rehearsal: bool = False,
-    not_worse_than: str = "",
+    promotion: PromotionFlags = PROMOTION,
     dry_run: bool = False,
-    json: bool = False,
 ) -> None:
     """Build, push, sign, smoke-test and promote; finished steps are skipped."""
-    from higgs_image.build.overrides import Overrides
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import pipeline, smoke_pushed
 
-    code = 0
-    with output(json) as out:
-        request = pipeline.ReleaseRequest(
-            workspace=current_workspace(variant),
-            target=target_of(c, registry, name),
-            compression=setting(c, "compression", compression),
-            overrides=Overrides(
-                setting(c, "base_image", base_image) or None,
-                existing_file(setting(c, "extra_ca", extra_ca), "--extra-ca"),
-            ),
-            conditions=_conditions(c, device_class, force, reason, rehearsal, not_worse_than),
-            promote=promote,
-        )
-        if dry_run:
-            text = pipeline.plan(request)
-            out.result({"plan": text.splitlines()[1:]}, text)
-        else:
-            test = smoke_pushed.smoke_here(request.workspace, bench=bench) if smoke else None
-            report = pipeline.run(request, test)
-            out.result(report, report.text())
-            code = SMOKE_EXIT_CODES[report.verdict] if smoke else 0
-    sys.exit(code)
+    request = pipeline.ReleaseRequest(
+        workspace=current_workspace(variant),
+        target=place.repository(),
+        compression=compression,
+        overrides=build.overrides(),
+        conditions=promotion.conditions(),
+        promote=promote,
+    )
+    if dry_run:
+        text = pipeline.plan(request)
+        out.result({"plan": text.splitlines()[1:]}, text)
+        return
+    test = smoke_pushed.smoke_here(request.workspace, bench=bench) if smoke else None
+    report = pipeline.run(request, test)
+    out.result(report, report.text())
+    sys.exit(SMOKE_EXIT_CODES[report.verdict] if smoke else 0)
 
 
 @task(
     positional=["digest"],
-    help={"digest": IMAGE_HELP, "template": _TEMPLATE, "dry_run": _DRY_RUN}
-    | CONDITIONS_HELP
-    | _NOT_WORSE
-    | REGISTRY_HELP,
+    help={"digest": IMAGE_HELP, "template": _TEMPLATE, "dry_run": _DRY_RUN},
 )
 def promote(
-    c: Context,
+    _: Context,
+    out: Output,
     digest: str,
-    registry: str | None = None,
-    name: str | None = None,
-    device_class: str | None = None,
-    force: bool = False,
-    reason: str = "",
-    rehearsal: bool = False,
-    not_worse_than: str = "",
+    place: ImagePlace = PLACE,
+    promotion: PromotionFlags = PROMOTION,
     template: bool = False,
     dry_run: bool = False,
-    json: bool = False,
 ) -> None:
     """Point the floating tag at a tested digest."""
-    from higgs_image.cloud import promotion
+    from higgs_image.cloud import promotion as cloud_promotion
     from higgs_image.release import promote as release_promote
 
-    with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
-        history = journal_of(repository)
-        conditions = _conditions(c, device_class, force, reason, rehearsal, not_worse_than)
+    with place.image(digest) as (history, what):
+        conditions = promotion.conditions()
         target = _template_target() if template else None
         if dry_run:
             plan = release_promote.plan_promotion(history, what, conditions).steps
@@ -155,7 +111,7 @@ def promote(
             changes = {"template": planned.changes} if planned else {}
             out.result({"plan": plan, **changes}, text)
         elif target:
-            moved, notes, applied = promotion.promote_with_template(
+            moved, notes, applied = cloud_promotion.promote_with_template(
                 history, what, conditions, current_workspace(), target
             )
             text = f"{moved.text()}\n{applied.text()}\nnotes: {notes}"
@@ -175,34 +131,33 @@ def promote(
         "to": "digest to go back to (default: the one before the present one)",
         "moving": "the floating tag (default: custom)",
         "template": _TEMPLATE,
-        "device_class": CONDITIONS_HELP["device_class"],
+        "device_class": PromotionFlags.HELP["device_class"],
         "yes": "apply it; without this it is only planned",
     }
-    | REGISTRY_HELP
 )
 def rollback(
-    c: Context,
-    registry: str | None = None,
-    name: str | None = None,
+    _: Context,
+    out: Output,
+    place: ImagePlace = PLACE,
     reason: str = "",
     to: str | None = None,
     moving: str = "custom",
     template: bool = False,
-    device_class: str | None = None,
+    device_class: str = "",
     yes: bool = False,
-    json: bool = False,
 ) -> None:
     """Point the floating tag back at an image that it named before."""
     from higgs_image.cloud import promotion
     from higgs_image.release import move_plan
     from higgs_image.release import rollback as release_rollback
+    from higgs_image.release.promote import PromotionConditions
 
-    with output(json) as out, open_journal(c, registry, name) as history:
+    with place.journal() as history:
         if yes:
             move_plan.settle(history)
         target = _template_target() if template else None
-        plan = release_rollback.plan_rollback(history, reason, moving, to or None)
-        conditions = _conditions(c, device_class, False, "", plan.move.rehearsal, "")
+        plan = release_rollback.plan_rollback(history, reason, moving, to)
+        conditions = PromotionConditions(device_class, rehearsal=plan.move.rehearsal)
         if target and yes:
             moved, applied = promotion.roll_back_with_template(history, plan, conditions, target)
             out.result({"moved": moved, "template": applied}, f"{moved.text()}\n{applied.text()}")
@@ -219,40 +174,33 @@ def rollback(
 
 @task(
     name="smoke-pushed",
-    aliases=["record"],
+    aliases=("record",),
     positional=["digest"],
     help={
         "digest": IMAGE_HELP,
         "file": "record of a smoke test that ran elsewhere (default: test it here)",
         "bench": "end with a short benchmark, whose figures are recorded, too",
         "device_class": "gpu or cpu: what to test it on (default: DEVICE_CLASS, then invoke.yaml)",
-    }
-    | REGISTRY_HELP,
+    },
 )
 def smoke_pushed(
-    c: Context,
+    _: Context,
+    out: Output,
     digest: str,
-    file: str | None = None,
-    device_class: str | None = None,
+    file: Path | None = None,
+    device_class: str = "",
     bench: bool = False,
-    registry: str | None = None,
-    name: str | None = None,
-    json: bool = False,
+    place: ImagePlace = PLACE,
 ) -> None:
     """Smoke-test a pushed image by its digest, and record the verdict in the journal."""
     from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.release import smoke_pushed as release_smoke
     from higgs_image.smoke import report as smoke_report
 
-    with output(json) as out, open_image(c, digest, registry, name) as (repository, what):
-        entry, record = release_smoke.record_verdict(
-            journal_of(repository),
-            what,
-            setting(c, "device_class", device_class),
-            release_smoke.smoke_here(current_workspace(), bench=bench),
-            existing_file(file, "--file"),
-        )
-        out.result({"entry": entry}, entry.text(), smoke_report.markdown(record))
+    with place.image(digest) as (history, what):
+        test = release_smoke.smoke_here(current_workspace(), bench=bench)
+        entry, record = release_smoke.record_verdict(history, what, device_class, test, file)
+    out.result({"entry": entry}, entry.text(), smoke_report.markdown(record))
     sys.exit(SMOKE_EXIT_CODES[record.verdict])
 
 
@@ -262,24 +210,22 @@ def smoke_pushed(
         "keep": "how many of the newest images stay (default: 10)",
         "pins": "file whose digests and tags stay; can be given several times",
         "yes": "delete them; without this it is only planned",
-    }
-    | REGISTRY_HELP,
+    },
 )
 def cleanup(
-    c: Context,
-    pins: list[str],
+    _: Context,
+    out: Output,
+    pins: list[Path],
     keep: int = 10,
-    registry: str | None = None,
-    name: str | None = None,
+    place: ImagePlace = PLACE,
     yes: bool = False,
-    json: bool = False,
 ) -> None:
     """Delete old images that were never promoted, are not pinned, and are not among the newest."""
     from higgs_image.release import image_store, retention
 
-    with output(json) as out, open_journal(c, registry, name) as history:
+    with place.journal() as history:
         store = image_store.store_of(history.repository)
-        plan = retention.plan_cleanup(history, store, keep, retention.pins_in(map(Path, pins)))
+        plan = retention.plan_cleanup(history, store, keep, retention.pins_in(pins))
         done = retention.apply(history, store, plan) if yes else []
         title = "deleted:" if yes else "would delete (apply it with --yes):"
         out.result({"plan": plan, "deleted": done}, f"{title}\n{plan.text()}")

@@ -6,7 +6,7 @@ from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
 from higgs_image.tasks.command import task
-from higgs_image.tasks.output import JSON_HELP, output
+from higgs_image.tasks.output import Output
 from higgs_image.tasks.values import CONTAINER
 
 _NAME = "higgs-audio"
@@ -29,11 +29,11 @@ _NAME_HELP = f"name of the container (default: {_NAME})"
         "HIGGS_GENERATE_PORT=8888 adds POST /generate and its page on that port",
         "flag": "flag of the server, such as --max-model-len=4096; can be given several times",
         "wait": "wait until it is ready (default: yes)",
-        "json": JSON_HELP,
     },
 )
 def start(
     _: Context,
+    out: Output,
     env: list[str],
     flag: list[str],
     image: str = "",
@@ -44,38 +44,34 @@ def start(
     gpus: str = "all",
     cache: str = "higgs-audio-weights",
     wait: bool = True,
-    json: bool = False,
 ) -> None:
     """Run the last built image, or another one, here; print its URL and a curl command."""
     from higgs_image.service import commands
 
-    with output(json) as out:
-        options = commands.ServiceOptions(
-            image=image, name=name, port=port, address=address, device=device, gpus=gpus,
-            cache=cache, variables=tuple(env), arguments=tuple(flag), wait=wait,
-        )  # fmt: skip
-        found = commands.start(current_workspace(), options)
-        out.result(found, found.text())
+    options = commands.ServiceOptions(
+        image=image, name=name, port=port, address=address, device=device, gpus=gpus,
+        cache=cache, variables=tuple(env), arguments=tuple(flag), wait=wait,
+    )  # fmt: skip
+    found = commands.start(current_workspace(), options)
+    out.result(found, found.text())
 
 
-@task(values=_VALUES, help={"name": _NAME_HELP, "json": JSON_HELP})
-def stop(_: Context, name: str = _NAME, json: bool = False) -> None:
+@task(values=_VALUES, help={"name": _NAME_HELP})
+def stop(_: Context, out: Output, name: str = _NAME) -> None:
     """End the container after its running requests, and remove it."""
     from higgs_image.service import commands
 
-    with output(json) as out:
-        found = commands.stop(name)
-        out.result(found, found.text())
+    found = commands.stop(name)
+    out.result(found, found.text())
 
 
-@task(values=_VALUES, help={"name": _NAME_HELP, "json": JSON_HELP})
-def status(_: Context, name: str = _NAME, json: bool = False) -> None:
+@task(values=_VALUES, help={"name": _NAME_HELP})
+def status(_: Context, out: Output, name: str = _NAME) -> None:
     """Print whether the container is loading, ready or ended, and its URL."""
     from higgs_image.service import commands
 
-    with output(json) as out:
-        found = commands.status(name)
-        out.result(found, found.text())
+    found = commands.status(name)
+    out.result(found, found.text())
 
 
 @task(
@@ -90,9 +86,8 @@ def logs(_: Context, name: str = _NAME, follow: bool = False, tail: int = 0) -> 
     """Print the log of the container."""
     from higgs_image.service import commands
 
-    with output():
-        for line in commands.logs(name, follow=follow, last=tail or None):
-            print(line, flush=True)
+    for line in commands.logs(name, follow=follow, last=tail or None):
+        print(line, flush=True)
 
 
 @task(
@@ -106,5 +101,4 @@ def generate(_: Context, server: str = "", port: int = 8888, address: str = "127
     """Run POST /generate and its page here, in front of a speech server that runs anywhere."""
     from higgs_image.service import generate as generate_service
 
-    with output():
-        generate_service.run(current_workspace(), server, address=address, port=port)
+    generate_service.run(current_workspace(), server, address=address, port=port)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from invoke.context import Context
 
 from higgs_image.tasks._workspace import current_workspace
-from higgs_image.tasks.command import task
-from higgs_image.tasks.output import Output, output
+from higgs_image.tasks.command import FlagGroup, task
+from higgs_image.tasks.output import Output
 from higgs_image.tasks.values import PATH
 
 if TYPE_CHECKING:
     from higgs_image.smoke.record import Record
+    from higgs_image.smoke.session import SmokeOptions
+    from higgs_image.workspace import Workspace
 
 
 def names_an_image(words: list[str]) -> bool:
@@ -50,6 +54,28 @@ def require_writable(path: Path, flag: str) -> None:
         ) from None
 
 
+@dataclass(frozen=True)
+class SmokeFlags(FlagGroup):
+    """Flags of a smoke test, wherever it runs."""
+
+    HELP: ClassVar = {
+        "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
+        "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
+        "CPU)",
+        "json": "write the record to this file, too",
+        "junit": "write a JUnit report to this file, too",
+    }
+
+    device: str = "auto"
+    timeout: float = 0
+    json: str | None = None
+    junit: str | None = None
+
+
+_FLAGS = SmokeFlags()
+_ONLY = {"only": "run only this check; can be given several times; a pass needs all of them"}
+
+
 @task(
     values={"json": PATH},
     positional=["image"] if names_an_image(sys.argv) else [],
@@ -57,54 +83,42 @@ def require_writable(path: Path, flag: str) -> None:
     help={
         "image": "name or digest of the image, also without the flag: ./inv smoke IMAGE (default: "
         "the one that was built last)",
-        "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
         "gpus": "ids of GPUs, such as 0,1 (default: all)",
-        "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
-        "CPU)",
         "keep": "leave the container behind, stopped",
         "shm_size": "size of /dev/shm, such as 2g (default: the host's IPC namespace on a GPU)",
         "cache": "volume or folder for the real weights (default: the volume higgs-audio-weights)",
         "bench": "end with a short benchmark, whose figures go into the record",
-        "only": "run only this check; can be given several times; a pass needs all of them",
-        "json": "write the record to this file, too",
-        "junit": "write a JUnit report to this file, too",
-    },
+    }
+    | _ONLY,
 )
 def smoke(
     _: Context,
+    out: Output,
     only: list[str],
     image: str | None = None,
-    device: str = "auto",
+    flags: SmokeFlags = _FLAGS,
     gpus: str = "all",
-    timeout: str = "0",
     keep: bool = False,
     shm_size: str = "",
     cache: str = "higgs-audio-weights",
     bench: bool = False,
-    json: str | None = None,
-    junit: str | None = None,
 ) -> None:
     """Start an image as a user would and test it: pass (0), fail (1) or inconclusive (41)."""
-    with output() as out:
-        from higgs_image.bench.smoke_check import BENCH
-        from higgs_image.errors import SMOKE_EXIT_CODES
-        from higgs_image.smoke.session import SmokeOptions, run
+    from higgs_image.bench.smoke_check import BENCH
+    from higgs_image.smoke import session
 
-        require_writable_targets(json, junit)
-        options = SmokeOptions(
-            image=image or "",
-            device=device,
-            gpus=gpus,
-            timeout=float(timeout),
-            keep=keep,
-            shm_size=shm_size,
-            cache=cache,
-            only=frozenset(only),
-            more=(BENCH,) if bench else (),
-        )
-        record, folder = run(current_workspace(), options)
-        show(out, record, folder, json, junit)
-    sys.exit(SMOKE_EXIT_CODES[record.verdict])
+    options = session.SmokeOptions(
+        image=image or "",
+        device=flags.device,
+        gpus=gpus,
+        timeout=flags.timeout,
+        keep=keep,
+        shm_size=shm_size,
+        cache=cache,
+        only=frozenset(only),
+        more=(BENCH,) if bench else (),
+    )
+    _run(out, session.run, options, flags)
 
 
 @task(
@@ -113,57 +127,49 @@ def smoke(
     help={
         "image": "folder of an OCI layout, or name of an image in a registry (default: the one "
         "that was built last)",
-        "device": "gpu: real weights; cpu: the CPU device and random weights; auto (default)",
-        "timeout": "seconds until the server has to be healthy (default: 1800 on a GPU, 300 on a "
-        "CPU)",
         "cache": "folder for the real weights (default: build/gpu-weights)",
-        "only": "run only this check; can be given several times; a pass needs all of them",
-        "json": "write the record to this file, too",
-        "junit": "write a JUnit report to this file, too",
-    },
+    }
+    | _ONLY,
 )
 def gpu_check(
     _: Context,
+    out: Output,
     only: list[str],
     image: str | None = None,
-    device: str = "auto",
-    timeout: str = "0",
+    flags: SmokeFlags = _FLAGS,
     cache: str | None = None,
-    json: str | None = None,
-    junit: str | None = None,
 ) -> None:
     """Test an image as smoke does, on a machine without Docker, such as a rented GPU."""
-    with output() as out:
-        from higgs_image.errors import SMOKE_EXIT_CODES
-        from higgs_image.smoke.gpu_check import run
-        from higgs_image.smoke.session import SmokeOptions
+    from higgs_image.smoke import gpu_check as unpacked
+    from higgs_image.smoke.session import SmokeOptions
 
-        require_writable_targets(json, junit)
-        options = SmokeOptions(
-            image=image or "",
-            device=device,
-            timeout=float(timeout),
-            cache=cache or "",
-            only=frozenset(only),
-        )
-        record, folder = run(current_workspace(), options)
-        show(out, record, folder, json, junit)
-    sys.exit(SMOKE_EXIT_CODES[record.verdict])
+    options = SmokeOptions(
+        image=image or "",
+        device=flags.device,
+        timeout=flags.timeout,
+        cache=cache or "",
+        only=frozenset(only),
+    )
+    _run(out, unpacked.run, options, flags)
 
 
-def require_writable_targets(json: str | None, junit: str | None) -> None:
-    """Refuse files for copies of the record that cannot be written."""
-    for target, flag in ((json, "--json"), (junit, "--junit")):
-        if target:
-            require_writable(Path(target), flag)
-
-
-def show(out: Output, record: Record, folder: Path, json: str | None, junit: str | None) -> None:
-    """Print a record and write the copies of it that were asked for."""
+def _run(
+    out: Output,
+    test: Callable[[Workspace, SmokeOptions], tuple[Record, Path]],
+    options: SmokeOptions,
+    flags: SmokeFlags,
+) -> NoReturn:
+    """Run a smoke test, print its record, write copies of it, and end with its exit code."""
+    from higgs_image.errors import SMOKE_EXIT_CODES
     from higgs_image.smoke import report
 
-    for target, name in ((json, "record.json"), (junit, "junit.xml")):
-        if target:
-            Path(target).write_bytes((folder / name).read_bytes())
+    wanted = ((flags.json, "--json", "record.json"), (flags.junit, "--junit", "junit.xml"))
+    copies = [(Path(x), flag, name) for x, flag, name in wanted if x]
+    for path, flag, _ in copies:
+        require_writable(path, flag)
+    record, folder = test(current_workspace(), options)
+    for path, _, name in copies:
+        path.write_bytes((folder / name).read_bytes())
     text = f"{report.text(record)}\nevidence {folder}"
     out.result(record, text, (folder / "report.md").read_text(encoding="utf-8"))
+    sys.exit(SMOKE_EXIT_CODES[record.verdict])

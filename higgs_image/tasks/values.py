@@ -6,7 +6,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,7 +83,7 @@ def whole_number(least: int, most: int | None = None) -> Value:
 
 
 def number(least: float, most: float = float("inf"), *, above: bool = False) -> Value:
-    """Accept a number in a range; the task gets its text.
+    """Accept a number in a range.
 
     Args:
         least: of the range.
@@ -91,11 +91,11 @@ def number(least: float, most: float = float("inf"), *, above: bool = False) -> 
         above: `least` itself is not accepted.
     """
 
-    def read(text: str) -> str:
+    def read(text: str) -> float:
         value = float(text)
         if not least <= value <= most or (above and value == least) or value == float("inf"):
             raise ValueError
-        return text
+        return value
 
     limit = f" above {least:g}" if above else f", {least:g} or more"
     return Value(
@@ -104,12 +104,10 @@ def number(least: float, most: float = float("inf"), *, above: bool = False) -> 
 
 
 def several(value: Value) -> Value:
-    """Accept one or more of a kind, with commas between them; the task gets their text."""
+    """Accept one or more of a kind, with commas between them."""
 
-    def read(text: str) -> str:
-        for part in text.split(","):
-            value.read(part.strip())
-        return text
+    def read(text: str) -> tuple[object, ...]:
+        return tuple(value.read(part.strip()) for part in text.split(","))
 
     return Value(f"{value.expected}, or several with commas between them", read)
 
@@ -131,10 +129,11 @@ def _image_name(text: str) -> str:
     return text
 
 
-def _existing_file(text: str) -> str:
-    if not Path(text).expanduser().is_file():
+def _existing_file(text: str) -> Path:
+    found = Path(text).expanduser().resolve()
+    if not found.is_file():
         raise ValueError
-    return text
+    return found
 
 
 def _address(text: str) -> str:
@@ -153,15 +152,6 @@ def _url(text: str) -> str:
     return text
 
 
-def _between(low: float, high: float) -> Read:
-    """Accept a number above one and up to another."""
-
-    def read(text: str) -> float:
-        return float(str(number(low, high, above=True).read(text)))
-
-    return read
-
-
 TEXT = Value("text without control characters")
 FILE = Value("an existing file", _existing_file)
 PATH = Value("a path", matching(".+", "").read)
@@ -170,7 +160,7 @@ CONTAINER = matching(r"[a-zA-Z0-9][\w.-]+", "the name of a container")
 
 VALUES: dict[str, Value] = {
     "address": Value("an IP address", _address),
-    "base_image": Value(IMAGE.expected, IMAGE.read, "base_image"),
+    "base_image": replace(IMAGE, setting="base_image"),
     "cache": matching(r"\S.*", "a volume or a folder"),
     "compression": one_of("gzip", "zstd", setting="compression"),
     "device": one_of("auto", "gpu", "cpu"),
@@ -178,15 +168,15 @@ VALUES: dict[str, Value] = {
     "digest": IMAGE,
     "dwell": Value("a number of seconds", number(0).read),
     "env": matching(r"[A-Za-z_]\w*=.*", "NAME=VALUE"),
-    "extra_ca": Value(FILE.expected, FILE.read, "extra_ca"),
+    "extra_ca": replace(FILE, setting="extra_ca"),
     "file": FILE,
     "flag": matching(r"-.+", "a flag of the server, such as --max-model-len=4096"),
     "gpu": matching(r"\w[\w .-]*", "a GPU type, such as NVIDIA L40S"),
     "gpus": matching(r"all|[\w-]+(,[\w-]+)*", "all, or ids of GPUs such as 0,1"),
-    "hours": Value("a number of hours above 0, up to 24", _between(0, 24)),
+    "hours": Value("a number of hours above 0, up to 24", number(0, 24, above=True).read),
     "identity": TEXT,
     "image": IMAGE,
-    "into": Value(PATH.expected, PATH.read, blank=True),
+    "into": replace(PATH, blank=True),
     "junit": PATH,
     "keep": whole_number(1),
     "key": FILE,
@@ -198,17 +188,17 @@ VALUES: dict[str, Value] = {
     "only": matching(r"[\w-]+", "the name of a check"),
     "pins": FILE,
     "pod": matching(r"[\w.-]+", "the id or name of a pod"),
-    "not_worse_than": number(0, 10),
+    "not_worse_than": replace(number(0, 10), blank=True),
     "port": whole_number(1, 65535),
-    "price_cap": Value("USD an hour, above 0", _between(0, 1000), blank=True),
-    "reason": Value(TEXT.expected, blank=True),
+    "price_cap": Value("USD an hour, above 0", number(0, 1000, above=True).read, blank=True),
+    "reason": replace(TEXT, blank=True),
     "registry": Value("a registry, such as ghcr.io/your-org", _registry, "registry"),
     "server": Value("an http or https URL", _url, blank=True),
     "shm_size": matching(r"[1-9][0-9]*[bkmgBKMG]?", "a size, such as 2g"),
     "suite": one_of("unit", "engine", "fork", "gpu", "page"),
     "tail": whole_number(0),
     "timeout": Value("a number of seconds", number(0).read),
-    "to": Value(IMAGE.expected, IMAGE.read, blank=True),
+    "to": replace(IMAGE, blank=True),
     "update": matching(r"[\w.-]+( *, *[\w.-]+)*", "names of pins, such as fork,base"),
     "variant": Value(
         "the name of a variant, such as cuda12.8", matching(variants.PATTERN, "").read, blank=True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,21 +45,9 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    title: _Line
-    issues: list[Annotated[str, msgspec.Meta(pattern=r"^https://\S+\Z")]]
-    why: Annotated[str, msgspec.Meta(min_length=1)]
-    obsolete_when: Annotated[str, msgspec.Meta(min_length=1)]
-    targets: Annotated[list[Target], msgspec.Meta(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A patch as its module describes it.
+    """What a module's PATCH says.
 
     Attributes:
-        name: the module's name, by which it is left out and recorded.
-        path: the module.
-        sha256: hash of the module, which versions.lock records.
         title: what it fixes, in one line.
         issues: where the defect is reported.
         why: cause and effect.
@@ -68,14 +55,25 @@ class Patch:
         targets: what it changes.
     """
 
+    title: _Line
+    issues: list[Annotated[str, msgspec.Meta(pattern=r"^https://\S+\Z")]]
+    why: Annotated[str, msgspec.Meta(min_length=1)]
+    obsolete_when: Annotated[str, msgspec.Meta(min_length=1)]
+    targets: Annotated[list[Target], msgspec.Meta(min_length=1)]
+
+
+class Patch(_Header, frozen=True):
+    """A patch as its module describes it.
+
+    Attributes:
+        name: the module's name, by which it is left out and recorded.
+        path: the module.
+        sha256: hash of the module, which versions.lock records.
+    """
+
     name: str
     path: Path
     sha256: str
-    title: str
-    issues: list[str]
-    why: str
-    obsolete_when: str
-    targets: list[Target]
 
 
 def modules(folder: Path) -> list[Path]:
@@ -158,13 +156,5 @@ def _load(path: Path) -> Patch:
                 f"{path}: {target.name} is to be changed with {target.with_}, which is not defined",
                 "name a function or class at the top level of this module",
             )
-    return Patch(
-        name=path.stem,
-        path=path,
-        sha256=sha256_bytes(data),
-        title=header.title,
-        issues=header.issues,
-        why=header.why,
-        obsolete_when=header.obsolete_when,
-        targets=header.targets,
-    )
+    said = msgspec.structs.asdict(header)
+    return Patch(**said, name=path.stem, path=path, sha256=sha256_bytes(data))

@@ -21,7 +21,8 @@ from invoke.config import Config
 from invoke.context import Context
 
 from higgs_image import errors
-from higgs_image.tasks.output import existing_file, fail, output, plain, setting
+from higgs_image.tasks.output import fail, output, plain, setting
+from higgs_image.tasks.values import VALUES
 from higgs_image.workspace import PROJECT
 from tests.unit.conftest import Project
 
@@ -200,12 +201,11 @@ def test_order_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("ca.pem").touch()
-    assert existing_file("ca.pem", "--extra-ca") == tmp_path / "ca.pem"
-    assert existing_file("", "--extra-ca") is None
-    assert existing_file(None, "--extra-ca") is None
+    value = VALUES["extra_ca"]
+    assert value.parse("ca.pem", "--extra-ca") == tmp_path / "ca.pem"
     for wrong in ("absent.pem", "."):
-        with pytest.raises(errors.UsageError, match=r"--extra-ca .*: no such file"):
-            existing_file(wrong, "--extra-ca")
+        with pytest.raises(errors.UsageError, match=r"--extra-ca: expected an existing file"):
+            value.parse(wrong, "--extra-ca")
 
 
 # --- through Invoke itself
