@@ -113,14 +113,26 @@ def new_folder(goal: Path, leftovers: str = "") -> Iterator[Path]:
         leftovers: pattern of folders of killed runs beside it (default: those of this goal).
     """
     goal.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{goal.name}.new-"
-    for left in goal.parent.glob(leftovers or f"{glob.escape(prefix)}*"):
+    with temporary_folder(goal.parent, f".{goal.name}.new-", leftovers) as new:
+        yield new
+        replace_folder(new, goal)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str, leftovers: str = "") -> Iterator[Path]:
+    """Yield an empty folder that everybody may read, and remove it at the end.
+
+    Args:
+        parent: the folder around it.
+        prefix: how its name begins; hold a lock for it.
+        leftovers: pattern of folders of killed runs beside it (default: those of this prefix).
+    """
+    for left in parent.glob(leftovers or f"{glob.escape(prefix)}*"):
         shutil.rmtree(left, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=prefix, dir=goal.parent))
+    new = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         new.chmod(0o755)
         yield new
-        replace_folder(new, goal)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,11 +37,17 @@ def builder() -> str | None:
     """Return the name of a builder that can write OCI layouts; None for the default one.
 
     With the containerd image store the engine's own builder can; with the classic store a
-    container builder is needed, which is made once (it pulls moby/buildkit).
+    container builder is needed, which is made once (it pulls moby/buildkit). An engine that has
+    answered is not asked again.
 
     Raises:
         EngineError: no engine answers, or it has no buildx.
     """
+    return _builder(*map(os.environ.get, ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG")))
+
+
+@functools.cache
+def _builder(*_engine: str | None) -> str | None:
     version = process.run(["docker", "buildx", "version"])
     if version.code != 0:
         raise EngineError(

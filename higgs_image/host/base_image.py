@@ -6,6 +6,7 @@ layout to a registry. An image that is built on it is marked and cannot be relea
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gzip
 import hashlib
@@ -14,6 +15,7 @@ import os
 import re
 import tarfile
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from higgs_image import process
 from higgs_image.errors import BuildError, DiskFullError, HiggsError, NetworkError, UsageError
 from higgs_image.explain import Rule
 from higgs_image.explain import explain as explain_by
-from higgs_image.files import new_folder, sha256_bytes, sha256_file
+from higgs_image.files import new_folder, sha256_bytes, sha256_file, temporary_folder
 from higgs_image.oci import credentials, reference, skopeo
 from higgs_image.oci import layout as oci_layout
 from higgs_image.workspace import Workspace
@@ -36,8 +38,8 @@ SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 EPOCH = int(datetime.datetime(2025, 7, 30, tzinfo=datetime.UTC).timestamp())
 """Latest modification time of any file, so that the same packages give the same image."""
 
-# As in Debian's slim images. dpkg keeps the list for later installations.
-_EXCLUDES = ("doc/*", "groff/*", "info/*", "linda/*", "lintian/*", "locale/*", "man/*")
+# As in Debian's slim images, below /usr/share. dpkg keeps the list for later installations.
+_EXCLUDES = ("doc", "groff", "info", "linda", "lintian", "locale", "man")
 
 # From the machine that made it, or different in every run.
 _LEFTOVERS = (
@@ -46,6 +48,23 @@ _LEFTOVERS = (
 )  # fmt: skip
 
 _MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
+
+# mmdebstrap extracts the first packages itself. With the list it sends them through a filter in
+# Python, which takes longer than all else: the list comes back after that, and what it excludes is
+# removed. Folders keep their dates, so that the image is the same.
+_LIST = "etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+_BEFORE_EXTRACTING = f'cd "$1" && cp {_LIST} tmp/list && : >{_LIST}'
+_AFTER_EXTRACTING = (
+    f'cd "$1" && cat tmp/list >{_LIST} && cd usr/share && for folder in {" ".join(_EXCLUDES)}; do '
+    "[ -d $folder ] || continue; date=$(stat --format=%y $folder) && "
+    "find $folder -mindepth 1 ! -type d ! -name copyright -delete && "
+    "find $folder -mindepth 1 -type d -empty -delete && "
+    'touch --date="$date" $folder || exit 1; done'
+)
+
+# mmdebstrap mounts /proc, /sys and /dev in the new root: these mounts end with it, even if it is
+# killed.
+_OWN_MOUNTS = ("unshare", "--mount", "--propagation=slave")
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -170,10 +189,21 @@ def _arguments(suite: str) -> list[str]:
         "--skip=output/dev",
         # Without it bookworm installs usrmerge, and with that Perl.
         *([f"--hook-dir={_MERGED_USR}"] if suite == "bookworm" and _MERGED_USR.is_dir() else []),
-        *(f"--dpkgopt=path-exclude=/usr/share/{pattern}" for pattern in _EXCLUDES),
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDES),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        f"--setup-hook={_BEFORE_EXTRACTING}",
+        f"--extract-hook={_AFTER_EXTRACTING}",
         f"--customize-hook=rm -rf {leftovers}",
     ]
+
+
+def _root_folder(goal: Path) -> AbstractContextManager[Path]:
+    """Return a folder for the new root; a later run removes what a killed one left there.
+
+    It is not in the build folder, which apt's own user may not be allowed to enter.
+    """
+    prefix = f"higgs-base-{sha256_bytes(bytes(goal))[:12]}-"
+    return temporary_folder(Path(tempfile.gettempdir()), prefix)
 
 
 def _bootstrap(suite: str, tar: Path) -> None:
@@ -185,11 +215,13 @@ def _bootstrap(suite: str, tar: Path) -> None:
             log.info("base: %s", step[1])
 
     log.info("base: debian %s from Debian's packages, half a minute", suite)
-    done = process.run(
-        ["mmdebstrap", f"--mode={mode}", *_arguments(suite), suite, str(tar)],
-        env={"SOURCE_DATE_EPOCH": str(EPOCH)},
-        on_line=on_line,
-    )
+    command = ["mmdebstrap", f"--mode={mode}", *_arguments(suite), suite, str(tar)]
+    env = {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    with contextlib.ExitStack() as stack:
+        if mode == "root" and process.ask(*_OWN_MOUNTS, "true").code == 0:
+            command = [*_OWN_MOUNTS, *command]
+            env["TMPDIR"] = str(stack.enter_context(_root_folder(tar.parent.parent / suite)))
+        done = process.run(command, env=env, on_line=on_line)
     if done.code != 0:
         raise explain(done.err, suite, mode)
     # --skip=output/dev removes all of /dev. Without an empty folder there, the first container

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,10 +19,15 @@ def docker_environment() -> dict[str, str]:
     """Return the environment with DOCKER_HOST set as docker's current context has it."""
     if os.environ.get("DOCKER_HOST"):
         return dict(os.environ)
-    asked = process.ask(
-        "docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"
-    ).out.strip()
+    asked = _context_host(*map(os.environ.get, ("DOCKER_CONTEXT", "DOCKER_CONFIG", "HOME")))
     return dict(os.environ) | ({"DOCKER_HOST": asked} if asked else {})
+
+
+@functools.cache
+def _context_host(*_chosen: str | None) -> str:
+    """Ask once for the engine's address in the context that these variables choose."""
+    command = ("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
+    return process.ask(*command).out.strip()
 
 
 @contextlib.contextmanager

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from higgs_image import retry
+from higgs_image import process, retry
 from higgs_image.demo import fake_fork
 from higgs_image.errors import NetworkError, RegistryUnavailableError
 from higgs_image.host import base_image
@@ -85,6 +88,22 @@ def test_unreachable_debian_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list((tmp_path / "build" / "base").iterdir()) == []
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files that apt's own user may enter, as pytest's may not be."""
+    path = Path(tempfile.mkdtemp(prefix="higgs-test-"))
+    path.chmod(0o755)
+    yield path
+    if not mounts_below(path):
+        shutil.rmtree(path)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mounts of this machine below a folder."""
+    lines = Path("/proc/mounts").read_text().splitlines()
+    return [x for x in lines if f" {folder}/" in x]
+
+
 KILLED = """
 import logging, sys
 from collections.abc import Iterator
@@ -97,8 +116,10 @@ base_image.ensure(Workspace(Path(sys.argv[1]), PROJECT / "versions.lock", Path()
 
 
 def test_killed_or_damaged_base_is_made_again(
-    tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, base: str, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     build = tmp_path / "build"
     workspace = Workspace(build, PROJECT / "versions.lock", tmp_path / "layers.toml")
     with subprocess.Popen(
@@ -112,8 +133,21 @@ def test_killed_or_damaged_base_is_made_again(
     assert not (build / "base" / "bookworm").exists()
     (left,) = (build / "base").iterdir()  # what the killed run was making
     assert mmdebstrap_ends(left)
+    assert list(temporary.iterdir()) and mounts_below(temporary) == []
 
-    made = base_image.ensure(workspace)
+    outputs: list[str] = []
+
+    def run(*arguments: Any, **options: Any) -> process.Completed:
+        done = real(*arguments, **options)
+        outputs.append(done.err)
+        return done
+
+    real = process.run
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "run", run)
+        made = base_image.ensure(workspace)
+    assert list(temporary.iterdir()) == []
+    assert "I: " in "".join(outputs) and "unsandboxed" not in "".join(outputs)
     assert not made.skipped
     assert [path.name for path in (build / "base").iterdir()] == ["bookworm"]
     assert base_image.ensure(workspace).skipped

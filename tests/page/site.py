@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -88,6 +89,7 @@ class Site:
         assert self._service.stdout
         line = self._service.stdout.readline()
         self._port = int(line.rpartition(":")[2])
+        wait(self._listens)
         self.url = f"http://127.0.0.1:{self._run(self._relay())}/"
         return self
 
@@ -97,6 +99,15 @@ class Site:
             self._service.wait()
         self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _listens(self) -> bool:
+        """Tell whether the service takes connections: it names its port a moment before."""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._port), timeout=5),
+        ):
+            return True
+        return False
 
     def _environment(self) -> dict[str, str]:
         path = [ROOT / "docker/generate", ROOT / "docker/patches", *filter(None, sys.path)]
