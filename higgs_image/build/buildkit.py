@@ -136,7 +136,7 @@ def build(
 
 _LOST = re.compile(
     r"ERROR: failed to solve: "
-    r"(Canceled: context canceled|Unavailable: .*only one connection allowed"
+    r"(Canceled: context canceled|no active session|Unavailable: .*only one connection allowed"
     r"|failed to commit \S+ to \S+ during finalize: .*not found)"
 )
 """BuildKit runs a step that two builds share once: to cancel the one build, or to kill it while it

@@ -7,6 +7,7 @@ which pytest 9.2 does not read any more, and runs the tests of a group anywhere.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,10 +65,10 @@ def place(nodeid: str) -> int:
 def first_worker_first(config: pytest.Config) -> Iterator[None]:
     """Let the first worker compile the tests, which in a fresh clone takes most of their start.
 
-    The others read what it has compiled.
+    The others read what it has compiled; where an earlier run did, they need not wait.
     """
     worker = getattr(config, "workerinput", {}).get("workerid")
-    if not worker:
+    if not worker or all(map(_is_compiled, _files(config))):
         yield
         return
     collected = Path(config.option.basetemp).parent / "collected"
@@ -76,6 +77,17 @@ def first_worker_first(config: pytest.Config) -> Iterator[None]:
     yield
     if worker == "gw0":
         collected.touch()
+
+
+def _files(config: pytest.Config) -> Iterator[Path]:
+    for argument in config.args:
+        path = config.rootpath / argument.partition("::")[0]
+        yield from path.rglob("test_*.py") if path.is_dir() else [path]
+
+
+def _is_compiled(path: Path) -> bool:
+    name = f"{path.stem}.{sys.implementation.cache_tag}-pytest-{pytest.__version__}.pyc"
+    return (path.parent / "__pycache__" / name).exists()
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types

@@ -253,6 +253,7 @@ exit 1
 
 LOST = [
     "Canceled: context canceled",
+    "no active sessions",
     'Unavailable: Unavailable: connection error: desc = "transport: Error while dialing: only one '
     'connection allowed"',
     "failed to commit b5l to 5xw during finalize: failed to stat active key during commit: "
@@ -277,6 +278,6 @@ def test_a_build_that_buildkit_drops_is_run_once_more(
     if failures == 1:
         assert build() == "sha256:1"
     else:
-        with pytest.raises(BuildError, match=r"Canceled|Unavailable|failed to commit"):
+        with pytest.raises(BuildError, match=reason.split(":")[0]):
             build()
     assert (tmp_path / "docker.runs").read_text() == "run\n" * 2
