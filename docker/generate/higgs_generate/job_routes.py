@@ -15,7 +15,7 @@ from higgs_generate import generate_request
 from higgs_generate.endpoint import Call
 from higgs_generate.generate_request import FORMATS
 from higgs_generate.job import Job, JobState
-from higgs_generate.sound_answer import SoundStream
+from higgs_generate.sound_answer import SoundStream, encode
 from higgs_generate.speech_routes import json_answer, long_sound
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -72,7 +72,7 @@ async def events(call: Call) -> ASGIApp:
     """Answer GET /generate/jobs/ID/events."""
     headers = {"Content-Type": "text/event-stream"}
     progress = _progress(call, _job(call))
-    return SoundStream(await anext(progress), progress, None, headers)
+    return SoundStream(await anext(progress), progress, encode(headers))
 
 
 async def _progress(call: Call, job: Job) -> AsyncGenerator[bytes, None]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from higgs_patches.lib.audio import SAMPLE_RATE
-from higgs_patches.lib.audio.containers import CONTAINERS, EncodingError
+from higgs_patches.lib.audio.containers import EncodingError
 from higgs_patches.lib.errors import RefusedError
 from starlette.types import Receive, Scope, Send
 
@@ -31,30 +31,33 @@ def late_headers(began: float, samples: int | None) -> dict[str, str]:
     return headers
 
 
+def encode(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_NEVER_HELD = encode({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+"""Headers for caches and proxies."""
+
+
 class SoundStream:
     """ASGI application that sends sound as it comes; a failure cuts the connection.
 
     Args:
         first: the first chunk.
         rest: the other ones.
-        response_format: names the media type; None: `headers` has it, or it is JSON.
-        headers: further headers.
+        headers: the media type, and further headers.
     """
 
     def __init__(
         self,
         first: bytes,
         rest: AsyncGenerator[bytes, None],
-        response_format: str | None,
-        headers: Mapping[str, str],
+        headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
         self._first = first
         self._rest = rest
-        names = {name.lower(): value for name, value in headers.items()}
-        if response_format:
-            names["content-type"] = CONTAINERS[response_format].media_type
-        names |= {"cache-control": "no-store", "x-accel-buffering": "no"}
-        self._headers = [(name.encode(), value.encode()) for name, value in names.items()]
+        self._headers = [*headers, *_NEVER_HELD]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""

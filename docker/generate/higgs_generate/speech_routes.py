@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from higgs_generate import failures, generate_request, json_sound
 from higgs_generate.endpoint import Call
 from higgs_generate.job import Job
-from higgs_generate.sound_answer import SampleCounter, SoundStream, late_headers
+from higgs_generate.sound_answer import SampleCounter, SoundStream, encode, late_headers
 from higgs_generate.speech import SPEECH, Speech
 
 
@@ -43,8 +43,7 @@ async def generate(call: Call) -> ASGIApp:
         facts = json_facts(call, speech, samples, 1)
         parts = [part async for part in json_sound.json_parts(sound, facts)]
         return Response(b"".join(parts), media_type="application/json", headers=headers)
-    media_type = containers.CONTAINERS[speech.response_format].media_type
-    return Response(content, media_type=media_type, headers=headers)
+    return Response(content, headers=headers | _media_type(speech))
 
 
 async def _chunk(content: bytes) -> AsyncGenerator[bytes, None]:
@@ -52,11 +51,10 @@ async def _chunk(content: bytes) -> AsyncGenerator[bytes, None]:
 
 
 async def _stream(call: Call, speech: Speech) -> ASGIApp:
-    headers = _headers(call, speech, 1)
+    headers = encode(_media_type(speech) | _headers(call, speech, 1))  # while the server works
     sound = call.service.speaker.stream(speech, call.id, call.counter)
     first = await _first(sound)
-    headers |= late_headers(call.began, None)
-    return SoundStream(first, sound, speech.response_format, headers)
+    return SoundStream(first, sound, headers + encode(late_headers(call.began, None)))
 
 
 async def _first(sound: AsyncGenerator[bytes, None]) -> bytes:
@@ -116,8 +114,8 @@ async def long_sound(
         parts = json_sound.json_parts(_chained(first, sound), facts)
         headers.pop("Content-Length", None)
         headers["Content-Type"] = "application/json"
-        return SoundStream(await anext(parts), parts, None, headers)
-    return SoundStream(first, sound, speech.response_format, headers)
+        return SoundStream(await anext(parts), parts, encode(headers))
+    return SoundStream(first, sound, encode(_media_type(speech) | headers))
 
 
 async def _listened(
@@ -148,6 +146,10 @@ async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGene
         yield first
         async for chunk in rest:
             yield chunk
+
+
+def _media_type(speech: Speech) -> dict[str, str]:
+    return {"Content-Type": containers.CONTAINERS[speech.response_format].media_type}
 
 
 def _headers(call: Call, speech: Speech, chunks: int) -> dict[str, str]:
@@ -269,18 +271,19 @@ async def _passed_on(call: Call, body: bytes) -> ASGIApp:
             error = failures.from_server(answer.status, content, retry, renamed=False)
             await stack.aclose()
             return failures.answer(error)
+        headers = {"content-type": "application/octet-stream"} | {
+            name: answer.headers[name] for name in _PASSED_ON if name in answer.headers
+        }
         chunks = answer.chunks()
         first = await _first(chunks)
     except BaseException:
         await stack.aclose()
         raise
-    media_type = answer.headers.get("content-type", "application/octet-stream")
-    headers = {"Content-Type": media_type}
-    if length := answer.headers.get("content-length"):
-        headers["Content-Length"] = length
-    if finish := answer.headers.get("x-finish-reason"):
-        headers["X-Finish-Reason"] = finish
-    return SoundStream(first, _until_end(chunks, stack), None, headers)
+    return SoundStream(first, _until_end(chunks, stack), encode(headers))
+
+
+_PASSED_ON = ("content-type", "content-length", "x-finish-reason")
+"""Headers of the server's answer."""
 
 
 async def _until_end(
