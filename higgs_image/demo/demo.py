@@ -168,7 +168,8 @@ def _pipeline(request: pipeline.BuildRequest) -> pipeline.BuildReport:
         return publish.build_and_push(request)
     except RegistryConflictError as conflict:
         reference = pipeline.plan(request).reference
-        assert reference  # noqa: S101 (else there is no conflict)
+        if reference is None:  # nothing was to be pushed
+            raise
         log.info("registry: %s; removing the old one", conflict.message)
         name, tag = split(reference)
         with open_repository(name) as repository:

@@ -6,6 +6,7 @@ a process of its own, with its own arguments, environment, streams, signals and 
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import runpy
@@ -48,7 +49,7 @@ def _run(command: list[str], streams: list[int], folder: str, environment: dict[
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 (multiprocessing has closed it)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))  # multiprocessing has closed it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from typing import Any
 
 from higgs_generate.joined_writes import JoinedWrites
+
+from tests.support.generate_service import GenerateRun
 
 
 class Recorder(asyncio.Transport):
@@ -66,3 +70,12 @@ def test_abort_sends_nothing() -> None:
         return recorder.sent
 
     assert asyncio.run(run()) == ["aborted"]
+
+
+def test_a_listener_gets_head_and_sound_by_one_read(run: GenerateRun) -> None:
+    body = json.dumps({"text": "Hello.", "response_format": "pcm", "stream": True}).encode()
+    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", run.port), timeout=30) as connection:
+        connection.sendall(head + body)
+        answer, _, sound = connection.recv(1 << 20).partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200") and sound
