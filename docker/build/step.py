@@ -36,6 +36,9 @@ LEFTOVERS = (
 )  # fmt: skip
 
 
+COMMANDS = Path("/usr/local/bin")
+"""Where a layer's links are."""
+
 BY_CONTENT = py_compile.PycInvalidationMode.CHECKED_HASH
 
 
@@ -119,6 +122,7 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
         kept = [x for x in record.read_text().splitlines(True) if f"/{note.name}," not in x]
         record.write_text("".join(kept))
         note.unlink()
+    Path(sys.prefix, ".lock").unlink(missing_ok=True)  # the installer's own
     if kernels := lines(layer / "kernels" / "files.txt"):
         take_kernels(layer, site, uv, kernels)
     for pattern in lines(layer / "remove.txt"):
@@ -133,7 +137,24 @@ def packages(layer: Path, site: Path, uv: Path) -> None:
         cut_device_code(site, gpus)
     for line in lines(layer / "links.txt"):
         name, pattern = line.split()
-        Path("/usr/local/bin", name).symlink_to(matching(site, pattern)[0])
+        (COMMANDS / name).symlink_to(matching(site, pattern)[0])
+
+
+def move_new(folder: Path, target: Path, before: set[str]) -> None:
+    """Move everything below a folder that was not there before to the same place below another.
+
+    Args:
+        folder: with an absolute path.
+        target: stands for the root folder.
+        before: paths of what was there before.
+    """
+    for path in folder.iterdir():
+        if str(path) not in before:
+            goal = target / path.relative_to("/")
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(goal)
+        elif path.is_dir() and not path.is_symlink():
+            move_new(path, target, before)
 
 
 def take_kernels(layer: Path, site: Path, uv: Path, patterns: list[str]) -> None:
@@ -243,15 +264,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--since", type=float, default=float(int(time.time())))
     options = parser.parse_args(arguments)
     site = Path(sys.prefix, "lib", f"python3.{sys.version_info.minor}", "site-packages")
+    root = Path("/")
     if options.step == "packages":
+        root = Path("/packages", options.layer)
+        folders = (Path(sys.prefix), COMMANDS)
+        before = {name for folder in folders for name, _ in walk(folder)}
         packages(Path("/layer"), site, Path("/tools/bin/uv"))
+        for folder in folders:
+            move_new(folder, root, before)
     elif options.step == "bytecode":
         bytecode(site)
     elif options.step == "overlay":
         overlay(Path("/layer"), Path("/"))
         if options.layer == "code":  # the last one: the server's Python is complete
             check_operators()
-    finish(Path("/"), options.since)
+    finish(root, options.since)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ class Progress:
     def feed(self, line: str) -> str | None:
         """Return what to show for this line of output, if anything."""
         if step := self._STEP.match(line):
-            named = re.search(r"step\.py \w+ ([\w-]+)", step[4])
+            named = re.search(r"(?:step\.py \w+ |/packages/)([\w-]+)", step[4])
             what = named[1] if named else step[4].split(" ")[0].lower()
             first = step[1] not in self._steps
             self._steps[step[1]] = f"[{step[2]} {step[3]}] {what}"

@@ -47,6 +47,9 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 WHEEL = "vllm"
 """Name of the layer of the vllm wheel."""
 
+_TAKEN = frozenset({WHEEL, "base", "system", "tools", "image", "bytecode", "assets", "code"})
+"""Names of the image's other layers, and of stages of the Dockerfile."""
+
 
 class WheelLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The layer of the vllm wheel."""
@@ -127,6 +130,14 @@ class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plain: PlainBuild | None = None
     variant: dict[str, Variant] = {}
     kernels: list[str] = []
+
+    def __post_init__(self) -> None:
+        """Refuse layers that cannot be told apart; msgspec reports it with the place."""
+        seen = set(_TAKEN)
+        for layer in self.layer:
+            if layer.name in seen:
+                raise ValueError(f"two layers would be called {layer.name}")
+            seen.add(layer.name)
 
     def for_variant(self, name: str) -> Layers:
         """Return the layers of a variant; the empty name is the default image's.

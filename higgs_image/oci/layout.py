@@ -87,7 +87,7 @@ class Image:
         return sum(layer.size for layer in self.layers)
 
 
-_STEP = re.compile(r"/build/step\.py \w+ ([\w-]+)")
+_STEP = re.compile(r"(?:/build/step\.py \w+ |/packages/)([\w-]+)")
 
 
 def blob(layout: Path, digest: str) -> Path:

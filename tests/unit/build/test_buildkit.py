@@ -226,6 +226,8 @@ def test_steps_are_named_by_their_layer() -> None:
     assert progress.feed("#20 0.123 #21 DONE") is None
     assert progress.feed("#2 DONE 0.0s") is None
     assert progress.feed("#20 DONE 12.5s") == "[image 7/9] code: 12.5 s"
+    copy = "#21 [image 1/9] COPY --link --from=torch /packages/torch /"
+    assert progress.feed(copy) == "[image 1/9] torch"
     for noise in ("", "text", "#20 CANCELED", "#x DONE", "------"):
         assert progress.feed(noise) is None
 

@@ -495,6 +495,17 @@ def test_a_malformed_apt_line_is_refused(project: Project, line: str) -> None:
         project.load()
 
 
+def test_each_layer_is_a_stage_that_the_image_copies(project: Project, source: Source) -> None:
+    text = dockerfile(project, source)
+    [*built, image] = re.findall(r"^FROM system AS (\w+)\n(.*?)(?=^FROM|\Z)", text, re.S | re.M)
+    assert [name for name, _ in built] == ["torch", "packages", "vllm"]
+    for name, stage in built:
+        assert f"source=layers/{name},target=/layer" in stage
+        assert f"step.py packages {name}\n" in stage
+    copied = re.findall(r"^COPY --link --from=(\S+) /packages/(\S+) /$", image[1], re.M)
+    assert copied == [(name, name) for name, _ in built]
+
+
 def test_overrides_are_recorded(project: Project, source: Source, tmp_path: Path) -> None:
     certificate = tmp_path / "ca.pem"
     certificate.write_text("-----BEGIN CERTIFICATE-----\n")
@@ -504,7 +515,7 @@ def test_overrides_are_recorded(project: Project, source: Source, tmp_path: Path
     assert labels["org.higgs-image.extra-ca-sha256"] == sha256_bytes(certificate.read_bytes())
     assert labels["org.opencontainers.image.base.name"] == "127.0.0.1:5000/debian:x"
     assert "org.opencontainers.image.base.digest" not in labels
-    assert "\nFROM 127.0.0.1:5000/debian:x AS system\n" in text
+    assert re.findall(r"^FROM 127.0.0.1:5000/debian:x AS (\w+)$", text, re.M) == ["system", "tools"]
     assert "BEGIN CERTIFICATE" not in text
 
 

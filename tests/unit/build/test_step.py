@@ -19,6 +19,7 @@ import pytest
 from device_code import library
 
 from higgs_image import process
+from higgs_image.files import files_below
 from higgs_image.workspace import PROJECT
 from tests.support import fat_binaries
 from tests.unit.conftest import write
@@ -325,6 +326,7 @@ def test_packages_are_installed_and_trimmed(environment: Path, tmp_path: Path) -
     assert (package / "__init__.py").exists()
     assert (package / "keep/tests.txt").exists()
     assert not (package / "tests").exists()
+    assert not (environment / ".lock").exists(), "uv's own"
 
 
 def test_wheels_in_the_layer_are_found(environment: Path, tmp_path: Path) -> None:
@@ -336,6 +338,29 @@ def test_wheels_in_the_layer_are_found(environment: Path, tmp_path: Path) -> Non
         requirements=f"higgs-tiny==1.0 --hash=sha256:{digest}\n",
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_step_added_is_moved_and_nothing_else(
+    step: ModuleType, environment: Path, tmp_path: Path
+) -> None:
+    [site] = environment.glob("lib/*/site-packages")
+    write(site, {"old/x.py": "old"})
+    before = {name for name, _ in step.walk(environment)}
+    there = {name: Path(name).lstat().st_ino for name in before}
+    added = {"old/new.py": "1", "package/deep/y.py": "2", "z.py": "3"}
+    write(site, added)
+    (site / "link").symlink_to("package")
+    (environment / "bin/tool").symlink_to("/no-such-place")
+    target = tmp_path / "packages/torch"
+    step.move_new(environment, target, before)
+    assert {name: Path(name).lstat().st_ino for name, _ in step.walk(environment)} == there
+    moved = target / environment.relative_to("/")
+    new = target / site.relative_to("/")
+    assert {p.relative_to(new).as_posix(): p.read_text() for p in files_below(new)
+            if not p.is_symlink()} == added  # fmt: skip
+    assert (new / "link").is_symlink() and (moved / "bin/tool").is_symlink()
+    assert {p.name for p in moved.iterdir()} == {"lib", "bin"}, "lib64 is a link to what was there"
+    step.move_new(environment, target, before)  # nothing is left
 
 
 KERNELS = {

@@ -62,6 +62,15 @@ def test_layers_of_a_base_without_history(tmp_path: Path) -> None:
     assert [x.name for x in layout.read(tmp_path, digest).layers] == ["base", "base", "packages"]
 
 
+def test_layers_from_a_stage_of_their_own(tmp_path: Path) -> None:
+    history = [
+        {"created_by": text}
+        for text in ("debuerreotype", "COPY /packages/torch / # buildkit", STEP.format("packages"))
+    ]
+    digest = make(tmp_path, SIZES, history)
+    assert [x.name for x in layout.read(tmp_path, digest).layers] == list(SIZES)
+
+
 def blob_of(root: Path, digest: str, what: str) -> Path:
     manifest = json.loads(layout.blob(root, digest).read_bytes())
     return {
