@@ -245,5 +245,7 @@ def _failed_step(output: str) -> list[str]:
     failed = re.search(r"^#(\d+) ERROR: ", output, re.MULTILINE)
     if not failed:
         return output.splitlines()
-    prefix = re.compile(rf"^#{failed[1]} (?:\d+\.\d+ )?")
-    return [prefix.sub("", line) for line in output.splitlines() if prefix.match(line)]
+    printed = re.compile(rf"^#{failed[1]} (?:\d+\.\d+ (.*)|(ERROR: .*))$")
+    return [
+        found[1] or found[2] or "" for x in output.splitlines() if (found := printed.match(x))
+    ]

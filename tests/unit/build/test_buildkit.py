@@ -102,6 +102,11 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
     "step fails after another one complained": (
         recorded("earlier"), BuildError, ["the build failed", "exit code: 3"], "whole log",
     ),
+    "step fails beside others": (
+        recorded("parallel"), BuildError,
+        ["step.py packages triton", "exit code: 1\n    Using Python", " triton==3.2.0\n    step.py: "],
+        "whole log",
+    ),
     "unknown instruction": (recorded("syntax"), BuildError, ["RUNN", "line 2"], "whole log"),
     "missing file": (recorded("copy"), BuildError, ['"/nothing": not found'], "whole log"),
     "full disk in a step": (recorded("nospace"), DiskFullError, ["became full"], "prune"),
