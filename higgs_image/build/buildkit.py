@@ -246,6 +246,4 @@ def _failed_step(output: str) -> list[str]:
     if not failed:
         return output.splitlines()
     printed = re.compile(rf"^#{failed[1]} (?:\d+\.\d+ (.*)|(ERROR: .*))$")
-    return [
-        found[1] or found[2] or "" for x in output.splitlines() if (found := printed.match(x))
-    ]
+    return [found[1] or found[2] or "" for x in output.splitlines() if (found := printed.match(x))]

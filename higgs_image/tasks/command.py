@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
@@ -150,6 +154,37 @@ class CheckedProgram(Program):
         except ParseError as error:
             hint = "./inv --list shows the tasks, ./inv --help TASK its flags"
             raise Exit(f"error: {error}\n  hint: {hint}", UsageError.exit_code) from None
+
+    def parse_cleanup(self) -> None:
+        """Print lists and help, if that is what was asked for."""
+        with _end_with_the_reader():
+            super().parse_cleanup()
+
+    def execute(self) -> None:
+        """Run the tasks."""
+        with _end_with_the_reader():
+            super().execute()
+
+
+@contextmanager
+def _end_with_the_reader() -> Iterator[None]:
+    """End without a traceback once nothing reads the output any more, as in `./inv --list | head`.
+
+    Raises:
+        Exit: with the code that a shell gives a program that SIGPIPE ended.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not poll.poll(0):  # it was another pipe or connection
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=128 + signal.SIGPIPE) from None
 
 
 def install() -> None:

@@ -104,7 +104,7 @@ CASES: dict[str, tuple[str, type[HiggsError], list[str], str]] = {
     ),
     "step fails beside others": (
         recorded("parallel"), BuildError,
-        ["step.py packages triton", "exit code: 1\n    Using Python", " triton==3.2.0\n    step.py: "],
+        ["packages triton", "exit code: 1\n    Using Python", " triton==3.2.0\n    step.py: "],
         "whole log",
     ),
     "unknown instruction": (recorded("syntax"), BuildError, ["RUNN", "line 2"], "whole log"),

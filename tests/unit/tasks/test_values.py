@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from invoke.collection import Collection
+from invoke.context import Context
 from invoke.parser.argument import Argument
 
 from higgs_image.tasks import namespace
-from higgs_image.tasks.command import CheckedProgram, Task
+from higgs_image.tasks.command import CheckedProgram, Task, task
+from higgs_image.tasks.output import Output
 from higgs_image.tasks.values import VALUES, whole_number
 from higgs_image.workspace import PROJECT
 
@@ -53,13 +55,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs a command line whose task fails the test if it is entered."""
 
     def start(*words: str, tasks: Collection = namespace) -> int:
-        for task in tasks.tasks.values():
+        for each in tasks.tasks.values():
 
-            @functools.wraps(task.body)
+            @functools.wraps(each.body)
             def entered(*_: Any, **__: Any) -> None:
                 pytest.fail("the task was entered")
 
-            monkeypatch.setattr(task, "body", entered)
+            monkeypatch.setattr(each, "body", entered)
         with pytest.raises(SystemExit) as ended:
             CheckedProgram(namespace=tasks, name="inv").run(["inv", *words])
         assert isinstance(ended.value.code, int)
@@ -177,3 +179,39 @@ def test_short_flags_are_letters() -> None:
         x for task in TASKS.values() for argument in task.get_arguments() for x in argument.names
     ]
     assert [x for x in names if len(x) == 1 and not x.isalpha()] == []
+
+
+# --- the output's reader has ended
+
+
+@task()
+def speaks(_: Context, out: Output) -> None:
+    out.result({}, "spoken")
+
+
+@task()
+def loses(_: Context) -> None:
+    raise BrokenPipeError("of a connection")
+
+
+PRINTING = Collection(speaks, loses)
+
+
+@pytest.mark.parametrize(
+    "words", [["speaks"], ["speaks", "--json"], ["speaks", "--help"], ["--list"]]
+)
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_a_reader_that_ends_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], buffering: int
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering) as closed, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr(sys, "stdout", closed)
+        CheckedProgram(namespace=PRINTING, name="inv").run(["inv", *words])
+    assert ended.value.code == 141
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    with pytest.raises(BrokenPipeError, match="of a connection"):
+        CheckedProgram(namespace=PRINTING, name="inv").run(["inv", "loses"])
