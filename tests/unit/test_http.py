@@ -48,7 +48,8 @@ def test_error_status_is_an_answer(url: str) -> None:
 
 def test_proxy_is_not_asked_for_this_machine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     assert http.request("POST", url, body=b"").status == 200
 
 

@@ -47,7 +47,7 @@ class Database:
                 name = query["package"]["name"]
                 database.asked.append(f"{name} {query['version']}")
                 body = json.dumps({"vulns": database.known.get(name, [])}).encode()
-                self.send_response(200)
+                self.send_response(200 if self.path == "/v1/query" else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
