@@ -14,6 +14,9 @@ from higgs_image.errors import EngineError
 if TYPE_CHECKING:
     from docker import DockerClient
 
+TIMEOUT = 300
+"""Seconds that the engine may take to answer; on a busy disk, 60 were too few to make an image."""
+
 
 def docker_environment() -> dict[str, str]:
     """Return the environment with DOCKER_HOST set as docker's current context has it."""
@@ -42,7 +45,8 @@ def docker_client() -> Iterator[DockerClient]:
     from requests.exceptions import RequestException
 
     try:
-        with contextlib.closing(docker.from_env(environment=docker_environment())) as client:
+        opened = docker.from_env(timeout=TIMEOUT, environment=docker_environment())
+        with contextlib.closing(opened) as client:
             yield client
     except (DockerException, RequestException) as error:
         raise EngineError(

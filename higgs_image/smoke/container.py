@@ -13,7 +13,7 @@ from testcontainers.core.container import DockerContainer
 
 from higgs_image.errors import EngineError
 from higgs_image.oci.container_spec import PORT, ContainerSpec
-from higgs_image.oci.daemon import docker_environment
+from higgs_image.oci.daemon import TIMEOUT, docker_environment
 from higgs_image.smoke import diagnosis
 from higgs_image.smoke.client import TimedClient
 from higgs_image.smoke.record import Measured
@@ -130,7 +130,7 @@ def created(spec: ContainerSpec, *, keep: bool = False) -> Iterator[DockerContai
     environment, volumes, ports = (settings.pop(x) for x in ("environment", "volumes", "ports"))
     container = DockerContainer(
         spec.image,
-        docker_client_kw={"environment": docker_environment()},
+        docker_client_kw={"timeout": TIMEOUT, "environment": docker_environment()},
         command=list(spec.arguments) or None,  # type: ignore[arg-type]  # docker takes a list, too
         env=environment,
         **settings,
