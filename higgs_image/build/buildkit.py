@@ -23,6 +23,7 @@ from higgs_image.errors import (
     RegistryUnavailableError,
 )
 from higgs_image.explain import Rule, explain
+from higgs_image.oci import layout
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class Progress:
     def feed(self, line: str) -> str | None:
         """Return what to show for this line of output, if anything."""
         if step := self._STEP.match(line):
-            named = re.search(r"(?:step\.py \w+ |/packages/)([\w-]+)", step[4])
+            named = layout.STEP.search(step[4])
             what = named[1] if named else step[4].split(" ")[0].lower()
             first = step[1] not in self._steps
             self._steps[step[1]] = f"[{step[2]} {step[3]}] {what}"

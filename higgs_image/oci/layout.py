@@ -87,7 +87,8 @@ class Image:
         return sum(layer.size for layer in self.layers)
 
 
-_STEP = re.compile(r"(?:/build/step\.py \w+ |/packages/)([\w-]+)")
+STEP = re.compile(r"(?:/build/step\.py \w+ |/packages/)([\w-]+)")
+"""Finds the name of its layer in an instruction of the Dockerfile."""
 
 
 def blob(layout: Path, digest: str) -> Path:
@@ -163,7 +164,7 @@ def document(layout: Path, digest: str) -> dict[str, Any]:
 def describe(digest: str, manifest: dict[str, Any], config: dict[str, Any]) -> Image:
     """Join a manifest and its configuration to an `Image`."""
     steps = [h.get("created_by", "") for h in config.get("history", []) if not h.get("empty_layer")]
-    names = [match[1] if (match := _STEP.search(step)) else "base" for step in steps]
+    names = [match[1] if (match := STEP.search(step)) else "base" for step in steps]
     names = ["base"] * (len(manifest["layers"]) - len(names)) + names
     layers = tuple(
         ImageLayer(name, entry["digest"], entry["size"])
